@@ -1,0 +1,181 @@
+"""Every configuration key that the project adds to Detectron2's, with its unit and its source.
+
+"Sec.", "Eq." and "Table" refer to the SGR paper. Keys under ``MODEL.MASK_FORMER``,
+``MODEL.SEM_SEG_HEAD`` and ``SOLVER`` carry the names that MaskFormer's users know.
+"""
+
+from detectron2.config import CfgNode as CN
+
+__all__ = ["add_sgr_config"]
+
+
+def add_sgr_config(cfg: CN) -> None:
+    """Add the keys of SGR, MaskFormer, the data path, the solver and the evaluators to ``cfg``.
+
+    Args:
+        cfg: a Detectron2 config, changed in place. Keys that exist already (say, because the
+            public MaskFormer has been here before) keep their values.
+    """
+    _add_reasoning(cfg)
+    _add_mask_classification(cfg)
+    _add_data(cfg)
+    _add_solver(cfg)
+    _add_test(cfg)
+
+
+def _set_defaults(node: CN, defaults: dict) -> None:
+    for name, value in defaults.items():
+        if name not in node:
+            node[name] = CN(value) if isinstance(value, dict) else value
+        elif isinstance(value, dict):
+            _set_defaults(node[name], value)
+
+
+def _add_reasoning(cfg: CN) -> None:
+    _set_defaults(
+        cfg.MODEL,
+        {
+            "SGR": {
+                # A name in REASONING_REGISTRY.
+                "NAME": "SemanticGlobalReasoning",
+                # For MODEL.BACKBONE.NAME "build_sgr_backbone": the registered backbone to put it on.
+                "BACKBONE_NAME": "build_resnet_backbone",
+                # Backbone outputs that get a reasoning module each; the paper uses the last one.
+                "IN_FEATURES": ["res5"],
+                # K, concepts learned over the dataset (Sec. 3.1).
+                "NUM_CONCEPTS": 512,
+                # D, channels of a token; a multiple of 4 and of NUM_HEADS.
+                "TOKEN_DIM": 512,
+                # "transformer" (Sec. 3.2) or "graph" (Table 4, "w graph").
+                "TOKEN_MIXER": "transformer",
+                "NUM_LAYERS": 2,
+                "NUM_HEADS": 8,
+                "DIM_FEEDFORWARD": 2048,
+                "DROPOUT": 0.1,
+                # Eq. 3: "sum" over the cells (literal), or "mean" (divided by the region's mass).
+                "TOKEN_POOLING": "mean",
+                # Position embeddings of the cells (Eq. 1) and of the regions' centroids (Eq. 4).
+                "XY_EMBEDDING": True,
+                "CENTROID_EMBEDDING": True,
+                # Start as the identity, so that a pretrained model is not disturbed.
+                "INIT_AS_IDENTITY": False,
+                # What sigmoid(bias) of the concept convolution is at the start.
+                "CONCEPT_PRIOR": 0.01,
+                "SUPERVISION": {
+                    # beta in Eq. 7; 0 trains without concept losses and without components.
+                    "WEIGHT": 0.25,
+                    # Weights of the three terms of Eq. 6: 1, rho and gamma. The first two are the
+                    # terms of the matching cost (Eq. 5) too.
+                    "FOCAL_WEIGHT": 1.0,
+                    "DICE_WEIGHT": 1.0,
+                    "COSINE_WEIGHT": 1.0,
+                    "FOCAL_ALPHA": 0.25,
+                    "FOCAL_GAMMA": 2.0,
+                    # L, concepts matched per image at most (Sec. 3.3); at most NUM_CONCEPTS.
+                    "MAX_ACTIVE": 64,
+                    # How regions of one component unite: "sum" (Eq. 6) or "noisy_or".
+                    "UNION": "noisy_or",
+                },
+            }
+        },
+    )
+
+
+def _add_mask_classification(cfg: CN) -> None:
+    _set_defaults(
+        cfg.MODEL,
+        {
+            "MASK_FORMER": {
+                "DEEP_SUPERVISION": True,
+                # Weight of the "no object" class, and of the terms of the loss.
+                "NO_OBJECT_WEIGHT": 0.1,
+                "CLASS_WEIGHT": 1.0,
+                "DICE_WEIGHT": 1.0,
+                "MASK_WEIGHT": 20.0,
+                # The transformer between the queries and the last feature map.
+                "NHEADS": 8,
+                "DROPOUT": 0.1,
+                "DIM_FEEDFORWARD": 2048,
+                "ENC_LAYERS": 0,
+                "DEC_LAYERS": 6,
+                "PRE_NORM": False,
+                "HIDDEN_DIM": 256,
+                "NUM_OBJECT_QUERIES": 100,
+                # A feature name, or a stage of the pixel decoder ("transformer_encoder",
+                # "pixel_embedding").
+                "TRANSFORMER_IN_FEATURE": "res5",
+                "ENFORCE_INPUT_PROJ": False,
+                "SIZE_DIVISIBILITY": 32,
+                "TEST": {
+                    "SEMANTIC_ON": True,
+                    "PANOPTIC_ON": False,
+                    "INSTANCE_ON": False,
+                    # Panoptic: queries below this score, and segments of which less than this
+                    # share is left after overlaps are resolved, are dropped.
+                    "OBJECT_MASK_THRESHOLD": 0.0,
+                    "OVERLAP_THRESHOLD": 0.0,
+                    "SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": False,
+                },
+            }
+        },
+    )
+    _set_defaults(
+        cfg.MODEL.SEM_SEG_HEAD,
+        {
+            # Channels of the mask features, and the pixel decoder (SEM_SEG_HEADS_REGISTRY).
+            "MASK_DIM": 256,
+            "PIXEL_DECODER_NAME": "FPNPixelDecoder",
+            "TRANSFORMER_ENC_LAYERS": 0,
+        },
+    )
+
+
+def _add_data(cfg: CN) -> None:
+    _set_defaults(
+        cfg.INPUT,
+        {
+            # A name in sgr.data.mappers.MAPPER_REGISTRY.
+            "DATASET_MAPPER_NAME": "mask_former_semantic_concept",
+            "COLOR_AUG_SSD": False,
+            # Pad training images to a multiple of this many pixels; -1 leaves them.
+            "SIZE_DIVISIBILITY": -1,
+            # Connected components (Sec. 3.3, footnote 2; Fig. A).
+            "COMPONENTS": {
+                # Drop components smaller than this share of the largest one in the crop.
+                "MIN_AREA_RATIO": 0.05,
+                # Side of the square of the morphological opening, pixels; 1 leaves it out.
+                "KERNEL_SIZE": 3,
+            },
+        },
+    )
+    # Crops where one class covers more than this share are drawn again; 1 switches it off.
+    _set_defaults(cfg.INPUT.CROP, {"SINGLE_CATEGORY_MAX_AREA": 1.0})
+
+
+def _add_solver(cfg: CN) -> None:
+    _set_defaults(
+        cfg.SOLVER,
+        {
+            # "SGD" or "ADAMW".
+            "OPTIMIZER": "ADAMW",
+            # Learning rate of the backbone, without its reasoning modules, relative to BASE_LR.
+            "BACKBONE_MULTIPLIER": 0.1,
+            # Weight decay of embeddings (queries, relative positions); norms have Detectron2's key.
+            "WEIGHT_DECAY_EMBED": 0.0,
+            # With LR_SCHEDULER_NAME "WarmupPolyLR": (1 - t)^POWER, and a floor relative to BASE_LR.
+            "POLY_LR_POWER": 0.9,
+            "POLY_LR_CONSTANT_ENDING": 0.0,
+        },
+    )
+
+
+def _add_test(cfg: CN) -> None:
+    _set_defaults(
+        cfg.TEST,
+        {
+            "TOKENS": {
+                # Report S_C, D_C and, where there are instance annotations, S_I, D_I (Sec. 4).
+                "ENABLED": True,
+            }
+        },
+    )

@@ -1,0 +1,1 @@
+"""Models. :mod:`.reasoning`, :mod:`.recording` and :mod:`.supervision` need no Detectron2."""

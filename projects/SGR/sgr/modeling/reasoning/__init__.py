@@ -1,0 +1,15 @@
+"""Modules between features and features. Imports torch and fvcore only."""
+
+from .build import REASONING_REGISTRY, ReasoningModule, build_reasoning
+from .concept_regions import ConceptRegions
+from .sgr import SemanticGlobalReasoning
+from .position_encoding import sine_encoding
+
+__all__ = [
+    "REASONING_REGISTRY",
+    "ConceptRegions",
+    "ReasoningModule",
+    "SemanticGlobalReasoning",
+    "build_reasoning",
+    "sine_encoding",
+]

@@ -1,0 +1,58 @@
+"""The registry of reasoning modules, and what they have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fvcore.common.registry import Registry
+from torch import Tensor, nn
+
+from .concept_regions import ConceptRegions
+
+__all__ = ["REASONING_REGISTRY", "ReasoningModule", "build_reasoning"]
+
+REASONING_REGISTRY = Registry("REASONING")
+REASONING_REGISTRY.__doc__ = """
+Reasoning modules: subclasses of :class:`ReasoningModule`, chosen by ``cfg.MODEL.SGR.NAME``.
+"""
+
+
+class ReasoningModule(nn.Module):
+    """Base of the modules ``features (B, C, h, w) -> (features (B, C, h, w), ConceptRegions)``.
+
+    Optimisers, recorders and cost tables find reasoning modules by this class.
+
+    Args:
+        in_channels: C.
+        stride: pixels per cell of the input; :meth:`concept_regions` adds it to the regions.
+    """
+
+    supervised_concepts = True  # by connected components, where the model is trained with them
+
+    def __init__(self, in_channels: int, *, stride: int | None = None):
+        super().__init__()
+        self.in_channels = in_channels
+        self.stride = stride
+
+    @classmethod
+    def from_config(cls, cfg) -> dict[str, Any]:
+        """Keyword arguments of the constructor, but for ``in_channels`` and ``stride``."""
+        raise NotImplementedError
+
+    def concept_regions(self, output: tuple[Tensor, ConceptRegions]) -> ConceptRegions:
+        """The regions in an output of :meth:`forward`, with their stride (what recorders call)."""
+        return output[1]._replace(stride=self.stride)
+
+
+def build_reasoning(cfg, in_channels: int, *, stride: int | None = None) -> ReasoningModule:
+    """Build the module that ``cfg.MODEL.SGR.NAME`` names for a feature map of ``in_channels``.
+
+    Raises:
+        ValueError: if no reasoning module is registered under that name.
+    """
+    name = cfg.MODEL.SGR.NAME
+    if name not in REASONING_REGISTRY:
+        known = ", ".join(sorted(key for key, _ in REASONING_REGISTRY))
+        raise ValueError(f"MODEL.SGR.NAME is {name!r}; registered reasoning modules: {known}")
+    module = REASONING_REGISTRY.get(name)
+    return module(in_channels, stride=stride, **module.from_config(cfg))
