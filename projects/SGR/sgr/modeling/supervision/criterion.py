@@ -1,0 +1,174 @@
+"""The losses that make concept regions semantic (Eq. 6, 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+
+from ..reasoning import ConceptRegions
+from .losses import dice_loss, focal_terms, noisy_or_union, pairwise_cosine, sum_union
+from .matcher import ConceptMatcher
+from .targets import component_targets
+
+__all__ = ["ConceptCriterion", "ConceptLosses"]
+
+UNIONS = {"sum": sum_union, "noisy_or": noisy_or_union}
+
+
+class ConceptLosses(NamedTuple):
+    """What :class:`ConceptCriterion` returns.
+
+    Attributes:
+        losses: "focal", "dice" and "cosine", weighted scalars.
+        matched: (B, K) bool on the host: the concepts matched in each image.
+        num_components: mean number of components per image of this worker.
+    """
+
+    losses: dict[str, Tensor]
+    matched: np.ndarray
+    num_components: float
+
+
+class ConceptCriterion(nn.Module):
+    """Focal and dice loss of each component's united regions, and cosine similarity within.
+
+    Each term is summed over the components of the batch and divided by their number over all
+    workers. The cosine term is the mean over the pairs of regions that share a component: with the
+    sum over all pairs that Eq. 6 writes, its weight would grow with the square of L / C.
+
+    Args:
+        matcher: gives each component its concepts.
+        weight: beta in Eq. 7, a factor of all three terms.
+        focal_weight, dice_weight, cosine_weight: 1, rho and gamma in Eq. 6.
+        focal_alpha, focal_gamma: of the focal loss.
+        union: "sum" (Eq. 6) or "noisy_or", ``1 - prod(1 - P)``, which stays in [0, 1].
+
+    Raises:
+        ValueError: for another union.
+
+    Cost: two products of (C, K) by (K, N) matrices per image beside the matcher's. All in float32,
+    whatever the autocast. No parameters, no state.
+    """
+
+    def __init__(
+        self,
+        matcher: ConceptMatcher,
+        *,
+        weight: float = 0.25,
+        focal_weight: float = 1.0,
+        dice_weight: float = 1.0,
+        cosine_weight: float = 1.0,
+        focal_alpha: float = 0.25,
+        focal_gamma: float = 2.0,
+        union: str = "noisy_or",
+    ):
+        super().__init__()
+        if union not in UNIONS:
+            raise ValueError(f"unknown union {union!r}; known: {', '.join(UNIONS)}")
+        self.matcher = matcher
+        self.weights = {
+            "focal": weight * focal_weight,
+            "dice": weight * dice_weight,
+            "cosine": weight * cosine_weight,
+        }
+        self.focal_alpha = focal_alpha
+        self.focal_gamma = focal_gamma
+        self.union = union
+
+    @classmethod
+    def from_config(cls, cfg) -> ConceptCriterion:
+        """Build matcher and criterion from ``cfg.MODEL.SGR``.
+
+        Raises:
+            ValueError: if fewer concepts exist (K) than shall be active (L).
+        """
+        supervision = cfg.MODEL.SGR.SUPERVISION
+        if cfg.MODEL.SGR.NUM_CONCEPTS < supervision.MAX_ACTIVE:
+            raise ValueError(
+                f"MODEL.SGR.NUM_CONCEPTS (K = {cfg.MODEL.SGR.NUM_CONCEPTS}) is smaller than "
+                f"MODEL.SGR.SUPERVISION.MAX_ACTIVE (L = {supervision.MAX_ACTIVE}); "
+                "the paper has K > L, 512 and 64"
+            )
+        shared: dict[str, Any] = {
+            "focal_weight": supervision.FOCAL_WEIGHT,
+            "dice_weight": supervision.DICE_WEIGHT,
+            "focal_alpha": supervision.FOCAL_ALPHA,
+            "focal_gamma": supervision.FOCAL_GAMMA,
+        }
+        return cls(
+            ConceptMatcher(max_active=supervision.MAX_ACTIVE, **shared),
+            weight=supervision.WEIGHT,
+            cosine_weight=supervision.COSINE_WEIGHT,
+            union=supervision.UNION,
+            **shared,
+        )
+
+    def forward(
+        self,
+        regions: ConceptRegions,
+        component_maps: Sequence[Tensor],
+        num_components: Sequence[int],
+    ) -> ConceptLosses:
+        """Losses of a batch.
+
+        Args:
+            regions: of the batch, with their stride.
+            component_maps: for each image (H, W) integers, index of the component or -1 for none.
+            num_components: for each image, C.
+        """
+        logits = regions.logits
+        with torch.autocast(logits.device.type, enabled=False):
+            targets = component_targets(
+                component_maps, num_components, logits.shape[-2:], regions.stride, logits.device
+            )
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(2)
+            targets = targets._replace(
+                masks=targets.masks.to(logits.dtype), weights=targets.weights.to(logits.dtype)
+            )
+            assignment = self.matcher(logits, targets)
+            losses = self._losses(logits, targets, assignment)
+        return ConceptLosses(
+            losses, (assignment >= 0).numpy(), sum(num_components) / max(len(num_components), 1)
+        )
+
+    def _losses(self, logits, targets, assignment) -> dict[str, Tensor]:
+        most = targets.masks.shape[1]
+        columns = torch.arange(most, device=logits.device)
+        assignment = assignment.to(logits.device, non_blocking=True)
+        groups = (assignment[..., None] == columns).to(logits.dtype)  # (B, K, C)
+        matched = groups.any(dim=1).to(logits.dtype)  # (B, C); not all, where C > K
+
+        union, log_inside, log_outside = UNIONS[self.union](logits, groups)
+        weights, masks = targets.weights[:, None], targets.masks
+        inside, outside = focal_terms(log_inside, log_outside, self.focal_alpha, self.focal_gamma)
+        cells = targets.weights.sum(dim=1).clamp_min(torch.finfo(logits.dtype).eps)[:, None]
+        focal = (weights * (masks * inside + (1 - masks) * outside)).sum(dim=2) / cells
+        weighted = weights * masks
+        # A sum of regions may pass 1: that gains nothing inside a component and costs mass.
+        dice = dice_loss(
+            (weighted * union.clamp_max(1)).sum(dim=2),
+            (weights * union).sum(dim=2),
+            weighted.sum(dim=2),
+        )
+        cosine = pairwise_cosine(logits.sigmoid(), targets.weights, groups)
+
+        num_components = _mean_over_workers(sum(targets.counts), logits.device).clamp_min(1)
+        terms = {"focal": focal, "dice": dice, "cosine": cosine}
+        # The empty sum keeps the regions in the graph where nothing matched, as DDP needs it.
+        nothing = 0 * logits.sum()
+        return {
+            name: self.weights[name] * (term * matched).sum() / num_components + nothing
+            for name, term in terms.items()
+        }
+
+
+def _mean_over_workers(number: float, device: torch.device) -> Tensor:
+    value = torch.full((), float(number), device=device)
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(value)
+        value /= distributed.get_world_size()
+    return value

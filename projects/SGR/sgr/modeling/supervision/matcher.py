@@ -1,0 +1,112 @@
+"""Which concept answers for which component (Sec. 3.3, Fig. 3)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn import functional as F
+
+from .losses import dice_loss, focal_terms
+from .targets import ComponentTargets
+
+__all__ = ["ConceptMatcher"]
+
+
+class ConceptMatcher:
+    """Match concept regions to components in two stages, many to one.
+
+    First the Hungarian method gives every component one concept (or, with more components than
+    concepts, every concept one component). Then the remaining concepts are taken greedily, the
+    cheapest first, each for its cheapest component, until ``max_active`` are matched.
+
+    Args:
+        max_active: L, matched concepts per image at most; more only where an image has more
+            components.
+        focal_weight, dice_weight: of the two terms of the cost (1 and rho in Eq. 5).
+        focal_alpha, focal_gamma: of the focal term.
+
+    Raises:
+        ValueError: if ``max_active`` is not positive.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_active: int = 64,
+        focal_weight: float = 1.0,
+        dice_weight: float = 1.0,
+        focal_alpha: float = 0.25,
+        focal_gamma: float = 2.0,
+    ):
+        if max_active < 1:
+            raise ValueError(f"max_active must be positive, got {max_active}")
+        self.max_active = max_active
+        self.focal_weight = focal_weight
+        self.dice_weight = dice_weight
+        self.focal_alpha = focal_alpha
+        self.focal_gamma = focal_gamma
+
+    @torch.no_grad()
+    def __call__(self, logits: Tensor, targets: ComponentTargets) -> Tensor:
+        """Match a batch; one copy from device to host.
+
+        Args:
+            logits: (B, K, N), float32.
+            targets: components on the same cells.
+
+        Returns:
+            (B, K) int64 on the host: index of the concept's component, or -1.
+
+        Raises:
+            ValueError: if there are fewer concepts than ``max_active``.
+            FloatingPointError: if a cost is not finite, as when training diverges.
+        """
+        batch, num_concepts = logits.shape[:2]
+        if num_concepts < self.max_active:
+            raise ValueError(
+                f"{self.max_active} concepts shall be matched per image but there are only "
+                f"{num_concepts}; raise NUM_CONCEPTS or lower SUPERVISION.MAX_ACTIVE"
+            )
+        assignment = np.full((batch, num_concepts), -1)
+        if max(targets.counts, default=0) > 0:
+            costs = self.cost(logits, targets).cpu().numpy()
+            for image, count in enumerate(targets.counts):
+                self._match_image(costs[image, :, :count], assignment[image])
+        return torch.from_numpy(assignment)
+
+    def cost(self, logits: Tensor, targets: ComponentTargets) -> Tensor:
+        """Eq. 5 for all pairs: (B, K, N) and (B, C, N) -> (B, K, C).
+
+        Two batched matrix products, ``2 * B * K * C * N`` multiply-adds.
+        """
+        inside, outside = focal_terms(
+            F.logsigmoid(logits), F.logsigmoid(-logits), self.focal_alpha, self.focal_gamma
+        )
+        regions = logits.sigmoid()
+        weighted = targets.masks * targets.weights[:, None]
+        cells = targets.weights.sum(dim=1).clamp_min(torch.finfo(logits.dtype).eps)
+        focal = (inside - outside) @ weighted.mT + outside @ targets.weights[..., None]
+        focal = focal / cells[:, None, None]
+        dice = dice_loss(
+            regions @ weighted.mT,
+            regions @ targets.weights[..., None],
+            weighted.sum(dim=2)[:, None],
+        )
+        return self.focal_weight * focal + self.dice_weight * dice
+
+    def _match_image(self, cost: np.ndarray, assignment: np.ndarray) -> None:
+        if not np.isfinite(cost).all():
+            raise FloatingPointError(
+                "the matching cost of a concept region is not finite; training has diverged "
+                "(lower SOLVER.BASE_LR, or clip gradients with SOLVER.CLIP_GRADIENTS)"
+            )
+        if cost.shape[1] == 0:
+            return
+        concepts, components = linear_sum_assignment(cost)
+        assignment[concepts] = components
+        left = np.flatnonzero(assignment < 0)
+        wanted = min(max(self.max_active - len(concepts), 0), len(left))
+        cheapest = left[np.argsort(cost[left].min(axis=1), kind="stable")[:wanted]]
+        assignment[cheapest] = cost[cheapest].argmin(axis=1)

@@ -1,0 +1,83 @@
+"""Connected components at the resolution of the regions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["ComponentTargets", "component_targets"]
+
+
+class ComponentTargets(NamedTuple):
+    """Components of a batch, averaged over the cells.
+
+    Losses over cells, weighted by ``weights``, equal those over the pixels that carry a label with
+    every region repeated over the pixels of its cells, because a region is constant on a cell.
+
+    Attributes:
+        masks: (B, C, N) share of a cell's labelled pixels that belong to the component, in [0, 1];
+            N = h * w cells, C the largest number of components in the batch.
+        weights: (B, N) share of a cell's pixels that carry a label, in [0, 1]. Pixels that are
+            ignored, that lie in dropped components or in the padding carry none.
+        counts: components of each image, on the host; the masks beyond are zero.
+    """
+
+    masks: Tensor
+    weights: Tensor
+    counts: list[int]
+
+
+def component_targets(
+    component_maps: Sequence[Tensor],
+    counts: Sequence[int],
+    grid: tuple[int, int],
+    stride: int,
+    device: torch.device | str,
+) -> ComponentTargets:
+    """Average component maps over cells of ``stride`` x ``stride`` pixels.
+
+    One scatter-add over the pixels of the batch, O(pixels + B * C * N) memory; no full-size masks
+    and, with pinned or device maps, no wait for the device.
+
+    Args:
+        component_maps: for each image an integer map (H, W): index of the pixel's component, or
+            -1 for none. Sizes may differ; all fit in the grid.
+        counts: number of components of each image.
+        grid: (h, w).
+        stride: pixels per cell.
+        device: where the targets shall be.
+
+    Raises:
+        ValueError: if a map is larger than the grid covers.
+    """
+    height, width = grid[0] * stride, grid[1] * stride
+    num_cells, most = grid[0] * grid[1], max(counts, default=0)
+    padded = []
+    for component_map in component_maps:
+        bottom, right = height - component_map.shape[0], width - component_map.shape[1]
+        if bottom < 0 or right < 0:
+            raise ValueError(
+                f"a component map of {tuple(component_map.shape)} pixels does not fit in "
+                f"{grid[0]}x{grid[1]} cells of {stride} pixels"
+            )
+        component_map = component_map.to(device, non_blocking=True)
+        padded.append(F.pad(component_map, (0, right, 0, bottom), value=-1))
+    components = torch.stack(padded).long()
+
+    # Bin 0 of each image takes the pixels without a component.
+    batch = len(component_maps)
+    image = torch.arange(batch, device=device)[:, None, None]
+    row = torch.arange(height, device=device)[:, None] // stride
+    column = torch.arange(width, device=device) // stride
+    bins = (image * (most + 1) + components + 1) * num_cells + row * grid[1] + column
+    pixels = torch.zeros(batch * (most + 1) * num_cells, device=device)
+    pixels.scatter_add_(0, bins.flatten(), torch.ones_like(bins, dtype=pixels.dtype).flatten())
+    pixels = pixels.view(batch, most + 1, num_cells)[:, 1:]
+
+    labelled = pixels.sum(dim=1)
+    masks = pixels / labelled.clamp_min(1)[:, None]
+    return ComponentTargets(masks, labelled / stride**2, list(counts))

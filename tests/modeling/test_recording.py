@@ -1,0 +1,60 @@
+import pytest
+import torch
+from foreign import TinyBackbone
+from sgr import add_reasoning, record_concepts
+from sgr.modeling.reasoning import SemanticGlobalReasoning
+from torch import nn
+
+
+@pytest.fixture
+def model():
+    module = SemanticGlobalReasoning(
+        16, num_concepts=6, token_dim=8, num_heads=2, dim_feedforward=16, stride=4
+    )
+    return nn.Sequential(add_reasoning(TinyBackbone(), {"stride4": module})).eval()
+
+
+def hooks(model):
+    return sum(len(module._forward_hooks) for module in model.modules())
+
+
+def test_records_by_name(model):
+    with record_concepts(model) as record:
+        assert not record
+        features = model(torch.rand(2, 3, 16, 24))
+    assert list(record) == ["0.reasoning.stride4"]
+    regions = record["0.reasoning.stride4"]
+    assert regions.logits.shape == (2, 6, 4, 6) and regions.stride == 4
+    assert regions.tokens.shape == (2, 6, 8) and regions.centroids.shape == (2, 6, 2)
+    assert regions.logits.requires_grad and features["stride4"].shape == (2, 16, 4, 6)
+
+
+def test_under_no_grad(model):
+    with torch.no_grad(), record_concepts(model) as record:
+        model(torch.rand(1, 3, 16, 16))
+    assert not record["0.reasoning.stride4"].logits.requires_grad
+
+
+def test_leaves_nothing_behind(model):
+    before = hooks(model)
+    with record_concepts(model) as record:
+        assert hooks(model) == before + 1
+    model(torch.rand(1, 3, 16, 16))
+    assert hooks(model) == before and not record
+
+
+def test_leaves_nothing_behind_after_an_exception(model):
+    before = hooks(model)
+    with pytest.raises(RuntimeError), record_concepts(model):
+        model(torch.rand(1, 5, 16, 16))  # five channels
+    assert hooks(model) == before
+
+
+def test_nests(model):
+    with record_concepts(model) as outer:
+        with record_concepts(model) as inner:
+            model(torch.rand(1, 3, 16, 16))
+        first = outer["0.reasoning.stride4"]
+        model(torch.rand(1, 3, 16, 16))
+    assert inner["0.reasoning.stride4"].logits is first.logits
+    assert outer["0.reasoning.stride4"].logits is not first.logits
