@@ -1,0 +1,71 @@
+"""Putting reasoning modules on a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from detectron2.modeling import Backbone
+from torch import Tensor, nn
+
+from ..reasoning import ReasoningModule, build_reasoning
+
+__all__ = ["add_reasoning", "add_reasoning_from_config"]
+
+
+def add_reasoning(backbone: Backbone, modules: Mapping[str, ReasoningModule]) -> Backbone:
+    """Let ``modules`` enhance output features of ``backbone``, in place.
+
+    The modules become the backbone's child ``reasoning`` and run in a forward hook. So the
+    backbone stays what it was, class, methods and parameter names; its checkpoints load, and it
+    goes wherever it went before, under a feature pyramid for one.
+
+    Args:
+        backbone: any Detectron2 backbone.
+        modules: name of an output feature -> the module for it. Names, channels and strides of
+            the output stay as they were.
+
+    Returns:
+        The same backbone.
+
+    Raises:
+        ValueError: for a feature that the backbone does not put out, for a module of other
+            ``in_channels``, or where the backbone has reasoning modules already.
+    """
+    shapes = backbone.output_shape()
+    check_feature_names(modules, shapes)
+    if hasattr(backbone, "reasoning"):
+        raise ValueError(f"{type(backbone).__name__} has reasoning modules already")
+    for name, module in modules.items():
+        if module.in_channels != shapes[name].channels:
+            raise ValueError(
+                f"the reasoning module for {name!r} takes {module.in_channels} channels, "
+                f"the feature has {shapes[name].channels}"
+            )
+    backbone.reasoning = nn.ModuleDict(modules)
+    backbone.register_forward_hook(_reason)
+    return backbone
+
+
+def add_reasoning_from_config(backbone: Backbone, cfg) -> Backbone:
+    """:func:`add_reasoning` with what ``cfg.MODEL.SGR`` describes, on each of its IN_FEATURES."""
+    shapes = backbone.output_shape()
+    check_feature_names(cfg.MODEL.SGR.IN_FEATURES, shapes)
+    modules = {
+        name: build_reasoning(cfg, shapes[name].channels, stride=shapes[name].stride)
+        for name in cfg.MODEL.SGR.IN_FEATURES
+    }
+    return add_reasoning(backbone, modules)
+
+
+def check_feature_names(names, shapes) -> None:
+    unknown = [name for name in names if name not in shapes]
+    if unknown:
+        raise ValueError(
+            f"unknown feature {', '.join(map(repr, unknown))} in MODEL.SGR.IN_FEATURES; "
+            f"the backbone puts out: {', '.join(shapes)}"
+        )
+
+
+def _reason(backbone: nn.Module, _inputs, features: dict[str, Tensor]) -> dict[str, Tensor]:
+    enhanced = {name: module(features[name])[0] for name, module in backbone.reasoning.items()}
+    return {**features, **enhanced}

@@ -1,0 +1,163 @@
+import copy
+
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
+from foreign import TinyBackbone
+from sgr import add_reasoning, add_sgr_config
+from sgr.modeling.backbone import add_reasoning_from_config
+from sgr.modeling.reasoning import SemanticGlobalReasoning
+
+
+def tiny_reasoning(channels, stride=4):
+    return SemanticGlobalReasoning(
+        channels, num_concepts=6, token_dim=8, num_heads=2, dim_feedforward=16, stride=stride
+    )
+
+
+@pytest.fixture
+def cfg():
+    cfg = get_cfg()
+    add_sgr_config(cfg)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.RESNETS.DEPTH = 18
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res4", "res5"]
+    cfg.MODEL.SGR.NUM_CONCEPTS = 6
+    cfg.MODEL.SGR.TOKEN_DIM = 8
+    cfg.MODEL.SGR.NUM_HEADS = 2
+    cfg.MODEL.SGR.DIM_FEEDFORWARD = 16
+    return cfg
+
+
+def build(cfg, name):
+    cfg.MODEL.BACKBONE.NAME = name
+    return build_backbone(cfg)
+
+
+def test_same_names_channels_strides_and_the_enhanced_feature():
+    plain = TinyBackbone()
+    wrapped = add_reasoning(copy.deepcopy(plain), {"stride4": tiny_reasoning(16)})
+    assert isinstance(wrapped, TinyBackbone)
+    assert wrapped.output_shape() == plain.output_shape()
+    images = torch.rand(2, 3, 32, 48)
+    features, expected = wrapped(images), plain(images)
+    assert list(features) == list(expected)
+    assert torch.equal(features["stride2"], expected["stride2"])
+    wrapped.reasoning.eval()
+    enhanced, _ = wrapped.reasoning["stride4"](expected["stride4"])
+    assert torch.equal(wrapped(images)["stride4"], enhanced)
+
+
+def test_several_features():
+    modules = {"stride2": tiny_reasoning(8, 2), "stride4": tiny_reasoning(16)}
+    wrapped = add_reasoning(TinyBackbone(), modules)
+    features = wrapped(torch.rand(1, 3, 16, 16))
+    assert features["stride2"].shape == (1, 8, 8, 8) and features["stride4"].shape == (1, 16, 4, 4)
+
+
+def test_survives_a_deep_copy():
+    wrapped = add_reasoning(TinyBackbone(), {"stride4": tiny_reasoning(16)}).eval()
+    images = torch.rand(1, 3, 16, 16)
+    clone = copy.deepcopy(wrapped)
+    with torch.no_grad():
+        assert torch.equal(clone(images)["stride4"], wrapped(images)["stride4"])
+        clone.reasoning["stride4"].projection.weight.zero_()
+        assert not torch.equal(clone(images)["stride4"], wrapped(images)["stride4"])
+
+
+@pytest.mark.parametrize(
+    ("modules", "words"),
+    [
+        ({"res5": tiny_reasoning(16)}, "'res5'.*stride2, stride4"),
+        ({"stride4": tiny_reasoning(8)}, ".stride4. takes 8 channels.*has 16"),
+    ],
+)
+def test_wrong_modules(modules, words):
+    with pytest.raises(ValueError, match=words):
+        add_reasoning(TinyBackbone(), modules)
+
+
+def test_twice():
+    wrapped = add_reasoning(TinyBackbone(), {"stride4": tiny_reasoning(16)})
+    with pytest.raises(ValueError, match="already"):
+        add_reasoning(wrapped, {"stride2": tiny_reasoning(8)})
+
+
+def test_resnet_by_name(cfg):
+    backbone = build(cfg, "build_sgr_resnet_backbone")
+    module = backbone.reasoning["res5"]
+    assert (module.in_channels, module.stride) == (512, 32)
+    assert backbone(torch.rand(1, 3, 65, 97))["res5"].shape == (1, 512, 3, 4)
+
+
+def test_under_a_feature_pyramid(cfg):
+    cfg.MODEL.FPN.IN_FEATURES = ["res4", "res5"]
+    backbone = build(cfg, "build_sgr_resnet_fpn_backbone").eval()
+    images = torch.rand(1, 3, 64, 64)
+    before = backbone(images)["p4"]
+    with torch.no_grad():
+        backbone.bottom_up.reasoning["res5"].projection.bias.add_(1.0)
+    assert not torch.allclose(before, backbone(images)["p4"])
+
+
+def test_any_registered_backbone(cfg):
+    if "TinyForTest" not in BACKBONE_REGISTRY:
+        BACKBONE_REGISTRY.register(build_tiny_for_test)
+    cfg.MODEL.SGR.BACKBONE_NAME = "build_tiny_for_test"
+    cfg.MODEL.SGR.IN_FEATURES = ["stride2"]
+    assert list(build(cfg, "build_sgr_backbone").reasoning) == ["stride2"]
+
+
+def build_tiny_for_test(cfg, input_shape: ShapeSpec):
+    return TinyBackbone()
+
+
+def test_unknown_backbone(cfg):
+    cfg.MODEL.SGR.BACKBONE_NAME = "build_nonsense"
+    with pytest.raises(ValueError, match="'build_nonsense'.*build_resnet_backbone"):
+        build(cfg, "build_sgr_backbone")
+
+
+def test_unknown_feature(cfg):
+    cfg.MODEL.SGR.IN_FEATURES = ["res6"]
+    with pytest.raises(ValueError, match="'res6'.*res4, res5"):
+        build(cfg, "build_sgr_resnet_backbone")
+
+
+def test_a_checkpoint_of_the_plain_backbone_loads(cfg, tmp_path):
+    plain = build(cfg, "build_resnet_backbone")
+    DetectionCheckpointer(torch.nn.ModuleDict({"backbone": plain}), str(tmp_path)).save("plain")
+    wrapped = build(cfg, "build_sgr_resnet_backbone")
+    DetectionCheckpointer(torch.nn.ModuleDict({"backbone": wrapped})).load(
+        str(tmp_path / "plain.pth")
+    )
+    state = wrapped.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in plain.state_dict().items())
+    assert all(name.startswith("reasoning.") for name in state.keys() - plain.state_dict().keys())
+
+
+def test_an_imagenet_pickle_loads(cfg, tmp_path):
+    """In the format of Detectron2's R-101.pkl: arrays without a prefix, matched by suffix."""
+    import pickle
+
+    plain = build(cfg, "build_resnet_backbone")
+    arrays = {name: value.numpy() for name, value in plain.state_dict().items()}
+    file = tmp_path / "R-18.pkl"
+    file.write_bytes(
+        pickle.dumps({"model": arrays, "__author__": "torchvision", "matching_heuristics": True})
+    )
+    model = torch.nn.ModuleDict({"backbone": build(cfg, "build_sgr_resnet_backbone")})
+    DetectionCheckpointer(model).load(str(file))
+    assert torch.equal(
+        model["backbone"].res5[1].conv2.weight, plain.state_dict()["res5.1.conv2.weight"]
+    )
+
+
+def test_function_form_reads_the_config(cfg):
+    cfg.MODEL.SGR.IN_FEATURES = ["stride4"]
+    backbone = add_reasoning_from_config(TinyBackbone(), cfg)
+    assert backbone.reasoning["stride4"].stride == 4
