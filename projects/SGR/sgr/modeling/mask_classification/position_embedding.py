@@ -1,0 +1,59 @@
+"""Sine position embedding of the cells of a feature map, as in DETR."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["SinePositionEmbedding"]
+
+
+class SinePositionEmbedding(nn.Module):
+    """Embed each cell's row and column by sines and cosines of different frequencies.
+
+    Positions are counted from 1 and scaled so that the last row (column) lies at 2 pi, which makes
+    the embedding independent of the map's size. It holds no parameters.
+
+    Args:
+        embed_dim: channels of the embedding, a multiple of 4: the first half embeds the row, the
+            second the column; even channels are sines, odd ones cosines.
+        temperature: ratio of the longest to the shortest wavelength.
+    """
+
+    scale = 2 * math.pi
+
+    def __init__(self, embed_dim: int, temperature: float = 10000.0):
+        super().__init__()
+        if embed_dim % 4:
+            raise ValueError(f"embed_dim must be a multiple of 4, got {embed_dim}")
+        self.embed_dim = embed_dim
+        self.temperature = temperature
+
+    def forward(self, x: Tensor) -> Tensor:
+        """
+        Args:
+            x: (B, C, h, w) features; only their size, type and device matter.
+
+        Returns:
+            (1, embed_dim, h, w) embedding, the same for every image of the batch.
+        """
+        height, width = x.shape[-2:]
+        rows, columns = self._axis(height, x.device), self._axis(width, x.device)
+        embedding = torch.cat(
+            [
+                rows[:, :, None].expand(-1, -1, width),
+                columns[:, None, :].expand(-1, height, -1),
+            ]
+        )
+        return embedding.to(x.dtype)[None]
+
+    def _axis(self, length: int, device: torch.device) -> Tensor:
+        """(embed_dim / 2, length) embedding of the positions along one axis."""
+        half = self.embed_dim // 2
+        position = torch.arange(1, length + 1, dtype=torch.float32, device=device)
+        position = position / (length + 1e-6) * self.scale
+        exponent = torch.arange(0, half, 2, dtype=torch.float32, device=device) / half
+        angle = position[None, :] / self.temperature ** exponent[:, None]
+        return torch.stack([angle.sin(), angle.cos()], dim=1).flatten(0, 1)

@@ -1,0 +1,253 @@
+"""MaskFormer as a Detectron2 meta-architecture."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detectron2.config import CfgNode, configurable
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
+from detectron2.modeling.postprocessing import sem_seg_postprocess
+from detectron2.structures import ImageList, Instances
+
+from .criterion import SetCriterion
+from .inference import instance_inference, panoptic_inference, semantic_inference
+from .matcher import HungarianMatcher
+
+__all__ = ["MaskFormerSegmentor"]
+
+
+@META_ARCH_REGISTRY.register()
+class MaskFormerSegmentor(nn.Module):
+    """Segmentation by mask classification (MaskFormer): semantic, panoptic and of instances."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        sem_seg_head: nn.Module,
+        criterion: nn.Module,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        size_divisibility: int = -1,
+        semantic_on: bool = True,
+        panoptic_on: bool = False,
+        instance_on: bool = False,
+        thing_classes: Sequence[int] | None = None,
+        object_mask_threshold: float = 0.0,
+        overlap_threshold: float = 0.0,
+        max_instances: int = 100,
+        postprocess_before_inference: bool = False,
+    ):
+        """
+        Args:
+            backbone: of Detectron2's backbone interface.
+            sem_seg_head: features -> dict of ``pred_logits`` and ``pred_masks``.
+            criterion: predictions and targets -> losses, see :class:`SetCriterion`.
+            pixel_mean, pixel_std: per channel, for the normalisation of the images.
+            size_divisibility: images are padded to a multiple of this many pixels; a negative value
+                means the backbone's own.
+            semantic_on, panoptic_on, instance_on: which results to give in evaluation.
+            thing_classes: classes that have instances; None if not known, which panoptic results do
+                not allow and instance results take to mean all.
+            object_mask_threshold, overlap_threshold: see :func:`panoptic_inference`.
+            max_instances: see :func:`instance_inference`.
+            postprocess_before_inference: resize the masks, not the semantic result, to the size
+                asked for. Slower where there are more queries than classes, a little more exact;
+                panoptic and instance results always do it.
+        """
+        super().__init__()
+        if panoptic_on and thing_classes is None:
+            raise ValueError(
+                "panoptic results need the dataset's thing classes: set "
+                "thing_dataset_id_to_contiguous_id in the metadata of DATASETS.TRAIN[0], or switch "
+                "MODEL.MASK_FORMER.TEST.PANOPTIC_ON off"
+            )
+        self.backbone = backbone
+        self.sem_seg_head = sem_seg_head
+        self.criterion = criterion
+        if size_divisibility < 0:
+            size_divisibility = backbone.size_divisibility
+        self.size_divisibility = size_divisibility
+        self.semantic_on = semantic_on
+        self.panoptic_on = panoptic_on
+        self.instance_on = instance_on
+        self.thing_classes = None if thing_classes is None else frozenset(thing_classes)
+        self.object_mask_threshold = object_mask_threshold
+        self.overlap_threshold = overlap_threshold
+        self.max_instances = max_instances
+        self.postprocess_before_inference = postprocess_before_inference
+        # Not persistent, as in Detectron2: they are the config's, not the checkpoint's.
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        backbone = build_backbone(cfg)
+        sem_seg_head = build_sem_seg_head(cfg, backbone.output_shape())
+        options, test = cfg.MODEL.MASK_FORMER, cfg.MODEL.MASK_FORMER.TEST
+        weights = {
+            "loss_ce": options.CLASS_WEIGHT,
+            "loss_mask": options.MASK_WEIGHT,
+            "loss_dice": options.DICE_WEIGHT,
+        }
+        criterion = SetCriterion(
+            num_classes=sem_seg_head.num_classes,
+            matcher=HungarianMatcher(
+                class_weight=options.CLASS_WEIGHT,
+                mask_weight=options.MASK_WEIGHT,
+                dice_weight=options.DICE_WEIGHT,
+            ),
+            weight_dict=weights,
+            no_object_weight=options.NO_OBJECT_WEIGHT,
+        )
+        return {
+            "backbone": backbone,
+            "sem_seg_head": sem_seg_head,
+            "criterion": criterion,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "size_divisibility": options.SIZE_DIVISIBILITY,
+            "semantic_on": test.SEMANTIC_ON,
+            "panoptic_on": test.PANOPTIC_ON,
+            "instance_on": test.INSTANCE_ON,
+            "thing_classes": _thing_classes(cfg),
+            "object_mask_threshold": test.OBJECT_MASK_THRESHOLD,
+            "overlap_threshold": test.OVERLAP_THRESHOLD,
+            "max_instances": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "postprocess_before_inference": test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """
+        Args:
+            batched_inputs: per image a dict of
+
+                * ``image``: (3, H_i, W_i) in the channel order of ``pixel_mean``, values 0 to 255;
+                * ``instances`` (training): :class:`Instances` with ``gt_classes`` (N,) and
+                  ``gt_masks`` (N, H_i, W_i), a bool tensor or ``BitMasks``; for semantic
+                  segmentation one per class present. N may be 0;
+                * ``height``, ``width`` (evaluation, optional): size of the results, by default the
+                  image's.
+
+        Returns:
+            In training, the weighted losses. In evaluation, per image a dict of what is switched
+            on: ``sem_seg`` (C, height, width) scores, ``panoptic_seg`` (see
+            :func:`panoptic_inference`), ``instances`` (see :func:`instance_inference`).
+
+        Raises:
+            ValueError: in training, an image has no ``instances``, or its masks are polygons or not
+                of its size.
+        """
+        images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]
+        images = [(image - self.pixel_mean) / self.pixel_std for image in images]
+        images = ImageList.from_tensors(images, self.size_divisibility)
+        if self.training:
+            targets = self._prepare_targets(batched_inputs, images)
+            outputs = self.sem_seg_head(self.backbone(images.tensor))
+            return self.criterion.weighted(self.criterion(outputs, targets))
+
+        outputs = self.sem_seg_head(self.backbone(images.tensor))
+        results = []
+        with torch.autocast(self.device.type, enabled=False):
+            for index, (inputs, size) in enumerate(zip(batched_inputs, images.image_sizes)):
+                results.append(
+                    self._inference(
+                        outputs["pred_logits"][index].float(),
+                        outputs["pred_masks"][index].float(),
+                        padded_size=images.tensor.shape[-2:],
+                        image_size=size,
+                        output_size=(inputs.get("height", size[0]), inputs.get("width", size[1])),
+                    )
+                )
+        return results
+
+    def _prepare_targets(
+        self, batched_inputs: list[dict], images: ImageList
+    ) -> list[dict[str, Tensor]]:
+        """Labels and masks of each image, the masks padded to the size of the batch."""
+        height, width = images.tensor.shape[-2:]
+        targets = []
+        for index, (inputs, size) in enumerate(zip(batched_inputs, images.image_sizes)):
+            if "instances" not in inputs:
+                raise ValueError(
+                    f"image {index} of the batch has no 'instances' to train on, only "
+                    f"{sorted(inputs)}; INPUT.DATASET_MAPPER_NAME must be a mask-classification "
+                    "mapper"
+                )
+            instances: Instances = inputs["instances"].to(self.device)
+            masks = getattr(instances.gt_masks, "tensor", instances.gt_masks)
+            if not isinstance(masks, Tensor):
+                raise ValueError(
+                    f"gt_masks of image {index} of the batch are {type(masks).__name__}; set "
+                    "INPUT.MASK_FORMAT to 'bitmask'"
+                )
+            if tuple(masks.shape[-2:]) != tuple(size):
+                raise ValueError(
+                    f"masks of image {index} of the batch are {tuple(masks.shape[-2:])}, but the "
+                    f"image is {tuple(size)}"
+                )
+            padding = (0, width - size[1], 0, height - size[0])
+            targets.append({"labels": instances.gt_classes, "masks": F.pad(masks, padding)})
+        return targets
+
+    def _inference(
+        self,
+        class_logits: Tensor,
+        mask_logits: Tensor,
+        *,
+        padded_size: tuple[int, int],
+        image_size: tuple[int, int],
+        output_size: tuple[int, int],
+    ) -> dict:
+        """Results of one image, from its (Q, C + 1) and (Q, h, w) predictions."""
+        # Image by image, so that the memory of full-size masks does not grow with the batch; and
+        # without the padding from the start, where no result can come from.
+        masks = F.interpolate(
+            mask_logits[None], size=padded_size, mode="bilinear", align_corners=False
+        )[0, :, : image_size[0], : image_size[1]]
+
+        result = {}
+        resized = None
+        if self.postprocess_before_inference or self.panoptic_on or self.instance_on:
+            resized = sem_seg_postprocess(masks, image_size, *output_size)
+        if self.semantic_on:
+            if resized is None:
+                scores = semantic_inference(class_logits, masks)
+                result["sem_seg"] = sem_seg_postprocess(scores, image_size, *output_size)
+            else:
+                result["sem_seg"] = semantic_inference(class_logits, resized)
+        if self.panoptic_on:
+            result["panoptic_seg"] = panoptic_inference(
+                class_logits,
+                resized,
+                thing_classes=self.thing_classes,
+                score_threshold=self.object_mask_threshold,
+                overlap_threshold=self.overlap_threshold,
+            )
+        if self.instance_on:
+            result["instances"] = instance_inference(
+                class_logits,
+                resized,
+                max_instances=self.max_instances,
+                thing_classes=self.thing_classes,
+            )
+        return result
+
+
+def _thing_classes(cfg: CfgNode) -> list[int] | None:
+    """Contiguous ids of the thing classes of the training set, None if its metadata has none."""
+    if not cfg.DATASETS.TRAIN:
+        return None
+    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+    ids = metadata.get("thing_dataset_id_to_contiguous_id")
+    return None if ids is None else sorted(ids.values())

@@ -1,0 +1,234 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from detectron2.config import get_cfg
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import build_model
+from detectron2.modeling.postprocessing import sem_seg_postprocess
+from detectron2.structures import BitMasks, Instances, PolygonMasks
+
+from sgr.config import add_sgr_config
+from sgr.modeling.mask_classification import (
+    HungarianMatcher,
+    MaskFormerSegmentor,
+    SetCriterion,
+    semantic_inference,
+)
+
+ROOT = Path(__file__).resolve().parents[3]
+KEYS = ROOT.parent / "shared" / "reference" / "maskformer_R101_coco-stuff-10k-171.keys.txt"
+R101 = ROOT / "configs" / "coco-stuff-10k-171" / "maskformer_R101_bs16_78750.yaml"
+
+
+class _Backbone(nn.Module):
+    """Strided convolutions of the channels that the head fixture expects."""
+
+    size_divisibility = 32
+
+    def __init__(self, input_shape):
+        super().__init__()
+        self.convs = nn.ModuleDict(
+            {
+                name: nn.Conv2d(3, shape.channels, shape.stride, shape.stride)
+                for name, shape in input_shape.items()
+            }
+        )
+
+    def forward(self, images):
+        return {name: conv(images) for name, conv in self.convs.items()}
+
+
+@pytest.fixture
+def make_model(input_shape, head):
+    def make(**options):
+        torch.manual_seed(0)
+        return MaskFormerSegmentor(
+            backbone=_Backbone(input_shape),
+            sem_seg_head=head,
+            criterion=SetCriterion(
+                num_classes=7,
+                matcher=HungarianMatcher(),
+                weight_dict={"loss_ce": 1.0, "loss_mask": 20.0, "loss_dice": 1.0},
+            ),
+            pixel_mean=[120.0, 115.0, 100.0],
+            pixel_std=[58.0, 57.0, 57.0],
+            **options,
+        )
+
+    return make
+
+
+def _image(height, width, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (3, height, width), generator=generator, dtype=torch.uint8)
+
+
+def _instances(height, width, labels, seed=0, wrap=lambda masks: masks):
+    generator = torch.Generator().manual_seed(seed)
+    instances = Instances((height, width))
+    instances.gt_classes = torch.tensor(labels, dtype=torch.int64)
+    instances.gt_masks = wrap(torch.rand(len(labels), height, width, generator=generator) > 0.5)
+    return instances
+
+
+def _batch(wrap=lambda masks: masks):
+    """Two images of unequal size, the second without any mask."""
+    return [
+        {"image": _image(50, 70), "instances": _instances(50, 70, [1, 4], wrap=wrap)},
+        {"image": _image(64, 33, seed=1), "instances": _instances(64, 33, [], wrap=wrap)},
+    ]
+
+
+@pytest.mark.parametrize("wrap", [lambda masks: masks, BitMasks])
+def test_training_gives_weighted_losses_of_every_layer(make_model, wrap):
+    model = make_model().train()
+    losses = model(_batch(wrap))
+    assert set(losses) == {
+        f"loss_{kind}{suffix}" for kind in ("ce", "mask", "dice") for suffix in ("", "_0", "_1")
+    }
+    sum(losses.values()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    model.criterion.weight_dict["loss_dice"] = 3.0
+    model.eval()  # without dropout
+    model.training = True
+    once = model(_batch(wrap))
+    model.criterion.weight_dict["loss_dice"] = 6.0
+    torch.testing.assert_close(model(_batch(wrap))["loss_dice_1"], 2 * once["loss_dice_1"])
+
+
+def test_targets_are_padded_to_the_batch(make_model):
+    seen = []
+    model = make_model(size_divisibility=64).train()
+    model.criterion.register_forward_pre_hook(lambda module, args: seen.extend(args[1]))
+    batch = _batch()
+    model(batch)
+    assert [target["masks"].shape for target in seen] == [(2, 64, 128), (0, 64, 128)]
+    assert torch.equal(seen[0]["masks"][:, :50, :70], batch[0]["instances"].gt_masks)
+    assert not seen[0]["masks"][:, 50:].any() and not seen[0]["masks"][:, :, 70:].any()
+
+
+def test_semantic_result_image_by_image(make_model):
+    """Against the public order of steps: resize all, combine, crop, resize to what is asked."""
+    model = make_model().eval()
+    inputs = [{"image": _image(50, 70)}, {"image": _image(64, 33, 1), "height": 90, "width": 40}]
+    with torch.no_grad():
+        results = model(inputs)
+        images = torch.zeros(2, 3, 64, 96)
+        for padded, one in zip(images, inputs):
+            image = (one["image"] - model.pixel_mean) / model.pixel_std
+            padded[:, : image.shape[1], : image.shape[2]] = image
+        outputs = model.sem_seg_head(model.backbone(images))
+        masks = F.interpolate(outputs["pred_masks"], (64, 96), mode="bilinear")
+    sizes = [((50, 70), (50, 70)), ((64, 33), (90, 40))]
+    for index, (size, out_size) in enumerate(sizes):
+        scores = semantic_inference(outputs["pred_logits"][index], masks[index])
+        expected = sem_seg_postprocess(scores, size, *out_size)
+        assert list(results[index]) == ["sem_seg"]
+        torch.testing.assert_close(results[index]["sem_seg"], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_masks_may_be_resized_first(make_model):
+    model = make_model().eval()
+    inputs = [{"image": _image(50, 70), "height": 100, "width": 140}]
+    with torch.no_grad():
+        last = model(inputs)[0]["sem_seg"]
+        model.postprocess_before_inference = True
+        first = model(inputs)[0]["sem_seg"]
+    assert first.shape == last.shape == (7, 100, 140)
+    assert (first - last).abs().max() < 0.1
+
+
+def test_all_results_at_once(make_model):
+    model = make_model(
+        panoptic_on=True, instance_on=True, thing_classes=[0, 1, 5], max_instances=12
+    ).eval()
+    with torch.no_grad():
+        result = model([{"image": _image(50, 70), "height": 25, "width": 35}])[0]
+    assert result["sem_seg"].shape == (7, 25, 35)
+    panoptic, segments = result["panoptic_seg"]
+    assert panoptic.shape == (25, 35)
+    assert set(panoptic.unique().tolist()) <= {0, *(segment["id"] for segment in segments)}
+    assert len(result["instances"]) == 12 and result["instances"].image_size == (25, 35)
+    assert set(result["instances"].pred_classes.tolist()) <= {0, 1, 5}
+
+
+def test_inference_under_autocast_gives_float32(make_model):
+    model = make_model().eval()
+    with torch.no_grad():
+        exact = model([{"image": _image(50, 70)}])[0]["sem_seg"]
+        with torch.autocast("cpu", torch.bfloat16):
+            result = model([{"image": _image(50, 70)}])[0]["sem_seg"]
+    assert result.dtype == torch.float32
+    assert (result - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+def test_training_needs_instances_of_the_image(make_model):
+    model = make_model().train()
+    with pytest.raises(ValueError, match=r"image 0 .* has no 'instances' .*\['image'\]"):
+        model([{"image": _image(32, 32)}])
+    with pytest.raises(ValueError, match=r"masks of image 0 .* \(32, 40\), .* \(32, 32\)"):
+        model([{"image": _image(32, 32), "instances": _instances(32, 40, [1])}])
+    polygons = Instances((32, 32))
+    polygons.gt_classes = torch.tensor([1])
+    polygons.gt_masks = PolygonMasks([[[0.0, 0.0, 9.0, 0.0, 9.0, 9.0]]])
+    with pytest.raises(ValueError, match="PolygonMasks; set INPUT.MASK_FORMAT to 'bitmask'"):
+        model([{"image": _image(32, 32), "instances": polygons}])
+
+
+def test_panoptic_results_need_thing_classes(make_model):
+    with pytest.raises(ValueError, match="thing_dataset_id_to_contiguous_id"):
+        make_model(panoptic_on=True)
+
+
+def _small_config():
+    cfg = get_cfg()
+    add_sgr_config(cfg)
+    cfg.merge_from_file(str(R101))
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.RESNETS.DEPTH = 18
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 32
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 5
+    cfg.MODEL.MASK_FORMER.HIDDEN_DIM = 32
+    cfg.MODEL.MASK_FORMER.DEC_LAYERS = 2
+    cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = 8
+    return cfg
+
+
+def test_build_from_config():
+    cfg = _small_config()
+    metadata = MetadataCatalog.get("mask_classification_test_things")
+    metadata.thing_dataset_id_to_contiguous_id = {7: 0, 9: 3}
+    cfg.DATASETS.TRAIN = (metadata.name,)
+    cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON = True
+    cfg.MODEL.MASK_FORMER.DICE_WEIGHT = 7.0
+    cfg.TEST.DETECTIONS_PER_IMAGE = 4
+    model = build_model(cfg)
+    assert type(model) is MaskFormerSegmentor
+    assert model.thing_classes == {0, 3}
+    assert model.criterion.weight_dict["loss_dice"] == model.criterion.matcher.dice_weight == 7.0
+    assert model.device == torch.device("cpu")
+    losses = model.train()(_batch())
+    assert len(losses) == 6
+    with torch.no_grad():
+        result = model.eval()([{"image": _image(40, 50)}])[0]
+    assert result["sem_seg"].shape == (5, 40, 50) and len(result["instances"]) == 4
+
+
+def test_a_dataset_without_things_leaves_them_unknown():
+    assert build_model(_small_config()).thing_classes is None
+
+
+def test_parameters_are_those_of_the_public_model():
+    if not KEYS.exists():
+        pytest.skip("the reference names are not here")
+    cfg = get_cfg()
+    add_sgr_config(cfg)
+    cfg.merge_from_file(str(R101))
+    cfg.MODEL.DEVICE = "cpu"
+    ours = {f"{name} {tuple(value.shape)}" for name, value in build_model(cfg).state_dict().items()}
+    assert ours == set(KEYS.read_text().strip().splitlines())
