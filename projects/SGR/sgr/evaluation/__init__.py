@@ -1,0 +1,32 @@
+"""Metrics and evaluators. The token metrics import torch only; the rest needs Detectron2."""
+
+from importlib import import_module
+
+from .token_metrics import (
+    cell_label_counts,
+    diversity,
+    present_bins,
+    semantics,
+    token_histograms,
+)
+
+__all__ = [
+    "TokenSemanticsEvaluator",
+    "build_evaluator",
+    "cell_label_counts",
+    "diversity",
+    "present_bins",
+    "semantics",
+    "token_histograms",
+]
+
+_NEEDS_DETECTRON2 = {
+    "TokenSemanticsEvaluator": ".token_evaluator",
+    "build_evaluator": ".build",
+}
+
+
+def __getattr__(name: str):
+    if name in _NEEDS_DETECTRON2:
+        return getattr(import_module(_NEEDS_DETECTRON2[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

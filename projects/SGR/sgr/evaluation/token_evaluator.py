@@ -1,0 +1,220 @@
+"""Evaluator of the tokens' semantics and diversity over a dataset (Sec. 4 of the paper)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections import OrderedDict, defaultdict
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import create_small_table
+from torch import Tensor
+
+from sgr.modeling.reasoning.concept_regions import ConceptRegions
+
+from .ground_truth import has_instances, read_instance_map, read_semantic_map
+from .token_metrics import (
+    cell_label_counts,
+    diversity,
+    present_bins,
+    semantics,
+    token_histograms,
+)
+
+__all__ = ["TokenSemanticsEvaluator", "regions_of"]
+
+# Dataset means, in the order of the report; "active" means over the image's active tokens only.
+_METRICS = ("S_C", "D_C", "S_I", "D_I", "S_C_active", "D_C_active", "S_I_active", "D_I_active")
+
+
+class TokenSemanticsEvaluator(DatasetEvaluator):
+    """S_C, D_C over classes and S_I, D_I over instances of things, for any model with tokens.
+
+    The values of an image follow :mod:`sgr.evaluation.token_metrics`; those of the dataset are
+    means over the images that have them. An image without a labelled pixel has no S_C and D_C,
+    one without a thing has no S_I and D_I, and one without an active token has none of the
+    ``_active`` ones. An active token is one whose region passes ``active_threshold`` somewhere in
+    the image.
+
+    The ground truth is that of the dataset's catalog, at its own resolution: ``sem_seg_file_name``
+    with the metadata's ``ignore_label``, and ``annotations`` or else ``pan_seg_file_name``. It is
+    assumed that the network sees the whole image, resized to any size.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        *,
+        distributed: bool = True,
+        output_dir: str | None = None,
+        active_threshold: float = 0.5,
+    ) -> None:
+        """
+        Args:
+            dataset_name: a registered dataset.
+            distributed: gather the results of all processes; if False, evaluate this one's.
+            output_dir: where to write ``tokens.json`` with the results; None writes nothing.
+            active_threshold: a probability in [0, 1).
+        """
+        self._logger = logging.getLogger(__name__)
+        self._dataset_name = dataset_name
+        self._distributed = distributed
+        self._output_dir = output_dir
+        self._active_threshold = active_threshold
+
+        metadata = MetadataCatalog.get(dataset_name)
+        self._ignore_label = metadata.get("ignore_label")
+        classes = metadata.get("stuff_classes")
+        self._num_classes = None if classes is None else len(classes)
+        self._thing_ids = set(metadata.get("thing_dataset_id_to_contiguous_id", {}).values())
+        # The mapper of the test loader drops the ground truth from what the model gets.
+        self._records = {
+            record["file_name"]: record for record in DatasetCatalog.get(dataset_name)
+        }
+        self.reset()
+
+    def reset(self) -> None:
+        self._sums: dict[str, float] = defaultdict(float)
+        self._counts: dict[str, int] = defaultdict(int)
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """
+        Args:
+            inputs: one dict per image with "file_name" and the network's "image" (C, H, W).
+            outputs: one dict per image with its "concept_regions", a ``ConceptRegions`` of batch
+                size 1 that covers the unpadded image.
+
+        Raises:
+            ValueError: if an output has no regions, or they do not fit the image.
+            KeyError: if an image is not in the dataset.
+        """
+        for input_, output in zip(inputs, outputs):
+            values = self._measure(input_, regions_of(output))
+            # One transfer from the device per image.
+            for name, value in zip(values, torch.stack(list(values.values())).tolist()):
+                if not math.isnan(value):  # NaN: not measurable in this image.
+                    self._sums[name] += value
+                    self._counts[name] += 1
+
+    def evaluate(self) -> OrderedDict | None:
+        """
+        Returns:
+            ``{"tokens": {name: value}}`` with S_C, D_C, S_I, D_I, the same over active tokens
+            (S_C_active, ...), the mean number of active_tokens per image, and images_C and
+            images_I, the images measured. Names of what no image could tell are absent.
+            None where the process is not the main one.
+        """
+        sums, counts = dict(self._sums), dict(self._counts)
+        if self._distributed:
+            comm.synchronize()
+            gathered = comm.all_gather((sums, counts))
+            if not comm.is_main_process():
+                return None
+            sums, counts = (_add_up(part) for part in zip(*gathered))
+
+        results = OrderedDict(
+            (name, sums[name] / counts[name]) for name in _METRICS if name in counts
+        )
+        for kind in ("C", "I"):
+            if f"S_{kind}" in counts:
+                results[f"images_{kind}"] = counts[f"S_{kind}"]
+        if "active_tokens" in counts:
+            results["active_tokens"] = sums["active_tokens"] / counts["active_tokens"]
+
+        if "images_C" not in results and "images_I" not in results:
+            self._logger.warning(
+                f"No image of {self._dataset_name} has ground truth to measure tokens with: "
+                "neither sem_seg_file_name, nor annotations or pan_seg_file_name with things."
+            )
+        if results:
+            self._logger.info(
+                f"Semantics (lower is better) and diversity (higher is better) of the tokens on "
+                f"{self._dataset_name}:\n{create_small_table(results)}"
+            )
+        if self._output_dir:
+            PathManager.mkdirs(self._output_dir)
+            with PathManager.open(os.path.join(self._output_dir, "tokens.json"), "w") as file:
+                json.dump(results, file, indent=1)
+        return OrderedDict(tokens=results)
+
+    def _measure(self, input_: dict, regions: ConceptRegions) -> dict[str, Tensor]:
+        """The image's values as scalars on the regions' device; NaN where not measurable."""
+        record = self._record(input_["file_name"])
+        input_size = tuple(input_["image"].shape[-2:])
+        probabilities = regions.probabilities[0]
+        grid = tuple(probabilities.shape[-2:])
+        probabilities = probabilities.flatten(1)
+        active = probabilities.amax(dim=1) > self._active_threshold
+        values = {"active_tokens": active.sum().float()}
+
+        def add(kind: str, labels: np.ndarray, **limits) -> None:
+            bins, present = present_bins(
+                torch.from_numpy(labels).to(probabilities.device), **limits
+            )
+            counts = cell_label_counts(
+                bins, grid, regions.stride, input_size=input_size, num_bins=len(present)
+            )
+            histograms = token_histograms(probabilities, counts)
+            of_active = histograms * active[:, None]  # Rows of zeros are left out.
+            values[f"S_{kind}"] = semantics(histograms)
+            values[f"D_{kind}"] = diversity(histograms)
+            values[f"S_{kind}_active"] = semantics(of_active)
+            values[f"D_{kind}_active"] = diversity(of_active)
+
+        if "sem_seg_file_name" in record:
+            labels = read_semantic_map(record)
+            add("C", labels, ignore_label=self._ignore_label, num_labels=self._num_classes)
+        if has_instances(record):
+            size = tuple(
+                int(record.get(side, input_.get(side, default)))
+                for side, default in zip(("height", "width"), input_size)
+            )
+            instances = read_instance_map(record, size, self._thing_ids)
+            add("I", instances)
+        return values
+
+    def _record(self, file_name: str) -> dict:
+        if file_name not in self._records:
+            raise KeyError(
+                f"{file_name} is not an image of {self._dataset_name}: the loader and the "
+                "evaluator must be of the same dataset"
+            )
+        return self._records[file_name]
+
+
+def regions_of(output: dict) -> ConceptRegions:
+    """The regions in a model's output for one image.
+
+    Raises:
+        ValueError: if there are none, or they are not those of one image at a known stride.
+    """
+    regions = output.get("concept_regions")
+    if regions is None:
+        raise ValueError(
+            'the model\'s output has no "concept_regions": it records none. Wrap the model with '
+            "sgr.supervise_concepts and let it have a module with tokens, or set "
+            "TEST.TOKENS.ENABLED to False to evaluate without token metrics"
+        )
+    if regions.stride is None:
+        raise ValueError("concept regions without a stride cannot be laid over an image")
+    if regions.logits.shape[0] != 1:
+        raise ValueError(
+            f"concept regions of an image have batch size 1, got {regions.logits.shape[0]}; use "
+            "ConceptRegions.crop"
+        )
+    return regions
+
+
+def _add_up(parts: tuple[dict, ...]) -> dict:
+    total: dict = {}
+    for part in parts:
+        for name, value in part.items():
+            total[name] = total.get(name, 0) + value
+    return total

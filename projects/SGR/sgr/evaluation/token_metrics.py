@@ -1,0 +1,146 @@
+"""How semantic and how diverse the tokens of one image are (Sec. 4 of the paper).
+
+A token's histogram says how its concept region's weight is spread over the labels of the image.
+A cell's weight counts for every pixel that the cell covers, so the K histograms are one product:
+regions (K x cells) times the table of label counts per cell. K full-size masks are never built.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["cell_label_counts", "diversity", "present_bins", "semantics", "token_histograms"]
+
+
+def present_bins(
+    labels: Tensor, *, ignore_label: int | None = None, num_labels: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Number the labels that are present in an image: the bins of its histograms.
+
+    Args:
+        labels: (H, W) integers; memory grows with the largest one.
+        ignore_label: pixels with this label vote for nothing; None where there is no such label.
+        num_labels: labels at or past this number vote for nothing either; None sets no bound.
+            Negative labels never vote.
+
+    Returns:
+        bins: (H, W) int64, the bin of each pixel in [0, N), or -1 where it votes for nothing.
+        present: (N,) the label of each bin, increasing.
+    """
+    # A table over the labels: many times faster than torch.unique, which sorts the pixels.
+    shifted = labels.long().clamp(min=-1) + 1
+    votes = torch.bincount(shifted.flatten()) > 0
+    votes[:1] = False
+    if num_labels is not None:
+        votes[num_labels + 1 :] = False
+    if ignore_label is not None and 0 <= ignore_label < len(votes) - 1:
+        votes[ignore_label + 1] = False
+    bin_of_label = torch.where(votes, votes.cumsum(0) - 1, -1)
+    return bin_of_label[shifted], votes.nonzero()[:, 0] - 1
+
+
+def cell_label_counts(
+    labels: Tensor,
+    grid: tuple[int, int],
+    stride: int,
+    *,
+    input_size: tuple[int, int],
+    num_bins: int,
+) -> Tensor:
+    """Count the pixels of each label in each cell of a feature map.
+
+    The network saw the image resized to ``input_size``; its cell (y, x) covers the input's rows
+    ``[y * stride, (y + 1) * stride)`` and the like columns. A pixel of the ground truth, which
+    keeps its own resolution, belongs to the cell that its centre falls into after the scaling.
+
+    Args:
+        labels: (H, W) integers in [0, num_bins); anything else (-1, an ignore label) votes for
+            nothing. :func:`present_bins` makes such a map.
+        grid: (h, w), the cells. Those that lie wholly outside the image count no pixel.
+        stride: pixels of the input along each side of a cell.
+        input_size: (height, width) of the network's input for this image, without padding.
+        num_bins: number of labels.
+
+    Returns:
+        (h * w, num_bins) float32, row-major over the cells.
+
+    Raises:
+        ValueError: if the grid does not cover the image.
+    """
+    rows, columns = grid
+    covered = rows * stride, columns * stride
+    if covered[0] < input_size[0] or covered[1] < input_size[1]:
+        raise ValueError(
+            f"{rows} x {columns} cells of stride {stride} cover {covered[0]} x {covered[1]} pixels,"
+            f" less than the image's {input_size[0]} x {input_size[1]}: the regions and the image "
+            "do not belong together"
+        )
+    height, width = labels.shape
+    # In whole numbers, so that a centre on the edge of a cell falls on the same side everywhere.
+    y = torch.arange(height, device=labels.device)
+    x = torch.arange(width, device=labels.device)
+    row = ((2 * y + 1) * input_size[0]).div(2 * height * stride, rounding_mode="floor")
+    column = ((2 * x + 1) * input_size[1]).div(2 * width * stride, rounding_mode="floor")
+    cell = row[:, None] * columns + column
+
+    labels = labels.long()
+    # Pixels that vote for nothing share one more bin, which is dropped: cheaper than a selection.
+    labels = torch.where((labels >= 0) & (labels < num_bins), labels, num_bins)
+    counts = torch.bincount(
+        (cell * (num_bins + 1) + labels).flatten(), minlength=rows * columns * (num_bins + 1)
+    )
+    return counts.view(rows * columns, num_bins + 1)[:, :num_bins].float()
+
+
+def token_histograms(regions: Tensor, counts: Tensor) -> Tensor:
+    """Histograms of the labels under each token, weighted by its region and normalised.
+
+    Args:
+        regions: (K, cells) weights in [0, 1].
+        counts: (cells, bins), from :func:`cell_label_counts`.
+
+    Returns:
+        (K, bins) float32; each row sums to 1, but for tokens without any weight on a labelled
+        pixel. These have no distribution: their row is zero, and :func:`semantics` and
+        :func:`diversity` leave them out.
+    """
+    mass = regions.float() @ counts.float()
+    total = mass.sum(dim=1, keepdim=True)
+    return torch.where(total > 0, mass / total, 0.0)
+
+
+def semantics(histograms: Tensor) -> Tensor:
+    """S of one image: mean over the tokens of their histogram's entropy; lower is more semantic.
+
+    Args:
+        histograms: (K, bins), from :func:`token_histograms`.
+
+    Returns:
+        Scalar, natural logarithm, in [0, log(bins)]; NaN if no token has a histogram.
+    """
+    valid = _has_histogram(histograms)
+    return torch.special.entr(histograms).sum() / valid.sum()
+
+
+def diversity(histograms: Tensor) -> Tensor:
+    """D of one image: variance of the histograms over the tokens; higher is more diverse.
+
+    The mean over the tokens of the squared distance to the mean histogram, summed over the bins
+    (the paper's values pass 0.25, which a mean over the bins could not).
+
+    Args:
+        histograms: (K, bins), from :func:`token_histograms`.
+
+    Returns:
+        Scalar in [0, 1); NaN if no token has a histogram.
+    """
+    valid = _has_histogram(histograms)
+    mean = histograms.sum(dim=0) / valid.sum()
+    squared_distance = (histograms - mean).square().sum(dim=1)
+    return (squared_distance * valid).sum() / valid.sum()
+
+
+def _has_histogram(histograms: Tensor) -> Tensor:
+    """(K,) float32, 1 for tokens with weight on a labelled pixel and 0 for the others."""
+    return (histograms > 0).any(dim=1).float()

@@ -1,0 +1,99 @@
+import numpy as np
+import pycocotools.mask as mask_util
+import pytest
+from PIL import Image
+from sgr.evaluation.ground_truth import has_instances, read_instance_map, read_semantic_map
+
+SIZE = (10, 12)
+
+
+def polygon(x, y, w, h):
+    return [x, y, x + w, y, x + w, y + h, x, y + h]
+
+
+def mask(x, y, w, h):
+    array = np.zeros(SIZE, np.uint8, order="F")
+    array[y : y + h, x : x + w] = 1
+    return array
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_semantic_map(tmp_path, dtype):
+    labels = np.arange(12, dtype=dtype).reshape(3, 4) * 20
+    path = str(tmp_path / "labels.png")
+    Image.fromarray(labels).save(path)
+    read = read_semantic_map({"sem_seg_file_name": path})
+    assert read.dtype != np.uint16
+    np.testing.assert_array_equal(read, labels)
+
+
+def test_a_palette_does_not_matter(tmp_path):
+    labels = np.array([[0, 3], [255, 1]], np.uint8)
+    image = Image.fromarray(labels).convert("P")
+    image.putdata(labels.flatten().tolist())
+    image.putpalette([(7 * value) % 256 for value in range(768)])
+    path = str(tmp_path / "palette.png")
+    image.save(path)
+    np.testing.assert_array_equal(read_semantic_map({"sem_seg_file_name": path}), labels)
+
+
+def test_a_colour_picture_is_an_error(tmp_path):
+    path = str(tmp_path / "colour.png")
+    Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(path)
+    with pytest.raises(ValueError, match="colour.png has 3 channels"):
+        read_semantic_map({"sem_seg_file_name": path})
+
+
+def test_the_smaller_mask_lies_on_top_whatever_the_order_and_the_format():
+    large, small, crowd = mask(0, 0, 8, 8), mask(2, 2, 3, 3), mask(0, 0, 12, 10)
+    plain = mask_util.encode(crowd)
+    runs = np.flatnonzero(np.diff(large.flatten(order="F").astype(int), prepend=0)).tolist()
+    counts = np.diff([0, *runs, large.size]).tolist()
+    annotations = [
+        {"segmentation": [polygon(2, 2, 3, 3)]},
+        {"segmentation": {"size": list(SIZE), "counts": counts}},
+        {"segmentation": plain, "iscrowd": 1},
+        {"segmentation": mask_util.encode(mask(10, 8, 2, 2))},
+        {"segmentation": []},
+        {"bbox": [0, 0, 3, 3]},
+    ]
+    expected = np.full(SIZE, -1)
+    expected[large.astype(bool)] = 1
+    expected[small.astype(bool)] = 0
+    expected[8:, 10:] = 3
+    np.testing.assert_array_equal(read_instance_map({"annotations": annotations}, SIZE), expected)
+
+
+def test_an_instance_of_several_polygons_is_one():
+    record = {"annotations": [{"segmentation": [polygon(0, 0, 2, 2), polygon(5, 5, 2, 2)]}]}
+    instances = read_instance_map(record, SIZE)
+    np.testing.assert_array_equal(instances == 0, mask(0, 0, 2, 2) + mask(5, 5, 2, 2) > 0)
+
+
+def test_a_mask_of_another_size_is_an_error():
+    record = {"annotations": [{"segmentation": mask_util.encode(mask(0, 0, 2, 2))}]}
+    with pytest.raises(ValueError, match="annotation 0 is 10 x 12, but the image is 20 x 12"):
+        read_instance_map(record, (20, 12))
+
+
+def test_panoptic_things(tmp_path):
+    ids = np.array([[1000, 70000, 3], [70000, 5, 9]])
+    picture = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
+    path = str(tmp_path / "panoptic.png")
+    Image.fromarray(picture).save(path)
+    segments = [
+        {"id": 3, "category_id": 0, "isthing": False},
+        {"id": 70000, "category_id": 0, "isthing": True},
+        {"id": 5, "category_id": 1, "isthing": True, "iscrowd": 1},
+        {"id": 1000, "category_id": 2},
+    ]
+    record = {"pan_seg_file_name": path, "segments_info": segments}
+    expected = [[-1, 1, -1], [1, -1, -1]]
+    assert read_instance_map(record, ids.shape).tolist() == expected
+    assert read_instance_map(record, ids.shape, thing_ids={2}).tolist() == [[3, 1, -1], expected[1]]
+
+
+def test_has_instances():
+    assert has_instances({"annotations": []})
+    assert has_instances({"pan_seg_file_name": "x"})
+    assert not has_instances({"sem_seg_file_name": "x"})

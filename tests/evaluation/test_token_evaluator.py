@@ -1,0 +1,211 @@
+import json
+import math
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+from sgr.evaluation import TokenSemanticsEvaluator
+from sgr.modeling.reasoning.concept_regions import ConceptRegions
+
+SIZE = (8, 16)
+STRIDE = 4
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Registers records; returns a function (records, **metadata) -> name."""
+    name = f"tokens_{tmp_path.name}"
+
+    def register(records, **metadata):
+        for index, record in enumerate(records):
+            record["file_name"] = f"{index}.jpg"
+            record["height"], record["width"] = SIZE
+            for key in ("sem_seg_file_name", "pan_seg_file_name"):
+                if key in record:
+                    path = str(tmp_path / f"{key}-{index}.png")
+                    Image.fromarray(record[key]).save(path)
+                    record[key] = path
+        DatasetCatalog.register(name, lambda: records)
+        MetadataCatalog.get(name).set(**metadata)
+        return name
+
+    yield register
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+def inputs(index=0, size=SIZE):
+    return [{"file_name": f"{index}.jpg", "image": torch.zeros(3, *size)}]
+
+
+def outputs(probabilities):
+    """One image's output; probabilities (K, h, w)."""
+    logits = torch.tensor(probabilities, dtype=torch.float64).logit()[None]
+    return [{"concept_regions": ConceptRegions(logits, stride=STRIDE)}]
+
+
+def halves(left, right):
+    """(8, 16) labels."""
+    return np.array([[left, right]], np.uint8).repeat(8, 0).repeat(8, 1)
+
+
+def box(x, y, w, h, **extra):
+    return {"segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]], **extra}
+
+
+LEFT = [[1.0, 1, 0, 0]] * 2
+RIGHT = [[0.0, 0, 1, 1]] * 2
+WEAK = [[0.4] * 4] * 2
+
+
+def test_classes_of_pure_and_mixed_tokens(dataset):
+    name = dataset([{"sem_seg_file_name": halves(0, 2)}], ignore_label=255)
+    evaluator = TokenSemanticsEvaluator(name)
+    evaluator.process(inputs(), outputs([LEFT, RIGHT, WEAK]))
+    tokens = evaluator.evaluate()["tokens"]
+    assert tokens["S_C"] == pytest.approx(math.log(2) / 3)
+    assert tokens["D_C"] == pytest.approx(2 / 3 * 0.5)
+    assert tokens["S_C_active"] == 0
+    assert tokens["D_C_active"] == pytest.approx(0.5)
+    assert tokens["active_tokens"] == 2
+    assert tokens["images_C"] == 1
+    assert not [key for key in tokens if "I" in key]
+
+
+@pytest.mark.parametrize("ignore_label", [11, 255])
+def test_the_ignore_label_is_the_metadatas(dataset, ignore_label):
+    name = dataset([{"sem_seg_file_name": halves(0, ignore_label)}], ignore_label=ignore_label)
+    evaluator = TokenSemanticsEvaluator(name)
+    evaluator.process(inputs(), outputs([LEFT, WEAK, RIGHT]))
+    tokens = evaluator.evaluate()["tokens"]
+    assert tokens["S_C"] == 0 and tokens["D_C"] == 0
+
+
+def test_instances_of_annotations(dataset):
+    annotations = [
+        box(0, 0, 8, 8),
+        box(8, 0, 8, 4),
+        box(0, 0, 16, 8, iscrowd=1),
+        {"bbox": [0, 0, 4, 4]},
+    ]
+    name = dataset([{"annotations": annotations}])
+    evaluator = TokenSemanticsEvaluator(name)
+    evaluator.process(inputs(), outputs([LEFT, WEAK]))
+    tokens = evaluator.evaluate()["tokens"]
+    shares = 2 / 3, 1 / 3
+    assert tokens["S_I"] == pytest.approx(-sum(p * math.log(p) for p in shares) / 2)
+    assert tokens["D_I"] == pytest.approx(1 / 36 * 2)  # (1, 0), (2/3, 1/3): 1/6 off in each bin
+    assert tokens["images_I"] == 1 and "S_C" not in tokens
+
+
+def test_instances_of_panoptic_segments(dataset):
+    ids = halves(7, 5)
+    ids[4:, 8:] = 6
+    picture = np.stack([ids, np.ones_like(ids), np.zeros_like(ids)], axis=-1)
+    segments = [
+        {"id": 256 + 7, "category_id": 0},
+        {"id": 256 + 5, "category_id": 1},
+        {"id": 256 + 6, "category_id": 8},
+    ]
+    name = dataset(
+        [{"pan_seg_file_name": picture, "segments_info": segments}],
+        thing_dataset_id_to_contiguous_id={100: 0, 101: 1},
+    )
+    evaluator = TokenSemanticsEvaluator(name)
+    evaluator.process(inputs(), outputs([WEAK]))
+    shares = 2 / 3, 1 / 3
+    expected = -sum(p * math.log(p) for p in shares)
+    assert evaluator.evaluate()["tokens"]["S_I"] == pytest.approx(expected)
+
+
+def test_means_are_over_the_images_that_have_a_value(dataset):
+    records = [
+        {"sem_seg_file_name": halves(0, 1), "annotations": [box(0, 0, 8, 8), box(8, 0, 8, 8)]},
+        {"sem_seg_file_name": halves(255, 255), "annotations": []},
+        {"sem_seg_file_name": halves(1, 1), "annotations": []},
+    ]
+    name = dataset(records, ignore_label=255)
+    evaluator = TokenSemanticsEvaluator(name)
+    for index, regions in enumerate([[WEAK], [LEFT], [WEAK]]):
+        evaluator.process(inputs(index), outputs(regions))
+    tokens = evaluator.evaluate()["tokens"]
+    assert tokens["images_C"] == 2 and tokens["images_I"] == 1
+    assert tokens["S_C"] == pytest.approx(math.log(2) / 2)
+    assert tokens["S_I"] == pytest.approx(math.log(2))
+    assert "S_C_active" not in tokens  # only the unlabelled image has an active token
+    assert tokens["active_tokens"] == pytest.approx(1 / 3)
+
+
+def test_the_input_may_be_resized(dataset):
+    name = dataset([{"sem_seg_file_name": halves(0, 2)}], ignore_label=255)
+    small, large = TokenSemanticsEvaluator(name), TokenSemanticsEvaluator(name)
+    regions = np.random.default_rng(0).random((5, 2, 4))
+    small.process(inputs(), outputs(regions))
+    large.process(inputs(size=(16, 32)), outputs(regions.repeat(2, 1).repeat(2, 2)))
+    assert small.evaluate()["tokens"] == pytest.approx(large.evaluate()["tokens"])
+
+
+def test_results_are_written_and_reset_forgets(dataset, tmp_path):
+    name = dataset([{"sem_seg_file_name": halves(0, 2)}], ignore_label=255)
+    evaluator = TokenSemanticsEvaluator(name, output_dir=str(tmp_path / "out"))
+    evaluator.process(inputs(), outputs([WEAK]))
+    tokens = evaluator.evaluate()["tokens"]
+    assert json.loads((tmp_path / "out" / "tokens.json").read_text()) == tokens
+    evaluator.reset()
+    assert evaluator.evaluate() == {"tokens": {}}
+
+
+def test_no_ground_truth_at_all_is_said(dataset, caplog):
+    evaluator = TokenSemanticsEvaluator(dataset([{}]))
+    evaluator.process(inputs(), outputs([WEAK]))
+    assert evaluator.evaluate() == {"tokens": {"active_tokens": 0}}
+    assert "neither sem_seg_file_name" in caplog.text
+
+
+def test_user_mistakes_are_named(dataset):
+    name = dataset([{"sem_seg_file_name": halves(0, 2)}], ignore_label=255)
+    evaluator = TokenSemanticsEvaluator(name)
+    with pytest.raises(ValueError, match="sgr.supervise_concepts.*TEST.TOKENS.ENABLED to False"):
+        evaluator.process(inputs(), [{"sem_seg": torch.zeros(3, *SIZE)}])
+    with pytest.raises(ValueError, match="batch size 1, got 2"):
+        regions = ConceptRegions(torch.zeros(2, 1, 2, 4), stride=STRIDE)
+        evaluator.process(inputs(), [{"concept_regions": regions}])
+    with pytest.raises(ValueError, match="without a stride"):
+        evaluator.process(inputs(), [{"concept_regions": ConceptRegions(torch.zeros(1, 1, 2, 4))}])
+    with pytest.raises(KeyError, match="other.jpg is not an image of"):
+        other = [{"file_name": "other.jpg", "image": torch.zeros(3, *SIZE)}]
+        evaluator.process(other, outputs([WEAK]))
+
+
+def test_two_processes_equal_one(tmp_path):
+    """An odd number of images, and a process without any."""
+    script = Path(__file__).with_name("evaluate_share.py")
+    root = Path(__file__).parents[2]
+    environment = dict(os.environ, PYTHONPATH=str(root / "projects" / "SGR"))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", script, str(rank), "2", tmp_path, "5", "1"],
+            env=environment,
+        )
+        for rank in range(2)
+    ]
+    evaluate_share = runpy.run_path(str(script))["evaluate_share"]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+
+    for num_images in (5, 1):
+        alone = evaluate_share(0, 1, tmp_path, num_images)["tokens"]
+        main, other = (
+            json.loads((tmp_path / f"{num_images}-{rank}.json").read_text()) for rank in range(2)
+        )
+        assert other is None
+        assert alone["images_C"] == num_images
+        assert alone.get("images_I", 0) == num_images // 2
+        assert list(main["tokens"]) == list(alone)
+        assert main["tokens"] == pytest.approx(alone, rel=1e-12)
