@@ -1,0 +1,25 @@
+"""Pictures for people: NumPy arrays in, RGB pictures out."""
+
+from .colors import class_colors, distinct_colors
+from .curves import draw_training_curves, read_metrics
+from .histograms import draw_token_histograms
+from .overlays import color_labels, overlay_heat, overlay_labels
+from .panel import draw_panel
+from .regions import most_used_regions, upsample_region
+from .segments import draw_segments, number_names
+
+__all__ = [
+    "class_colors",
+    "color_labels",
+    "distinct_colors",
+    "draw_panel",
+    "draw_segments",
+    "draw_token_histograms",
+    "draw_training_curves",
+    "most_used_regions",
+    "number_names",
+    "overlay_heat",
+    "overlay_labels",
+    "read_metrics",
+    "upsample_region",
+]

@@ -1,0 +1,69 @@
+"""Colours that are easy to tell apart."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["UNLABELLED", "class_colors", "distinct_colors"]
+
+# Pixels that belong to nothing.
+UNLABELLED = np.array([48, 48, 48], dtype=np.uint8)
+
+_GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
+# Lightness and chroma in OKLab, in turn. With three of them, a tone meets nearly the same hue again
+# only after 21 colours, and from there on the lightness shifts.
+_TONES = np.array([[0.70, 0.15], [0.84, 0.10], [0.54, 0.14]])
+_SHIFTS = np.array([0.0, -0.08, 0.05])
+
+
+def distinct_colors(count: int) -> np.ndarray:
+    """``count`` colours, always the same ones; the first twenty differ most.
+
+    Hues advance by the golden angle in the OKLab space, where equal steps look equal.
+
+    Returns:
+        (count, 3) uint8, RGB.
+    """
+    index = np.arange(count)
+    lightness, chroma = _TONES[index % len(_TONES)].T
+    lightness = lightness + _SHIFTS[index // 21 % len(_SHIFTS)]
+    hue = 0.5 + index * _GOLDEN_ANGLE
+    return _oklab_to_rgb(lightness, chroma * np.cos(hue), chroma * np.sin(hue))
+
+
+def class_colors(metadata, count: int) -> np.ndarray:
+    """The dataset's own colours (``stuff_colors`` in its metadata), or distinct ones.
+
+    Args:
+        metadata: Detectron2 metadata, or anything with its ``get``.
+        count: number of classes.
+
+    Returns:
+        (count, 3) uint8, RGB.
+    """
+    colors = metadata.get("stuff_colors")
+    if colors is None or len(colors) < count:
+        return distinct_colors(count)
+    return np.asarray(colors[:count], dtype=np.uint8)
+
+
+def _oklab_to_rgb(lightness: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """OKLab (B. Ottosson, 2020) to 8-bit sRGB, clipped to its gamut."""
+    lms = np.stack(
+        [
+            lightness + 0.3963377774 * a + 0.2158037573 * b,
+            lightness - 0.1055613458 * a - 0.0638541728 * b,
+            lightness - 0.0894841775 * a - 1.2914855480 * b,
+        ],
+        axis=-1,
+    )
+    to_linear_rgb = np.array(
+        [
+            [4.0767416621, -3.3077115913, 0.2309699292],
+            [-1.2684380046, 2.6097574011, -0.3413193965],
+            [-0.0041960863, -0.7034186147, 1.7076147010],
+        ]
+    )
+    linear = (lms**3 @ to_linear_rgb.T).clip(0, 1)
+    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return np.round(255 * encoded).astype(np.uint8)

@@ -1,0 +1,119 @@
+"""Curves of one or several trainings from Detectron2's metrics.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.ndimage import median_filter
+
+from .figure import add_axes, new_figure, render
+
+__all__ = ["draw_training_curves", "read_metrics"]
+
+_WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 3.6, 2.4, 0.65, 0.35, 0.5
+# Names that say which way is better, for the metrics that people know.
+_TITLES = {
+    "total_loss": "total loss",
+    "sem_seg/mIoU": "mIoU (%)",
+    "tokens/S_C": "$S_C$ (lower is better)",
+    "tokens/D_C": "$D_C$ (higher is better)",
+    "tokens/S_I": "$S_I$ (lower is better)",
+    "tokens/D_I": "$D_I$ (higher is better)",
+}
+
+
+def read_metrics(path: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Read a training's metrics.
+
+    Args:
+        path: a ``metrics.json`` (one JSON object per line), or the folder that holds it.
+
+    Returns:
+        Metric -> (iterations, values), by increasing iteration. Where a resumed training wrote an
+        iteration again, the later value counts.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    path = Path(path)
+    path = path / "metrics.json" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; a trainer writes it to its OUTPUT_DIR")
+    series: dict[str, dict[int, float]] = {}
+    for line in path.read_text().splitlines():
+        if not line.strip():
+            continue
+        entry = json.loads(line)
+        for name, value in entry.items():
+            if name != "iteration" and isinstance(value, (int, float)):
+                series.setdefault(name, {})[entry["iteration"]] = value
+    return {
+        name: (np.array(sorted(points)), np.array([points[key] for key in sorted(points)]))
+        for name, points in series.items()
+    }
+
+
+def draw_training_curves(
+    runs: Mapping[str, str | Path],
+    metrics: Sequence[str] = ("total_loss", "sem_seg/mIoU", "tokens/S_C"),
+) -> np.ndarray:
+    """One plot per metric, one line per training, over the iterations.
+
+    Curves of many points are drawn pale, with their running median on top.
+
+    Args:
+        runs: name of a training -> its metrics.json or folder.
+        metrics: names in metrics.json.
+
+    Returns:
+        (height, width, 3) uint8, RGB.
+
+    Raises:
+        FileNotFoundError: if a training has no metrics.json.
+        ValueError: if no training has one of the metrics.
+    """
+    series = {name: read_metrics(path) for name, path in runs.items()}
+    known = sorted({metric for values in series.values() for metric in values})
+    for metric in metrics:
+        if metric not in known:
+            raise ValueError(f"no training has the metric {metric!r}; they have {known}")
+
+    legend_height = 0.3 if len(runs) > 1 else 0.05
+    figure = new_figure(
+        len(metrics) * (_LEFT + _WIDTH) + 0.2, _TOP + _HEIGHT + _BOTTOM + legend_height
+    )
+    handles = {}
+    for column, metric in enumerate(metrics):
+        left = _LEFT + column * (_WIDTH + _LEFT)
+        axes = add_axes(figure, left, _TOP, _WIDTH, _HEIGHT)
+        for index, (run, values) in enumerate(series.items()):
+            if metric in values:
+                handles[run] = _show_curve(axes, *values[metric], f"C{index}")
+        axes.set_title(_TITLES.get(metric, metric), fontsize=9)
+        axes.set_xlabel("iteration", fontsize=8)
+        axes.tick_params(labelsize=7.5)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="0.9", linewidth=0.6)
+    if len(runs) > 1:
+        figure.legend(
+            handles=list(handles.values()),
+            labels=list(handles),
+            loc="lower center",
+            ncols=len(handles),
+            fontsize=8.5,
+            frameon=False,
+            borderaxespad=0.1,
+        )
+    return render(figure)
+
+
+def _show_curve(axes, iterations: np.ndarray, values: np.ndarray, color: str):
+    if len(values) < 40:
+        return axes.plot(iterations, values, color=color, marker="o", markersize=3)[0]
+    axes.plot(iterations, values, color=color, alpha=0.3, linewidth=0.8)
+    window = 2 * (len(values) // 50) + 3
+    median = median_filter(values, size=window, mode="nearest")
+    return axes.plot(iterations, median, color=color, linewidth=1.6)[0]

@@ -1,0 +1,126 @@
+"""What single tokens gather: their regions beside their histograms (Fig. B)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from .colors import distinct_colors
+from .figure import add_axes, new_figure, picture_axes, render
+from .overlays import overlay_heat, overlay_labels
+from .segments import show_segments
+
+__all__ = ["draw_token_histograms"]
+
+_PICTURE_WIDTH, _BARS_WIDTH = 3.0, 2.9
+_LEFT, _TITLE = 0.15, 0.45
+# Room beside the bars for the axis' numbers, and below them for their slanted names.
+_AXIS_NUMBERS, _TICK_NAMES = 0.4, 0.75
+
+
+def draw_token_histograms(
+    image: np.ndarray,
+    regions: np.ndarray,
+    token_names: Sequence[str],
+    *,
+    class_histograms: np.ndarray | None = None,
+    class_names: Sequence[str] = (),
+    class_colors: np.ndarray | None = None,
+    instance_map: np.ndarray | None = None,
+    instance_histograms: np.ndarray | None = None,
+    instance_names: Sequence[str] = (),
+    max_bars: int = 10,
+) -> np.ndarray:
+    """One row per token: its region, its histogram over instances and that over classes.
+
+    P(w) is the share of the region's weight that lies on a class or instance; the title gives the
+    histogram's entropy (natural logarithm), which the token metrics average. Where there are
+    instances, the first column shows them. Columns without a name are left out.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        regions: (T, H, W) in [0, 1], at the image's size.
+        token_names: T titles.
+        class_histograms: (T, N), rows that sum to 1, or to 0 where a token has no labelled pixel.
+        class_names: N names; ``class_colors`` (N, 3) uint8 are the bars' colours.
+        instance_map: (H, W) integers in [0, M); anything else stands for no instance.
+        instance_histograms, instance_names: (T, M), and M names.
+        max_bars: the heaviest bins over these tokens are shown, the others added up as "other".
+
+    Returns:
+        (height, width, 3) uint8, RGB.
+    """
+    kinds = []
+    if len(instance_names):
+        instance_colors = distinct_colors(len(instance_names))
+        kinds.append(("instances", instance_histograms, instance_names, instance_colors))
+    if len(class_names):
+        if class_colors is None:
+            class_colors = distinct_colors(len(class_names))
+        kinds.append(("classes", class_histograms, class_names, class_colors))
+
+    picture_height = _PICTURE_WIDTH * image.shape[0] / image.shape[1]
+    bars_height = max(picture_height - _TICK_NAMES, 1.2)
+    row_height = max(picture_height, bars_height + _TICK_NAMES) + _TITLE
+    pictures = 1 + bool(len(instance_names))
+    first_bars = _LEFT + pictures * (_PICTURE_WIDTH + _LEFT) + _AXIS_NUMBERS
+    width = first_bars + len(kinds) * (_BARS_WIDTH + _AXIS_NUMBERS + _LEFT) - _AXIS_NUMBERS
+    figure = new_figure(width, len(regions) * row_height + _LEFT)
+
+    if len(instance_names):
+        picture = overlay_labels(image, instance_map, instance_colors)
+        axes = picture_axes(figure, picture, _LEFT, _TITLE, _PICTURE_WIDTH, "instances")
+        show_segments(axes, instance_map, instance_names)
+    for row, (region, name) in enumerate(zip(regions, token_names)):
+        top = _TITLE + row * row_height
+        left = _LEFT + (pictures - 1) * (_PICTURE_WIDTH + _LEFT)
+        picture_axes(figure, overlay_heat(image, region), left, top, _PICTURE_WIDTH, name)
+        left = first_bars
+        for kind, histograms, names, colors in kinds:
+            axes = add_axes(figure, left, top, _BARS_WIDTH, bars_height)
+            bars = _heaviest(histograms, names, colors, row, max_bars)
+            _show_bars(axes, *bars, f"{kind}, {_entropy_text(histograms[row])}")
+            left += _BARS_WIDTH + _AXIS_NUMBERS + _LEFT
+    return render(figure)
+
+
+def _heaviest(
+    histograms: np.ndarray, names: Sequence[str], colors: np.ndarray, row: int, max_bars: int
+) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """The row's values in the bins that are heaviest over all rows, in the bins' order."""
+    if len(names) <= max_bars:
+        return histograms[row], list(names), np.asarray(colors)
+    kept = np.sort(np.argsort(-histograms.sum(axis=0), kind="stable")[: max_bars - 1])
+    values = histograms[row, kept]
+    rest = histograms[row].sum() - values.sum()
+    return (
+        np.append(values, max(rest, 0)),
+        [*(names[index] for index in kept), "other"],
+        np.concatenate([np.asarray(colors)[kept], [[150, 150, 150]]]),
+    )
+
+
+def _entropy_text(histogram: np.ndarray) -> str:
+    positive = histogram[histogram > 0].astype(np.float64)
+    if positive.size == 0:
+        return "no labelled pixel"
+    return f"entropy {max(-(positive * np.log(positive)).sum(), 0):.2f}"
+
+
+def _show_bars(
+    axes: Axes, values: np.ndarray, names: list[str], colors: np.ndarray, title: str
+) -> None:
+    places = np.arange(len(values))
+    axes.bar(places, values, width=0.75, color=colors / 255, edgecolor="0.3", linewidth=0.5)
+    axes.set_ylim(0, 1)
+    axes.set_xlim(-0.6, max(len(values), 4) - 0.4)
+    axes.set_xticks(places, names, rotation=40, ha="right", rotation_mode="anchor", fontsize=7)
+    axes.set_yticks([0, 0.5, 1])
+    axes.tick_params(axis="both", length=2, labelsize=7)
+    axes.set_ylabel("P(w)", fontsize=8, labelpad=1)
+    axes.set_title(title, fontsize=8.5, pad=4)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)

@@ -1,0 +1,94 @@
+"""Label maps and heat maps as pictures of the image's size."""
+
+from __future__ import annotations
+
+import cv2
+import matplotlib
+import numpy as np
+
+from .colors import UNLABELLED
+
+__all__ = ["check_same_size", "color_labels", "overlay_heat", "overlay_labels"]
+
+_HEAT = (matplotlib.colormaps["inferno"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
+
+
+def color_labels(labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """Paint a label map.
+
+    Args:
+        labels: (H, W) integers. Those outside [0, N), such as -1 or an ignore label, are painted
+            dark grey.
+        colors: (N, 3) uint8, RGB.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+    """
+    table = np.concatenate([np.asarray(colors, dtype=np.uint8).reshape(-1, 3), UNLABELLED[None]])
+    inside = (labels >= 0) & (labels < len(colors))
+    return table[np.where(inside, labels, len(colors))]
+
+
+def overlay_labels(
+    image: np.ndarray, labels: np.ndarray, colors: np.ndarray, *, opacity: float = 0.6
+) -> np.ndarray:
+    """Lay a label map over an image, with a light line between different labels.
+
+    Pixels without a label show the image, darkened.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        labels: (H, W) integers; outside [0, N) stands for no label.
+        colors: (N, 3) uint8, RGB.
+        opacity: of the colours, in [0, 1].
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+    """
+    check_same_size(image, labels)
+    picture = _blend(image, color_labels(labels, colors), opacity)
+    # A pixel is on the border if its right or lower neighbour has another label.
+    borders = np.zeros(labels.shape, dtype=bool)
+    borders[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    borders[:-1] |= labels[:-1] != labels[1:]
+    picture[borders] = 245
+    return picture
+
+
+def overlay_heat(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Lay one soft region over an image, which is shown grey and darkened (as in Fig. 4).
+
+    The scale is the same for every region: 0 leaves the grey image, 1 is the brightest yellow.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        heat: (H, W) in [0, 1].
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+    """
+    check_same_size(image, heat)
+    heat = heat.astype(np.float32).clip(0, 1)
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].repeat(3, axis=-1)
+    return _blend(
+        (0.6 * grey).astype(np.uint8),
+        _HEAT[np.round(255 * heat).astype(np.int32)],
+        0.75 * np.sqrt(heat)[..., None],
+    )
+
+
+def check_same_size(image: np.ndarray, other: np.ndarray) -> None:
+    """
+    Raises:
+        ValueError: if ``image`` is not (H, W, 3) uint8, or ``other`` not (H, W).
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"expected an (H, W, 3) uint8 image, got {image.shape} {image.dtype}")
+    if other.shape != image.shape[:2]:
+        raise ValueError(
+            f"a map of shape {other.shape} cannot be laid over an image of {image.shape[:2]}"
+        )
+
+
+def _blend(below: np.ndarray, above: np.ndarray, opacity: float | np.ndarray) -> np.ndarray:
+    return np.round(below * (1 - opacity) + above * opacity).astype(np.uint8)

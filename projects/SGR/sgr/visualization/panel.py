@@ -1,0 +1,125 @@
+"""All about one image on one page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.patches import Patch
+
+from .colors import UNLABELLED, distinct_colors
+from .figure import new_figure, picture_axes, render
+from .overlays import check_same_size, color_labels, overlay_heat, overlay_labels
+from .segments import number_names, show_segments
+
+__all__ = ["draw_panel"]
+
+_TILE_WIDTH, _GAP, _MARGIN = 3.0, 0.12, 0.12
+_LEGEND_ROW = 0.2
+
+
+def draw_panel(
+    image: np.ndarray,
+    *,
+    class_names: Sequence[str],
+    class_colors: np.ndarray | None = None,
+    ground_truth: np.ndarray | None = None,
+    components: tuple[np.ndarray, np.ndarray] | None = None,
+    prediction: np.ndarray | None = None,
+    regions: np.ndarray | None = None,
+    region_names: Sequence[str] = (),
+    columns: int = 4,
+) -> np.ndarray:
+    """Image, ground truth, components, prediction, then concept regions, and a legend.
+
+    What is None is left out.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        class_names: N names; ``class_colors`` (N, 3) uint8, RGB.
+        ground_truth, prediction: (H, W) integers; outside [0, N) is unlabelled.
+        components: (H, W) index of each pixel's component, -1 for none, and (C,) their classes:
+            an ``sgr.data.components.ComponentMap``.
+        regions: (T, H, W) in [0, 1], at the image's size.
+        region_names: T titles, of one or two lines.
+        columns: tiles in a row.
+
+    Returns:
+        (height, width, 3) uint8, RGB.
+
+    Raises:
+        ValueError: if sizes differ, or regions and their names differ in number.
+    """
+    if class_colors is None:
+        class_colors = distinct_colors(len(class_names))
+    regions = () if regions is None else regions
+    if len(regions) != len(region_names):
+        raise ValueError(f"{len(regions)} regions have {len(region_names)} names")
+    maps = [labels for labels in (ground_truth, prediction) if labels is not None]
+    for labels in maps:
+        check_same_size(image, labels)
+
+    tiles = [("image", image)]
+    if ground_truth is not None:
+        tiles.append(("ground truth", color_labels(ground_truth, class_colors)))
+    if components is not None:
+        indices, classes = components
+        picture = overlay_labels(image, indices, distinct_colors(len(classes)))
+        tiles.append((f"connected components: {len(classes)}", picture))
+        components_at = divmod(len(tiles) - 1, columns)
+    if prediction is not None:
+        tiles.append(("prediction", color_labels(prediction, class_colors)))
+    # The regions begin a row of their own.
+    rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
+    heat = [(name, overlay_heat(image, region)) for name, region in zip(region_names, regions)]
+    rows += [heat[start : start + columns] for start in range(0, len(heat), columns)]
+
+    widest = max(len(row) for row in rows)
+    width = 2 * _MARGIN + widest * _TILE_WIDTH + (widest - 1) * _GAP
+    tile_height = _TILE_WIDTH * image.shape[0] / image.shape[1]
+    titles = [0.06 + 0.15 * max(title.count("\n") + 1 for title, _ in row) for row in rows]
+    entries = _legend_entries(maps, class_names, class_colors)
+    # About 0.075 inch per letter, and half an inch for the patch and the gaps.
+    longest = max((len(name) for name, _ in entries), default=0)
+    legend_rows = -(-len(entries) // max(1, int(width / (0.5 + 0.075 * longest))))
+    legend_height = _LEGEND_ROW * legend_rows + 0.1 if entries else 0
+    height = 2 * _MARGIN + sum(titles) + len(rows) * (tile_height + _GAP) + legend_height
+    figure = new_figure(width, height)
+
+    top = _MARGIN
+    for row, title_height in enumerate(titles):
+        top += title_height
+        for column, (title, picture) in enumerate(rows[row]):
+            left = _MARGIN + column * (_TILE_WIDTH + _GAP)
+            axes = picture_axes(figure, picture, left, top, _TILE_WIDTH, title)
+            if components is not None and (row, column) == components_at:
+                show_segments(axes, indices, number_names([class_names[c] for c in classes]))
+        top += tile_height + _GAP
+    if entries:
+        figure.legend(
+            handles=[
+                Patch(facecolor=color / 255, edgecolor="0.4", linewidth=0.5, label=name)
+                for name, color in entries
+            ],
+            loc="lower center",
+            ncols=-(-len(entries) // legend_rows),
+            fontsize=8,
+            frameon=False,
+            borderaxespad=0.4,
+            handlelength=1.4,
+            columnspacing=1.2,
+            labelspacing=0.35,
+        )
+    return render(figure)
+
+
+def _legend_entries(
+    maps: list[np.ndarray], class_names: Sequence[str], class_colors: np.ndarray
+) -> list[tuple[str, np.ndarray]]:
+    """Name and colour of each class in the maps, and of unlabelled pixels if there are any."""
+    if not maps:
+        return []
+    values = np.unique(np.concatenate([np.unique(labels) for labels in maps]).astype(np.int64))
+    inside = (values >= 0) & (values < len(class_names))
+    entries = [(class_names[value], class_colors[value]) for value in values[inside]]
+    return entries if inside.all() else [*entries, ("unlabelled", UNLABELLED)]

@@ -1,0 +1,49 @@
+"""Concept regions at the image's size, and which of them to show."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+__all__ = ["most_used_regions", "upsample_region"]
+
+
+def most_used_regions(probabilities: np.ndarray, count: int) -> np.ndarray:
+    """The regions that carry most of an image's features, the most used first.
+
+    Ranked by mass times peak: mass alone would prefer regions that are faint everywhere to small
+    ones that are sure.
+
+    Args:
+        probabilities: (K, h, w) in [0, 1].
+        count: how many; fewer come back if there are fewer.
+
+    Returns:
+        (min(count, K),) indices.
+    """
+    cells = probabilities.reshape(len(probabilities), -1)
+    return np.argsort(-cells.sum(axis=1) * cells.max(axis=1), kind="stable")[:count]
+
+
+def upsample_region(
+    region: np.ndarray, stride: int, input_size: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray:
+    """Bring a region from a feature map's cells to the image's pixels, bilinearly.
+
+    Args:
+        region: (h, w), cells that cover the network's input.
+        stride: pixels of the input along each side of a cell.
+        input_size: (height, width) of the network's input, without padding.
+        size: (H, W) of the image.
+
+    Returns:
+        (H, W) float32.
+    """
+    rows, columns = region.shape
+    at_input = cv2.resize(
+        np.ascontiguousarray(region, dtype=np.float32),
+        (columns * stride, rows * stride),
+        interpolation=cv2.INTER_LINEAR,
+    )
+    at_input = at_input[: input_size[0], : input_size[1]]
+    return cv2.resize(at_input, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)

@@ -1,0 +1,114 @@
+"""Connected components and instances, each in a colour of its own and named (Fig. A)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+
+from .colors import distinct_colors
+from .figure import DPI, new_figure, picture_axes, render
+from .overlays import overlay_labels
+
+__all__ = ["draw_segments", "number_names", "show_segments"]
+
+_ATTEMPTS = 4
+_FONT_SIZES = (8, 6.5)
+
+
+def number_names(names: Sequence[str]) -> list[str]:
+    """["car", "road", "car"] -> ["car 1", "road", "car 2"]."""
+    totals, seen = Counter(names), Counter()
+    numbered = []
+    for name in names:
+        seen[name] += 1
+        numbered.append(f"{name} {seen[name]}" if totals[name] > 1 else name)
+    return numbered
+
+
+def draw_segments(
+    image: np.ndarray, indices: np.ndarray, names: Sequence[str], *, width: int = 720
+) -> np.ndarray:
+    """Picture of an image under its segments, each with its name where there is room.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        indices: (H, W) integers, the segment of each pixel; outside [0, N) stands for none.
+        names: N names, say from :func:`number_names`.
+        width: of the picture, in pixels.
+
+    Returns:
+        (about width * H / W, width, 3) uint8, RGB.
+    """
+    inches = width / DPI
+    figure = new_figure(inches, inches * image.shape[0] / image.shape[1])
+    picture = overlay_labels(image, indices, distinct_colors(len(names)))
+    show_segments(picture_axes(figure, picture, 0, 0, inches), indices, names)
+    return render(figure)
+
+
+def show_segments(axes: Axes, indices: np.ndarray, names: Sequence[str]) -> None:
+    """Write each segment's name at its most inner point; larger segments choose first.
+
+    A name that would run into another one moves to the next inner point, then shrinks, and is left
+    out if neither helps.
+
+    Args:
+        axes: axes that show a picture of the size of ``indices`` and will keep their place.
+        indices, names: as in :func:`draw_segments`.
+    """
+    areas = np.bincount(indices[(indices >= 0) & (indices < len(names))], minlength=len(names))
+    taken = []
+    for index in np.argsort(-areas, kind="stable"):
+        if areas[index] == 0:
+            break
+        for size in _FONT_SIZES:
+            box = _place(axes, indices == index, names[index], size, taken)
+            if box is not None:
+                taken.append(box)
+                break
+
+
+def _place(axes: Axes, mask: np.ndarray, name: str, font_size: float, taken: list):
+    """Write ``name`` inside ``mask`` clear of the boxes ``taken``; its box, or None."""
+    # A frame of zeros, so that the picture's edge counts as the segment's edge.
+    depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    renderer = axes.figure.canvas.get_renderer()
+    frame = axes.get_window_extent(renderer)
+    text = axes.text(
+        0,
+        0,
+        name,
+        fontsize=font_size,
+        color="white",
+        ha="center",
+        va="center",
+        path_effects=[patheffects.withStroke(linewidth=1.8, foreground="black")],
+    )
+    to_pixels, to_data = axes.transData, axes.transData.inverted()
+    for _ in range(_ATTEMPTS):
+        row, column = np.unravel_index(depth.argmax(), depth.shape)
+        if depth[row, column] == 0:
+            break
+        text.set_position((column, row))
+        box = text.get_window_extent(renderer).padded(2)
+        # Back into the picture where it sticks out.
+        shift_x = max(frame.x0 - box.x0, 0) + min(frame.x1 - box.x1, 0)
+        shift_y = max(frame.y0 - box.y0, 0) + min(frame.y1 - box.y1, 0)
+        if shift_x or shift_y:
+            x, y = to_pixels.transform((column, row))
+            text.set_position(to_data.transform((x + shift_x, y + shift_y)))
+            box = text.get_window_extent(renderer).padded(2)
+        if not any(box.overlaps(other) for other in taken):
+            return box
+        (x0, y0), (x1, y1) = to_data.transform([(box.x0, box.y1), (box.x1, box.y0)])
+        rows = slice(max(int(y0), 0), int(y1) + 1)
+        columns = slice(max(int(x0), 0), int(x1) + 1)
+        depth[rows, columns] = 0
+        depth[row, column] = 0
+    text.remove()
+    return None

@@ -1,0 +1,150 @@
+"""Figures come out as RGB pictures with something on them, and no text over other text."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from sgr.visualization import (
+    draw_panel,
+    draw_segments,
+    draw_token_histograms,
+    draw_training_curves,
+    number_names,
+    read_metrics,
+)
+from sgr.visualization.figure import new_figure, picture_axes
+from sgr.visualization.segments import show_segments
+
+CLASSES = ["sky", "road", "car"]
+
+
+def is_picture(picture):
+    return (
+        picture.dtype == np.uint8
+        and picture.ndim == 3
+        and picture.shape[2] == 3
+        and len(np.unique(picture)) > 50
+    )
+
+
+def test_names_are_numbered_where_they_repeat():
+    assert number_names(["car", "road", "car"]) == ["car 1", "road", "car 2"]
+
+
+def test_segments(scene):
+    image, _, segments, names = scene
+    picture = draw_segments(image, segments, names, width=400)
+    assert is_picture(picture)
+    assert picture.shape[1] == 400 and abs(picture.shape[0] - 300) <= 1
+    assert is_picture(draw_segments(image, np.full_like(segments, -1), []))
+
+
+def test_segment_names_do_not_overlap(scene):
+    image, *_ = scene
+    # 120 segments of 6 x 6 pixels: there is room for some of the names only.
+    y, x = np.mgrid[:60, :80]
+    segments = y // 6 * 14 + x // 6
+    names = [f"segment {index}" for index in range(140)]
+    figure = new_figure(4, 3)
+    axes = picture_axes(figure, image, 0, 0, 4)
+    show_segments(axes, segments, names)
+    renderer = figure.canvas.get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in axes.texts]
+    assert 5 < len(boxes) < 140
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    frame = axes.get_window_extent(renderer)
+    assert all(box.x0 >= frame.x0 and box.x1 <= frame.x1 for box in boxes)
+
+
+def test_panel(scene):
+    image, labels, segments, _ = scene
+    regions = np.random.default_rng(1).random((5, 60, 80)).astype(np.float32)
+    everything = draw_panel(
+        image,
+        class_names=CLASSES,
+        ground_truth=labels,
+        components=(segments, np.array([2, 2])),
+        prediction=np.zeros((60, 80), np.int64),
+        regions=regions,
+        region_names=[f"concept {k}\ncar 80 %" for k in range(5)],
+    )
+    only_image = draw_panel(image, class_names=CLASSES)
+    assert is_picture(everything) and is_picture(only_image)
+    assert everything.shape[0] > 2 * only_image.shape[0]
+    assert everything.shape[1] > 3 * only_image.shape[1]
+
+
+def test_a_panel_of_unlike_sizes_is_an_error(scene):
+    image, labels, *_ = scene
+    with pytest.raises(ValueError, match="cannot be laid over"):
+        draw_panel(image, class_names=CLASSES, prediction=labels[:30])
+    with pytest.raises(ValueError, match="2 regions have 1 names"):
+        draw_panel(image, class_names=CLASSES, regions=np.zeros((2, 60, 80)), region_names=["a"])
+
+
+def test_token_histograms(scene):
+    image, _, segments, names = scene
+    regions = np.random.default_rng(2).random((2, 60, 80))
+    class_histograms = np.array([[0.1, 0.2, 0.7], [0, 0, 0]])
+    by_class = {"class_histograms": class_histograms, "class_names": CLASSES}
+    by_instance = {
+        "instance_map": segments,
+        "instance_histograms": np.array([[0.5, 0.5], [1, 0]]),
+        "instance_names": names,
+    }
+    sizes = []
+    for columns in (by_class, by_instance, {**by_class, **by_instance}):
+        picture = draw_token_histograms(image, regions, ["concept 1", "concept 2"], **columns)
+        assert is_picture(picture)
+        sizes.append(picture.shape[1])
+    assert sizes[0] < sizes[1] < sizes[2]
+
+
+def test_many_bins_are_added_up(scene):
+    image, *_ = scene
+    picture = draw_token_histograms(
+        image,
+        np.zeros((1, 60, 80)),
+        ["concept"],
+        class_histograms=np.full((1, 40), 1 / 40),
+        class_names=[f"class {index}" for index in range(40)],
+    )
+    assert is_picture(picture)
+
+
+def write_metrics(folder, entries):
+    folder.mkdir()
+    (folder / "metrics.json").write_text("\n".join(map(json.dumps, entries)) + "\n")
+    return folder
+
+
+def test_metrics_of_a_resumed_training(tmp_path):
+    run = write_metrics(
+        tmp_path / "run",
+        [
+            {"iteration": 19, "total_loss": 3.0},
+            {"iteration": 39, "total_loss": 2.5, "sem_seg/mIoU": 20.0, "note": "text"},
+            {"iteration": 39, "total_loss": 2.0},
+            {"iteration": 29, "total_loss": 2.7},
+        ],
+    )
+    metrics = read_metrics(run)
+    assert set(metrics) == {"total_loss", "sem_seg/mIoU"}
+    iterations, values = metrics["total_loss"]
+    assert iterations.tolist() == [19, 29, 39] and values.tolist() == [3.0, 2.7, 2.0]
+    assert read_metrics(run / "metrics.json")["sem_seg/mIoU"][1].tolist() == [20.0]
+
+
+def test_training_curves(tmp_path):
+    long = [{"iteration": i, "total_loss": 3 - i / 100, "sem_seg/mIoU": i} for i in range(100)]
+    runs = {
+        "FCN": write_metrics(tmp_path / "fcn", [{"iteration": 5, "total_loss": 2.0}]),
+        "SGR": write_metrics(tmp_path / "sgr", long),
+    }
+    picture = draw_training_curves(runs, ["total_loss", "sem_seg/mIoU"])
+    assert is_picture(picture)
+    with pytest.raises(ValueError, match="no training has the metric 'tokens/S_C'.*total_loss"):
+        draw_training_curves(runs)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        draw_training_curves({"x": tmp_path / "nowhere"})

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+from sgr.visualization import (
+    class_colors,
+    color_labels,
+    distinct_colors,
+    overlay_heat,
+    overlay_labels,
+)
+
+
+def test_colours_are_distinct_and_stable():
+    colors = distinct_colors(171)
+    assert colors.shape == (171, 3) and colors.dtype == np.uint8
+    assert len(np.unique(colors, axis=0)) == 171
+    np.testing.assert_array_equal(distinct_colors(12), colors[:12])
+    first = colors[:12].astype(int)
+    distance = np.abs(first[:, None] - first).sum(-1) + 999 * np.eye(12, dtype=int)
+    assert distance.min() > 40
+    assert distinct_colors(0).shape == (0, 3)
+
+
+def test_a_datasets_own_colours_come_first():
+    own = [[1, 2, 3], [4, 5, 6]]
+    assert class_colors({"stuff_colors": own}, 2).tolist() == own
+    assert class_colors({}, 2).tolist() == distinct_colors(2).tolist()
+
+
+def test_labels_outside_the_classes_are_grey():
+    colors = np.array([[10, 20, 30], [200, 100, 0]], np.uint8)
+    picture = color_labels(np.array([[0, 1], [255, -1]]), colors)
+    assert picture[0].tolist() == colors.tolist()
+    assert picture[1].tolist() == [[48, 48, 48]] * 2
+    assert color_labels(np.array([[255]], np.uint8), colors).tolist() == [[[48, 48, 48]]]
+
+
+def test_labels_over_an_image(scene):
+    image, labels, _, _ = scene
+    picture = overlay_labels(image, labels, distinct_colors(3), opacity=1.0)
+    assert picture.shape == image.shape and picture.dtype == np.uint8
+    assert picture[15, 15].tolist() == distinct_colors(3)[0].tolist()
+    assert picture[29, 15].tolist() == [245] * 3  # the line between labels 0 and 1
+
+
+def test_heat_is_nothing_at_zero_and_bright_at_one(scene):
+    image, *_ = scene
+    grey = overlay_heat(image, np.zeros(image.shape[:2]))
+    assert (grey == grey[..., :1]).all() and grey.max() <= 153
+    hot = overlay_heat(np.zeros_like(image), np.ones(image.shape[:2]))
+    assert (hot[..., 0] > 150).all()
+
+
+def test_mistakes_are_named(scene):
+    image, labels, *_ = scene
+    with pytest.raises(ValueError, match=r"\(60, 70\) cannot be laid over an image of \(60, 80\)"):
+        overlay_labels(image, labels[:, :70], distinct_colors(3))
+    with pytest.raises(ValueError, match="uint8 image, got .* float64"):
+        overlay_heat(image / 255, np.zeros((60, 80)))

@@ -1,0 +1,29 @@
+import numpy as np
+import pytest
+from sgr.visualization import most_used_regions, upsample_region
+
+
+def test_sure_regions_come_before_faint_and_tiny_ones():
+    faint = np.full((4, 4), 0.1)
+    tiny, sure = np.zeros((4, 4)), np.zeros((4, 4))
+    tiny[0, 0] = 0.9
+    sure[:2, :2] = 0.9
+    regions = np.stack([faint, tiny, sure])
+    assert most_used_regions(regions, 2).tolist() == [2, 1]
+    assert sorted(most_used_regions(regions, 9).tolist()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("size", [(20, 28), (40, 56), (11, 17)])
+def test_a_region_lands_where_its_cells_are(size):
+    region = np.zeros((3, 4), np.float32)
+    region[1, 2] = 1  # rows 8 to 16, columns 16 to 24 of the input
+    heat = upsample_region(region, 8, (20, 28), size)
+    assert heat.shape == size and 0.85 < heat.max() <= 1
+    row, column = np.unravel_index(heat.argmax(), size)
+    assert 8 <= (row + 0.5) * 20 / size[0] <= 16
+    assert 16 <= (column + 0.5) * 28 / size[1] <= 24
+
+
+def test_a_constant_region_stays_constant():
+    region = np.full((2, 2), 0.3, np.float32)
+    np.testing.assert_allclose(upsample_region(region, 16, (17, 30), (33, 9)), 0.3, rtol=1e-5)

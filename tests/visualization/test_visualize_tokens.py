@@ -1,0 +1,82 @@
+"""The tool from its command line to its pictures, with a model that knows nothing."""
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY
+from PIL import Image
+from sgr.modeling.reasoning.concept_regions import ConceptRegions
+
+TOOL = Path(__file__).parents[2] / "tools" / "visualize_tokens.py"
+
+
+class RandomTokens(torch.nn.Module):
+    """Six random regions of stride 16, and one class everywhere."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, inputs):
+        height, width = inputs[0]["image"].shape[-2:]
+        logits = torch.randn(1, 6, -(-height // 16), -(-width // 16)) + self.bias
+        scores = torch.zeros(3, inputs[0]["height"], inputs[0]["width"])
+        return [{"sem_seg": scores, "concept_regions": ConceptRegions(logits, stride=16)}]
+
+
+@pytest.fixture
+def dataset(scene, tmp_path):
+    image, labels, _, _ = scene
+    Image.fromarray(image).save(tmp_path / "street.png")
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    polygons = [[8, 34, 28, 34, 28, 46, 8, 46], [40, 36, 70, 36, 70, 50, 40, 50]]
+    record = {
+        "file_name": str(tmp_path / "street.png"),
+        "height": 60,
+        "width": 80,
+        "sem_seg_file_name": str(tmp_path / "labels.png"),
+        "annotations": [{"segmentation": [polygon], "category_id": 0} for polygon in polygons],
+    }
+    name = f"visualize_{tmp_path.name}"
+    DatasetCatalog.register(name, lambda: [record])
+    MetadataCatalog.get(name).set(
+        stuff_classes=["sky", "road", "car"], thing_classes=["car"], ignore_label=255
+    )
+    META_ARCH_REGISTRY.register(RandomTokens)
+    yield name
+    META_ARCH_REGISTRY._obj_map.pop("RandomTokens")
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+def test_pictures_are_written(dataset, tmp_path):
+    cfg = get_cfg()
+    cfg.MODEL.META_ARCHITECTURE = "RandomTokens"
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.INPUT.MIN_SIZE_TEST = 96
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    torch.save({"model": {"bias": torch.ones(1)}}, tmp_path / "weights.pth")
+    output = tmp_path / "pictures"
+
+    main = runpy.run_path(str(TOOL))["main"]
+    main(
+        ["--config-file", str(tmp_path / "config.yaml")]
+        + ["--weights", str(tmp_path / "weights.pth"), "--dataset", dataset]
+        + ["--num-images", "3", "--num-regions", "5", "--output", str(output)]
+    )
+
+    panel, tokens = (np.array(Image.open(output / f"street.{n}.png")) for n in ("panel", "tokens"))
+    assert panel.ndim == 3 and len(np.unique(panel)) > 50
+    assert tokens.ndim == 3 and len(np.unique(tokens)) > 50
+
+
+def test_numbers_below_one_are_refused(capsys):
+    parse_args = runpy.run_path(str(TOOL))["parse_args"]
+    with pytest.raises(SystemExit):
+        parse_args(["--config-file", "x.yaml", "--num-images", "0"])
+    assert "--num-images must be at least 1" in capsys.readouterr().err
