@@ -1,0 +1,195 @@
+#!/usr/bin/env python
+"""Count a model's multiply-adds and parameters, and the share of its reasoning modules.
+
+    python tools/analyze_model.py \
+        --config-file configs/coco-stuff-10k-171/maskformer_R101_sgr_bs16_78750.yaml
+
+Inference of one square image is counted from the image to the result at the image's size, as fvcore
+counts: a multiply-add is one flop; normalisation and interpolation count, other elementwise
+operations do not. The two products inside fused attention, which fvcore leaves out, have a line of
+their own. No checkpoint is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Iterator, Sequence
+
+import torch
+from fvcore.nn import FlopCountAnalysis, parameter_count
+from fvcore.nn.jit_handles import get_shape
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from detectron2.modeling import build_model
+
+from sgr.engine import load_config
+from sgr.modeling.reasoning import ReasoningModule
+
+_ATTENTION = "attention"
+
+
+@dataclass
+class Cost:
+    """Cost of a model or of a part of it.
+
+    Attributes:
+        gflops: multiply-adds, in 10^9, as fvcore counts.
+        attention_gflops: multiply-adds of the fused attention's two products, in 10^9, which fvcore
+            does not count: they come on top.
+        params_m: parameters, in 10^6.
+    """
+
+    gflops: float
+    attention_gflops: float
+    params_m: float
+
+
+@dataclass
+class ModelCost:
+    """Cost of a model, and of its reasoning modules as a part of it.
+
+    Attributes:
+        size: side of the square image, pixels.
+        model: the whole.
+        reasoning: the reasoning modules.
+        uncounted_ops: operations met that the count leaves out, with how often each was met.
+    """
+
+    size: int
+    model: Cost
+    reasoning: Cost
+    uncounted_ops: dict[str, int]
+
+
+class SemanticInference(nn.Module):
+    """What is traced: an image in, its scores out, both plain tensors."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        result = self.model([{"image": image}])[0]
+        if "sem_seg" not in result:
+            raise ValueError(
+                f"{type(self.model).__name__} gives {sorted(result)} but no 'sem_seg'; only "
+                "models of semantic segmentation can be counted"
+            )
+        return result["sem_seg"]
+
+
+class SemanticInference(nn.Module):
+    """What is traced: an image in, its scores out, both plain tensors."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        result = self.model([{"image": image}])[0]
+        if "sem_seg" not in result:
+            raise ValueError(
+                f"{type(self.model).__name__} gives {sorted(result)} but no 'sem_seg'; only "
+                "models of semantic segmentation can be counted"
+            )
+        return result["sem_seg"]
+
+
+def setup_cfg(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
+    """The config of a file with overrides."""
+    cfg = get_cfg()
+    add_sgr_config(cfg)
+    cfg.merge_from_file(config_file)
+    cfg.merge_from_list(list(opts))
+    cfg.freeze()
+    return cfg
+
+
+def analyze(model: nn.Module, size: int = 512) -> ModelCost:
+    """Count a meta-architecture's inference of one image.
+
+    Args:
+        model: a Detectron2 meta-architecture; put into evaluation mode.
+        size: side of the square image, pixels.
+
+    Raises:
+        ValueError: the model does not give semantic segmentation.
+    """
+    traced = SemanticInference(model).eval()
+    flops = FlopCountAnalysis(traced, torch.zeros(3, size, size))
+    flops.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
+    flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+    with torch.no_grad(), _plain_attention():
+        flops_by_module = flops.by_module_and_operator()
+        uncounted = flops.unsupported_ops()
+    params_by_module = parameter_count(traced)
+
+    def cost(names: list[str]) -> Cost:
+        counts = sum((flops_by_module[name] for name in names), Counter())
+        attention = counts.pop(_ATTENTION, 0)
+        params = sum(params_by_module[name] for name in names)
+        return Cost(sum(counts.values()) / 1e9, attention / 1e9, params / 1e6)
+
+    reasoning = [n for n, m in traced.named_modules() if isinstance(m, ReasoningModule)]
+    return ModelCost(size, cost([""]), cost(reasoning), dict(sorted(uncounted.items())))
+
+
+def format_table(cost: ModelCost) -> str:
+    """The cost as a table, with the operations left out below it."""
+    names = {
+        "gflops": "GFLOPs (fvcore)",
+        "attention_gflops": "+ attention products",
+        "params_m": "parameters (M)",
+    }
+    rows = []
+    for key, name in names.items():
+        whole, part = getattr(cost.model, key), getattr(cost.reasoning, key)
+        rows.append([name, f"{whole:.2f}", f"{part:.2f}", f"{part / whole if whole else 0:.1%}"])
+    headers = [f"{cost.size} x {cost.size}", "model", "of it reasoning", "share"]
+    table = tabulate(rows, headers, disable_numparse=True, colalign=("left",) + ("right",) * 3)
+    ops = ", ".join(f"{name} x{count}" for name, count in cost.uncounted_ops.items())
+    return f"{table}\n\nnot counted: {ops or 'nothing'}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, help="the model's YAML file")
+    parser.add_argument("--size", type=int, default=512, help="side of the square image, pixels")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides: KEY VALUE ...")
+    args = parser.parse_args(argv)
+    # The counts do not depend on the device, and every machine has this one.
+    cfg = load_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
+    cost = analyze(build_model(cfg), args.size)
+    print(json.dumps(asdict(cost), indent=2) if args.json else format_table(cost))
+    return 0
+
+
+def _attention_flops(inputs: list, outputs: list) -> Counter:
+    """Two products, queries with keys and weights with values."""
+    query, key, value = (get_shape(tensor) for tensor in inputs[:3])
+    return Counter({_ATTENTION: prod(query[:-1]) * key[-2] * (query[-1] + value[-1])})
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Keep torch's transformer layers off their fused operation, which hides what is inside."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
