@@ -1,0 +1,83 @@
+"""COCO-Stuff-10K: 80 things and 91 kinds of stuff, 9000 training and 1000 test images.
+
+Registers ``coco_stuff_10k_sem_seg_train`` and ``coco_stuff_10k_sem_seg_test``.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+
+from .registration import datasets_root, load_sem_seg_pairs, missing_dataset, register, set_paths
+
+__all__ = ["COCO_STUFF_CLASSES", "load_coco_stuff_10k"]
+
+# The things in the order of COCO's instance categories, then the stuff in COCO-Stuff's.
+COCO_STUFF_CLASSES = [category["name"] for category in COCO_CATEGORIES if category["isthing"]]
+COCO_STUFF_CLASSES += """
+banner blanket branch bridge building-other bush cabinet cage cardboard carpet ceiling-other
+ceiling-tile cloth clothes clouds counter cupboard curtain desk-stuff dirt door-stuff fence
+floor-marble floor-other floor-stone floor-tile floor-wood flower fog food-other fruit
+furniture-other grass gravel ground-other hill house leaves light mat metal mirror-stuff moss
+mountain mud napkin net paper pavement pillow plant-other plastic platform playingfield railing
+railroad river road rock roof rug salad sand sea shelf sky-other skyscraper snow solid-other stairs
+stone straw structural-other table tent textile-other towel tree vegetable wall-brick wall-concrete
+wall-other wall-panel wall-stone wall-tile wall-wood water-other waterdrops window-blind
+window-other wood
+""".split()
+
+HOW_TO_GET_COCO_STUFF_10K = """
+COCO-Stuff-10K is expected as MaskFormer's users have it:
+    coco/coco_stuff_10k/
+      images_detectron2/{train,test}/NAME.jpg
+      annotations_detectron2/{train,test}/NAME.png
+Download version 1.0 of the dataset, cocostuff-10k-v1.0.zip (GitHub repository
+nightrome/cocostuff10k). The images of a split are those in imageLists/SPLIT.txt. A label map is
+the field S of annotations/NAME.mat: write S - 2 as an 8-bit PNG file, so that the classes are 0 to
+170 in the order of COCO_STUFF_CLASSES, and the unlabelled pixels (S = 1) become 255. This project
+has no script for it yet; prepare_coco_stuff_10k_v1.0_sem_seg.py of the GitHub repository
+facebookresearch/MaskFormer writes this layout.
+"""
+
+
+def load_coco_stuff_10k(split: str) -> list[dict]:
+    """Records of COCO-Stuff-10K.
+
+    Args:
+        split: "train" or "test".
+
+    Raises:
+        FileNotFoundError: the split is not there, or an image has no label map.
+    """
+    paths = _paths(split)
+    for folder in paths.values():
+        if not folder.is_dir():
+            raise missing_dataset(folder, HOW_TO_GET_COCO_STUFF_10K)
+    return load_sem_seg_pairs(paths["image_root"], paths["sem_seg_root"])
+
+
+def _paths(split: str) -> dict[str, Path]:
+    folder = datasets_root() / "coco" / "coco_stuff_10k"
+    return {
+        "image_root": folder / "images_detectron2" / split,
+        "sem_seg_root": folder / "annotations_detectron2" / split,
+    }
+
+
+def _load_registered(name: str, split: str) -> list[dict]:
+    set_paths(name, **_paths(split))
+    return load_coco_stuff_10k(split)
+
+
+for _split in ("train", "test"):
+    _name = f"coco_stuff_10k_sem_seg_{_split}"
+    register(
+        _name,
+        partial(_load_registered, _name, _split),
+        stuff_classes=COCO_STUFF_CLASSES,
+        ignore_label=255,
+        evaluator_type="sem_seg",
+        **{key: str(path) for key, path in _paths(_split).items()},
+    )

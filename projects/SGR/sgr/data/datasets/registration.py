@@ -1,0 +1,97 @@
+"""What the datasets share: where they lie, and how they get into Detectron2's catalogs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+__all__ = ["datasets_root", "load_sem_seg_pairs", "missing_dataset", "register", "set_paths"]
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def datasets_root() -> Path:
+    """The folder of all datasets: ``$DETECTRON2_DATASETS``, or ``datasets``, as in Detectron2."""
+    return Path(os.getenv("DETECTRON2_DATASETS", "datasets")).expanduser()
+
+
+def register(name: str, load: Callable[[], list[dict]], **metadata: Any) -> None:
+    """Put a dataset into the catalogs, unless one of this name is there already."""
+    if name not in DatasetCatalog:
+        DatasetCatalog.register(name, load)
+        MetadataCatalog.get(name).set(**metadata)
+
+
+def set_paths(name: str, **paths: Path) -> None:
+    """Set paths in a dataset's metadata, anew each time it is loaded.
+
+    Metadata do not let a value change, but ``$DETECTRON2_DATASETS`` may have changed since the
+    import of this package.
+    """
+    vars(MetadataCatalog.get(name)).update({key: str(path) for key, path in paths.items()})
+
+
+def missing_dataset(folder: Path, how_to_get: str) -> FileNotFoundError:
+    """The error for a dataset that is not there.
+
+    Args:
+        folder: what was looked for.
+        how_to_get: what to download or run, and the expected tree.
+    """
+    root = datasets_root()
+    if "DETECTRON2_DATASETS" in os.environ:
+        where = f"DETECTRON2_DATASETS sets the root of all datasets to {root.absolute()}."
+    else:
+        where = (
+            f"The root of all datasets is {root.absolute()}; set the environment variable "
+            "DETECTRON2_DATASETS to have it elsewhere."
+        )
+    return FileNotFoundError(f"{folder} does not exist.\n{how_to_get.strip()}\n{where}")
+
+
+def load_sem_seg_pairs(image_dir: Path, label_dir: Path) -> list[dict]:
+    """Pair the images of a folder with the label maps of another by their stems.
+
+    Detectron2's ``load_sem_seg`` takes images of one suffix only, and leaves out what has no
+    partner; here an incomplete dataset is an error.
+
+    Args:
+        image_dir: holds PNG or JPEG images.
+        label_dir: holds one PNG for each image.
+
+    Returns:
+        Records with ``file_name``, ``sem_seg_file_name`` and ``image_id``, in the order of stems.
+
+    Raises:
+        FileNotFoundError: there is no image, or an image or label map has no partner.
+    """
+    images = _by_stem(image_dir, IMAGE_SUFFIXES)
+    labels = _by_stem(label_dir, (".png",))
+    if not images:
+        raise FileNotFoundError(f"{image_dir} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+    for have, lack, folder, what in [
+        (images, labels, label_dir, "image without a label map"),
+        (labels, images, image_dir, "label map without an image"),
+    ]:
+        alone = sorted(have.keys() - lack.keys())
+        if alone:
+            more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
+            raise FileNotFoundError(f"{what}: {have[alone[0]]}{more} has no partner in {folder}")
+    return [
+        {"file_name": str(images[stem]), "sem_seg_file_name": str(labels[stem]), "image_id": stem}
+        for stem in sorted(images)
+    ]
+
+
+def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in suffixes and not path.name.startswith("."):
+            if path.stem in files:
+                raise ValueError(f"{path} and {files[path.stem]} have the same stem")
+            files[path.stem] = path
+    return files

@@ -1,0 +1,126 @@
+"""Shapes: small generated scenes, to try everything without a download.
+
+Registers ``shapes_sem_seg_{train,val}`` and ``shapes_instance_{train,val}``. Both list the same
+images. The records of the former carry the annotations of things too, so that one run can report
+metrics on classes and on instances.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from detectron2.data.datasets.coco import load_coco_json
+
+from .registration import datasets_root, missing_dataset, register, set_paths
+
+__all__ = [
+    "SHAPES_CLASSES",
+    "SHAPES_COLORS",
+    "SHAPES_STUFF",
+    "SHAPES_THINGS",
+    "load_shapes_instance",
+    "load_shapes_sem_seg",
+]
+
+# The order of the labels, and of the categories in the JSON files; see datasets/make_shapes.py.
+SHAPES_STUFF = ["sky", "water", "grass", "wall"]
+SHAPES_THINGS = ["disc", "box", "triangle", "star", "ring"]
+SHAPES_CLASSES = SHAPES_STUFF + SHAPES_THINGS
+SHAPES_COLORS = [
+    (120, 180, 240),
+    (30, 90, 200),
+    (70, 160, 60),
+    (190, 110, 70),
+    (230, 40, 60),
+    (240, 200, 40),
+    (160, 60, 200),
+    (250, 140, 200),
+    (40, 220, 210),
+]
+
+HOW_TO_GET_SHAPES = """
+This dataset is not downloaded but made, in about a minute:
+    python datasets/make_shapes.py
+which writes, into the root of all datasets:
+    shapes/
+      images/{train,val}/NAME.jpg
+      sem_seg/{train,val}/NAME.png
+      annotations/instances_{train,val}.json
+"""
+
+
+def load_shapes_instance(split: str) -> list[dict]:
+    """Records in Detectron2's format for instances.
+
+    Args:
+        split: "train" or "val".
+
+    Raises:
+        FileNotFoundError: the dataset has not been made.
+    """
+    return _load(split, f"shapes_instance_{split}")
+
+
+def load_shapes_sem_seg(split: str) -> list[dict]:
+    """Records with ``sem_seg_file_name``, and ``annotations`` as in the instance dataset.
+
+    Args:
+        split: "train" or "val".
+
+    Raises:
+        FileNotFoundError: the dataset has not been made.
+    """
+    records = _load(split, f"shapes_sem_seg_{split}")
+    label_dir = _paths(split)["sem_seg_root"]
+    for record in records:
+        label_file = label_dir / f"{Path(record['file_name']).stem}.png"
+        if not label_file.is_file():
+            raise FileNotFoundError(
+                f"image without a label map: {record['file_name']} has no partner in {label_dir}"
+            )
+        record["sem_seg_file_name"] = str(label_file)
+    return records
+
+
+def _load(split: str, name: str) -> list[dict]:
+    paths = _paths(split)
+    for needed in paths.values():
+        if not needed.exists():
+            raise missing_dataset(needed, HOW_TO_GET_SHAPES)
+    set_paths(name, **paths)
+    # The name makes it number the categories from 0, and check them against the metadata.
+    return load_coco_json(str(paths["json_file"]), str(paths["image_root"]), name)
+
+
+def _paths(split: str) -> dict[str, Path]:
+    folder = datasets_root() / "shapes"
+    return {
+        "image_root": folder / "images" / split,
+        "sem_seg_root": folder / "sem_seg" / split,
+        "json_file": folder / "annotations" / f"instances_{split}.json",
+    }
+
+
+for _split in ("train", "val"):
+    _metadata = {
+        "thing_classes": SHAPES_THINGS,
+        "thing_colors": SHAPES_COLORS[len(SHAPES_STUFF) :],
+        "thing_dataset_id_to_contiguous_id": {i + 1: i for i in range(len(SHAPES_THINGS))},
+        **{key: str(path) for key, path in _paths(_split).items()},
+    }
+    register(
+        f"shapes_sem_seg_{_split}",
+        partial(load_shapes_sem_seg, _split),
+        stuff_classes=SHAPES_CLASSES,
+        stuff_colors=SHAPES_COLORS,
+        ignore_label=255,
+        evaluator_type="sem_seg",
+        **_metadata,
+    )
+    register(
+        f"shapes_instance_{_split}",
+        partial(load_shapes_instance, _split),
+        evaluator_type="coco",
+        **_metadata,
+    )
