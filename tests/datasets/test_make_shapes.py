@@ -1,6 +1,4 @@
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,22 +7,15 @@ from PIL import Image
 from pycocotools.coco import COCO
 from sgr.data.datasets import shapes
 
-SCRIPT = Path(__file__).parents[2] / "datasets" / "make_shapes.py"
+
+@pytest.fixture(scope="module")
+def script(make_shapes_script):
+    return make_shapes_script
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("make_shapes", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def root(script, tmp_path_factory):
-    root = tmp_path_factory.mktemp("datasets")
-    script.make_shapes(root, num_train=12, num_val=5, size=96, seed=1)
-    return root
+def root(tiny_shapes_root):
+    return tiny_shapes_root
 
 
 def content(folder):

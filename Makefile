@@ -1,0 +1,66 @@
+# make install   create .venv once and install SGR, Detectron2 and what they need (about 5 GB)
+# make test      run all tests; some of them:  make test ARGS="tests/data -x"
+# make demo      train, evaluate and draw a small example
+# make clean     remove what builds and tests leave behind; .venv stays
+#
+# PYTHON3=python3.12   the interpreter to create .venv from (3.10 or newer)
+# VENV=                use the active environment instead of .venv, and install what it lacks
+
+PYTHON3 ?= python3
+VENV ?= .venv
+ARGS ?=
+
+.PHONY: install test demo clean python
+
+ifneq ($(strip $(VENV)),)
+
+PYTHON := $(VENV)/bin/python
+CONSTRAINT := --constraint constraints.txt
+
+install: $(VENV)/installed
+
+# The stamp says that these files, as they are now, have been installed.
+$(VENV)/installed: setup.py pyproject.toml constraints.txt tools/install_detectron2.py
+	@$(MAKE) --no-print-directory python
+	@$(PYTHON) -m pip --version >/dev/null 2>&1 || { \
+	  echo "== Creating $(VENV)"; $(PYTHON3) -m venv $(VENV); }
+	$(INSTALL)
+	@touch $@
+
+else
+
+# No pins here: they would replace the versions that the environment's owner chose.
+PYTHON := $(PYTHON3)
+CONSTRAINT :=
+
+install: python
+	@$(PYTHON) -c 'import detectron2, pytest, sgr' 2>/dev/null \
+	  || $(MAKE) --no-print-directory active VENV=
+
+.PHONY: active
+active:
+	$(INSTALL)
+
+endif
+
+define INSTALL
+@echo "== Installing SGR and its requirements (a few minutes the first time)"
+$(PYTHON) -m pip install --disable-pip-version-check $(CONSTRAINT) -e '.[test]'
+@echo "== Installing Detectron2"
+$(PYTHON) tools/install_detectron2.py $(CONSTRAINT)
+endef
+
+python:
+	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "SGR needs Python 3.10 or newer; '$(PYTHON3)' is older or missing." >&2; \
+	  echo "Name another one: make PYTHON3=python3.12 ..." >&2; exit 1; }
+
+test: install
+	$(PYTHON) -m pytest $(ARGS)
+
+demo: install
+	$(PYTHON) tools/run_demo.py $(ARGS)
+
+clean:
+	rm -rf build *.egg-info .pytest_cache
+	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
