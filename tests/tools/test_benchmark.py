@@ -1,0 +1,141 @@
+import importlib.util
+import json
+import platform
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+SMALL = {
+    "module": "--channels 16 8 --cells 4 6 --concepts 8 --token-dim 16 --batch 2",
+    "matcher": "--batch 2 --concepts 12 --max-active 8 --cells 4 --stride 8 --components 3",
+    "components": "--size 64 --classes 5 --maps 2",
+    "token-metrics": "--size 40 54 --strides 16 4 --concepts 40 5 --classes 4",
+}
+# In units of float32's rounding; for components the share of pixels.
+ROUNDING = 1e-5
+
+
+@pytest.fixture(scope="module")
+def tool():
+    path = list(sys.path)
+    spec = importlib.util.spec_from_file_location("benchmark", TOOLS / "benchmark.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    sys.path[:] = path
+
+
+def run(tool, capsys, command, *options):
+    """Status and table of a small run: a list of {header: cell}."""
+    status = tool.main([command, *SMALL[command].split(), "--repeat", "2", *options])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    header, rule, *rows = ([cell.strip() for cell in line[1:-1].split("|")] for line in lines)
+    assert all(set(cell) <= set(":-") for cell in rule)
+    return status, [dict(zip(header, row, strict=True)) for row in rows]
+
+
+@pytest.mark.parametrize("command", SMALL)
+def test_both_versions_compute_the_same(tool, capsys, tmp_path, command):
+    threads = torch.get_num_threads()
+    file = tmp_path / "figures.json"
+    status, table = run(tool, capsys, command, "--json", str(file))
+    assert status == 0
+    assert len(table) == {"module": 4, "matcher": 1}.get(command, 2)
+    assert torch.get_num_threads() == threads
+
+    report = json.loads(file.read_text())
+    assert report["command"] == command
+    assert report["environment"]["threads"] == 1
+    for row, printed in zip(report["rows"], table, strict=True):
+        assert row["case"] == printed["case"]
+        assert row["deviation"] <= ROUNDING
+        for version, name in (("literal", "literal ms"), ("sgr", "SGR ms")):
+            assert len(row["seconds"][version]) == 2
+            mean = 1000 * sum(row["seconds"][version]) / 2
+            assert float(printed[name]) == pytest.approx(mean, rel=0.01)
+            if platform.system() == "Linux":
+                assert row["mib"][version] >= 0
+
+
+def test_gflops_of_the_paper(tool):
+    """Behind res5 at 512x512: the literal module takes MaskFormer from 75 GFLOPs to 80."""
+    from benchmarks import module
+
+    ours = module.SemanticGlobalReasoning(2048)
+    x = torch.zeros(1, 2048, 16, 16)
+    assert module._gflops(ours, x) == "4.23"
+    assert module._gflops(module.LiteralReasoning(ours), x) == "4.70"
+
+
+def test_disagreement_is_an_error(tool, capsys, monkeypatch):
+    from benchmarks import token_metrics
+
+    monkeypatch.setattr(token_metrics, "_metrics", lambda *_: [torch.zeros(()), torch.zeros(())])
+    status, table = run(tool, capsys, "token-metrics")
+    assert status == 1
+    assert {row["deviation"] for row in table} == {"1.0e+00"}
+
+
+def test_other_components_count(tool):
+    from benchmarks.components import _share_of_other_components as share
+
+    classes = np.array([3, 3])
+    one = np.array([[0, 0, 1, 1, -1]], np.int16)
+    swapped = np.array([[1, 1, 0, 0, -1]], np.int16)
+    larger = np.array([[0, 0, 1, 1, 1]], np.int16)
+    assert share([(one, classes)], [(swapped, classes)]) == 0
+    assert share([(one, classes)], [(larger, classes)]) == pytest.approx(0.2)
+    assert share([(one, classes)], [(swapped, np.array([3, 4]))]) == 1
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="memory is measured on Linux")
+def test_peak_memory_is_that_of_the_run(tool):
+    from benchmarks.measure import compare
+
+    def temporary(mib):
+        return [np.ones(mib << 17).sum() * 0]  # eight bytes each
+
+    def tensor(mib):
+        return [torch.ones(mib << 18).sum() * 0]  # four bytes each
+
+    args = Namespace(device="cpu", threads=1, repeat=1)
+    row = compare("memory", lambda: temporary(48), lambda: tensor(16), args)
+    assert row.mib == pytest.approx((48, 16), abs=2)
+
+
+@pytest.mark.parametrize(
+    "command, options, message",
+    [
+        ("module", ["--cells", "4"], "have 2 and 1 values"),
+        ("module", ["--token-dim", "6"], "multiple of 4, got 6"),
+        ("matcher", ["--max-active", "13"], "--concepts 12 is less than --max-active 13"),
+        ("components", ["--classes", "256"], "at most 255 labels, not 256"),
+        ("components", ["--device", "cuda"], "invalid choice: 'cuda'"),
+        ("token-metrics", ["--strides", "4"], "have 1 and 2 values"),
+        ("token-metrics", ["--threads", "0"], "must be positive, got 0"),
+    ],
+)
+def test_options_that_make_no_sense(tool, capsys, command, options, message):
+    with pytest.raises(SystemExit, match="2"):
+        tool.main([command, *SMALL[command].split(), *options])
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_device_that_is_not_there(tool, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        tool.main(["module", "--device", "cuda"])
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("command", [each for each in SMALL if each != "components"])
+def test_on_a_gpu(tool, capsys, command):
+    status, table = run(tool, capsys, command, "--device", "cuda")
+    assert status == 0 and all(row["SGR MiB"] != "-" for row in table)

@@ -1,0 +1,171 @@
+#!/usr/bin/env python
+"""Time and weigh SGR's parts beside literal versions of the same formulas.
+
+    python tools/benchmark.py module
+    python tools/benchmark.py matcher --repeat 5
+    python tools/benchmark.py components --json components.json
+    python tools/benchmark.py token-metrics --device cuda
+
+A sub-command runs both versions on the same random inputs, literal, SGR, literal, SGR, ..., and
+prints a Markdown table:
+
+    ms          median time of a run, after one that does not count
+    MiB         memory that a run needs at its peak, beyond its inputs: on a GPU what the allocator
+                says; on a CPU the growth of resident memory in a forked process, to about 1 MiB
+                (Linux only)
+    ratio       literal / SGR: above 1, SGR is better
+    deviation   largest difference between the results, relative to their largest value
+
+Past a deviation of 1 % the two do not compute the same; the exit status is then 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import cv2
+import torch
+from tabulate import tabulate
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # also when loaded from elsewhere
+from benchmarks import components, matcher, module, token_metrics  # noqa: E402
+from benchmarks.measure import Row  # noqa: E402
+
+# Module and default number of timed runs.
+COMMANDS = {
+    "module": (module, 7),
+    "matcher": (matcher, 3),
+    "components": (components, 15),
+    "token-metrics": (token_metrics, 5),
+}
+ON_CPU_ONLY = ("components",)
+TOLERANCE = 0.01  # convolutions in TF32, the default on recent GPUs, are this coarse
+VERSIONS = ("literal", "SGR")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, (implementation, repeat) in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=implementation.__doc__.split(": ", 1)[1],
+            description=implementation.COMPARES,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        option = partial(command.add_argument, type=_positive)
+        implementation.add_options(option)
+        option("--repeat", default=repeat, help="timed runs of each version")
+        option("--threads", default=1, help="CPU threads")
+        devices = ("cpu",) if name in ON_CPU_ONLY else ("cpu", "cuda")
+        command.add_argument("--device", choices=devices, default="cpu", help="where to run")
+        command.add_argument("--json", metavar="FILE", help="write all figures there, too")
+    return parser
+
+
+def format_table(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table."""
+    cells = [_cells(row) for row in rows]
+    align = ("left",) + ("right",) * (len(cells[0]) - 1)
+    return tabulate(cells, "keys", tablefmt="github", disable_numparse=True, colalign=align)
+
+
+def environment(args: argparse.Namespace) -> dict[str, Any]:
+    """What the figures depend on."""
+    on_gpu = args.device == "cuda"
+    return {
+        "device": torch.cuda.get_device_name() if on_gpu else f"{platform.machine()} CPU",
+        "threads": args.threads,
+        "repeat": args.repeat,
+        "torch": torch.__version__,
+        "opencv": cv2.__version__,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no CUDA device here")
+    implementation, _ = COMMANDS[args.command]
+    torch.manual_seed(0)
+    try:
+        rows = list(implementation.run(args))
+    except ValueError as error:
+        parser.error(str(error))
+
+    about = environment(args)
+    print(f"{args.command}: {implementation.COMPARES}\n")
+    print(format_table(rows))
+    print("\n" + ", ".join(f"{name} {value}" for name, value in about.items()))
+    if args.json:
+        report = {"command": args.command, "environment": about, "rows": _as_json(rows)}
+        Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
+    # Written so that NaN fails, too.
+    if not all(row.deviation <= TOLERANCE for row in rows):
+        print("error: the two versions do not compute the same", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be positive, got {value}")
+    return value
+
+
+def _cells(row: Row) -> dict[str, str]:
+    milliseconds = [1000 * median(seconds) for seconds in row.seconds]
+    return {
+        "case": row.case,
+        **{f"{name} ms": _digits(value) for name, value in zip(VERSIONS, milliseconds)},
+        "time ratio": _digits(milliseconds[0] / milliseconds[1]),
+        **{f"{name} MiB": _format_mib(value) for name, value in zip(VERSIONS, row.mib)},
+        "memory ratio": _format_memory_ratio(*row.mib),
+        "deviation": f"{row.deviation:.1e}",
+        **row.extra,
+    }
+
+
+def _digits(value: float) -> str:
+    """Three significant digits, or all before the point."""
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
+
+
+def _format_mib(mib: float | None) -> str:
+    if mib is None:
+        return "-"
+    return f"{mib:.0f}" if mib >= 1 else "<1"  # pages and heaps blur less than that
+
+
+def _format_memory_ratio(literal: float | None, ours: float | None) -> str:
+    if literal is None or ours is None or literal < 1:
+        return "-"
+    return _digits(literal / ours) if ours >= 1 else f">{_digits(literal)}"
+
+
+def _as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    def by_version(pair: Sequence[Any]) -> dict[str, Any]:
+        return {name.lower(): value for name, value in zip(VERSIONS, pair)}
+
+    return [
+        {**asdict(row), "seconds": by_version(row.seconds), "mib": by_version(row.mib)}
+        for row in rows
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""Time and peak memory of two functions that compute the same."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import multiprocessing
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+
+__all__ = ["Row", "compare"]
+
+Results = Sequence[Any]  # numbers, tensors or arrays
+
+
+@dataclass
+class Row:
+    """One comparison; of every pair the literal version comes first.
+
+    Attributes:
+        case: what was computed, on what size.
+        seconds: times of the runs.
+        mib: peak memory of a run beyond its inputs, or None where it cannot be measured.
+        deviation: largest difference of the results, relative to the largest value.
+        extra: more columns, as they are printed.
+    """
+
+    case: str
+    seconds: tuple[list[float], list[float]]
+    mib: tuple[float | None, float | None]
+    deviation: float
+    extra: dict[str, str] = field(default_factory=dict)
+
+
+def largest_deviation(expected: Results, actual: Results) -> float:
+    """Over all results: largest difference, relative to the largest expected value."""
+    worst = 0.0
+    for first, second in zip(expected, actual, strict=True):
+        first, second = (torch.as_tensor(each).detach().double() for each in (first, second))
+        scale = first.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+        worst = max(worst, float((first - second).abs().max() / scale))
+    return worst
+
+
+def compare(
+    case: str,
+    run_literal: Callable[[], Results],
+    run_sgr: Callable[[], Results],
+    args: argparse.Namespace,
+    *,
+    deviation: Callable[[Results, Results], float] = largest_deviation,
+) -> Row:
+    """Weigh both functions, compare their results, then time them in turns.
+
+    Args:
+        case: what they compute.
+        run_literal, run_sgr: called without arguments; both return results in the same order.
+        args: with ``device``, ``threads`` and ``repeat``.
+        deviation: of the second's results from the first's.
+    """
+    print(f"{case} ...", file=sys.stderr, flush=True)
+    runs = run_literal, run_sgr
+    # On one thread: a forked process has none of its parent's, and must not wait for them.
+    with _threads(1):
+        mib = (_peak_mib(run_literal, args.device), _peak_mib(run_sgr, args.device))
+    with _threads(args.threads):
+        difference = deviation(run_literal(), run_sgr())
+        seconds: tuple[list[float], list[float]] = ([], [])
+        for _ in range(args.repeat):
+            for run, times in zip(runs, seconds):
+                times.append(_seconds(run, args.device))
+    return Row(case, seconds, mib, difference)
+
+
+def _seconds(run: Callable[[], Results], device: str) -> float:
+    _synchronize(device)
+    start = time.perf_counter()
+    run()
+    _synchronize(device)
+    return time.perf_counter() - start
+
+
+def _synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _peak_mib(run: Callable[[], Results], device: str) -> float | None:
+    """Memory in MiB that a run needs at its peak, beyond what was there before."""
+    if device == "cuda":
+        run()  # libraries keep their workspaces from the first run
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    if platform.system() != "Linux":
+        return None
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    process = context.Process(target=_report_peak, args=(run, queue))
+    _return_free_memory()  # so that the new process does not start with free memory that counts
+    with warnings.catch_warnings():
+        # Python warns of threads that the new process lacks; it runs on one.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process.start()
+    process.join()
+    if process.exitcode != 0:
+        raise RuntimeError(
+            f"the process that measures memory ended with status {process.exitcode}; "
+            "if memory ran out, choose smaller sizes"
+        )
+    return queue.get()
+
+
+def _report_peak(run: Callable[[], Results], queue: multiprocessing.SimpleQueue) -> None:
+    """In the forked process: the highest resident memory less what stays when the run is over.
+
+    What stays are the inputs, the parent's memory, and code that the run was the first to load.
+    """
+    import resource  # not on Windows
+
+    run()
+    _return_free_memory()
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    queue.put(max(peak - resident, 0) / 2**20)
+
+
+def _return_free_memory() -> None:
+    """Have malloc keep nothing for later, so that resident memory is memory in use."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+    if trim is not None:
+        trim(0)
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Let torch and OpenCV use so many threads."""
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(number)
+    cv2.setNumThreads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])

@@ -1,0 +1,98 @@
+#!/usr/bin/env python
+"""The whole way once, small enough for a CPU: scenes, training, evaluation, pictures.
+
+    make demo        or        python tools/run_demo.py [--output DIR] [--resume] [KEY VALUE ...]
+
+Makes the Shapes dataset, trains MaskFormer with SGR on it, and writes to DIR (output/demo)
+
+    metrics.json          mIoU, S_C, D_C, S_I and D_I on the validation scenes
+    curves.png            how they came about
+    pictures/*.png        panels and token histograms of some scenes
+    train/                what train_net.py writes: log.txt, metrics.json, checkpoints, TensorBoard
+
+Options after the arguments change the config, as with train_net.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+from sgr.visualization import draw_training_curves, read_metrics
+
+ROOT = Path(__file__).resolve().parents[1]
+METRICS = {
+    "mIoU": "sem_seg/mIoU",
+    "S_C": "tokens/S_C",
+    "D_C": "tokens/D_C",
+    "S_I": "tokens/S_I",
+    "D_I": "tokens/D_I",
+}
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Train, evaluate and draw MaskFormer with SGR on the Shapes dataset."
+    )
+    parser.add_argument(
+        "--config-file", type=Path, default=ROOT / "configs/shapes/maskformer_R50_sgr.yaml"
+    )
+    parser.add_argument("--output", type=Path, default=Path("output/demo"), metavar="DIR")
+    parser.add_argument("--num-images", type=int, default=6, help="scenes to draw")
+    parser.add_argument("--resume", action="store_true", help="go on after an interruption")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
+    return parser.parse_args(arguments)
+
+
+def run(title: str, script: str, *arguments: object) -> None:
+    """Run a script of the project and show what it prints."""
+    print(f"\n== {title}", flush=True)
+    command = [sys.executable, "-W", "ignore", str(ROOT / script), *map(str, arguments)]
+    subprocess.run(command, check=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parse_args(arguments)
+    train, pictures = args.output / "train", args.output / "pictures"
+    root = Path(os.environ.setdefault("DETECTRON2_DATASETS", str(ROOT / "datasets")))
+    run("Scenes", "datasets/make_shapes.py", "--root", root)
+
+    if not args.resume:
+        (train / "metrics.json").unlink(missing_ok=True)  # the writer would append to it
+    config = ["--config-file", args.config_file]
+    run(
+        "Training (about ten minutes on two cores; the log shows what is left)",
+        "train_net.py",
+        *config,
+        *(["--resume"] if args.resume else []),
+        "OUTPUT_DIR", train, *args.opts,
+    )
+    run(
+        "Pictures",
+        "tools/visualize_tokens.py",
+        *config,
+        "--weights", train / "model_final.pth",
+        "--num-images", args.num_images,
+        "--output", pictures,
+        *args.opts,
+    )
+
+    series = read_metrics(train)
+    results = {name: float(series[key][1][-1]) for name, key in METRICS.items() if key in series}
+    (args.output / "metrics.json").write_text(json.dumps(results, indent=2) + "\n")
+    shown = ["total_loss", *(key for key in METRICS.values() if key in series)]
+    curves = draw_training_curves({"training": train}, shown)
+    Image.fromarray(curves).save(args.output / "curves.png")
+    print("\n== Results on the validation scenes")
+    for name, value in results.items():
+        print(f"{name:>6}  {value:.3f}")
+    print(f"\nLook at {pictures}/*.panel.png, {pictures}/*.tokens.png and {args.output}/curves.png")
+
+
+if __name__ == "__main__":
+    main()
