@@ -205,6 +205,16 @@ class Trainer(DefaultTrainer):
         # Before the writer, so that what it logs is written in the same iteration.
         self.register_hooks([ConceptCoverage(epoch), *self.build_hooks()])
 
+    # Detectron2 v0.6 forgets the state of the inner trainer, and with it the optimizer's moments;
+    # later versions keep it under this key.
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        if "_trainer" in state_dict:
+            self._trainer.load_state_dict(state_dict["_trainer"])
+
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
         """The loader of DATASETS.TRAIN with the mapper INPUT.DATASET_MAPPER_NAME.

@@ -98,7 +98,7 @@ def _check_supervisable(model: nn.Module) -> None:
         raise ValueError(
             f"{type(model).__name__} has no reasoning module to supervise; put one on its backbone "
             "(MODEL.BACKBONE.NAME: build_sgr_resnet_backbone, or sgr.add_reasoning), or set "
-            "MODEL.SGR.SUPERVISION.WEIGHT to 0"
+            "MODEL.SGR.SUPERVISION.WEIGHT to 0.0"
         )
 
 
@@ -110,7 +110,7 @@ def _concept_losses(
         raise ValueError(
             f"input {missing[0]} ({batched_inputs[missing[0]].get('file_name', 'no file name')}) "
             "has no 'component_map'; train with a mapper of sgr.data (INPUT.DATASET_MAPPER_NAME), "
-            "or set MODEL.SGR.SUPERVISION.WEIGHT to 0"
+            "or set MODEL.SGR.SUPERVISION.WEIGHT to 0.0"
         )
     component_maps = [image["component_map"] for image in batched_inputs]
     counts = [len(image["component_classes"]) for image in batched_inputs]

@@ -1,0 +1,201 @@
+"""Training and evaluating end to end, on a tiny model and tiny scenes."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from detectron2.config import get_cfg
+from sgr.engine import Trainer, argument_parser, evaluate, load_config, setup_config
+from tiny_model import CONFIG, tiny_config, tiny_options
+
+
+def train(cfg, resume=False):
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return trainer
+
+
+def logged(folder):
+    """Lines of metrics.json; what is evaluated at the end comes on a line of its own."""
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+def weights(folder, name="model_final"):
+    return torch.load(folder / f"{name}.pth", weights_only=True)["model"]
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_shapes_root, tmp_path_factory):
+    """A finished training of six iterations, evaluated at its end."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DETECTRON2_DATASETS", str(tiny_shapes_root))
+        trainer = train(tiny_config(folder, TEST__EVAL_PERIOD=6))
+    return folder, trainer._last_eval_results
+
+
+class TestTraining:
+    def test_leaves_what_detectron2_users_expect(self, trained):
+        folder, _ = trained
+        names = {path.name for path in folder.iterdir()}
+        assert {"metrics.json", "model_final.pth", "last_checkpoint", "inference"} <= names
+        assert any(name.startswith("events.out.tfevents") for name in names)
+
+    def test_reports_segmentation_and_tokens(self, trained):
+        _, results = trained
+        assert 0 <= results["sem_seg"]["mIoU"] <= 100
+        assert results["tokens"].keys() >= {"S_C", "D_C", "S_I", "D_I"}
+        assert results["tokens"]["images_C"] == 5
+
+    def test_logs_losses_and_concepts(self, trained):
+        last = {name: value for line in logged(trained[0]) for name, value in line.items()}
+        for name in ("focal", "dice", "cosine"):
+            assert np.isfinite(last[f"loss_concept_{name}"])
+        assert last["sgr/active_concepts"] == pytest.approx(24 / 32)
+        assert 1 <= last["sgr/components_per_image"] <= 24
+        assert 24 / 32 <= last["sgr/concepts_matched_per_epoch"] <= 1
+        assert {"loss_ce", "loss_mask", "loss_dice", "lr", "tokens/S_C"} <= last.keys()
+
+    def test_loss_falls(self, tiny_shapes, tmp_path):
+        torch.manual_seed(0)
+        cfg = tiny_config(
+            tmp_path, SOLVER__MAX_ITER=40, SOLVER__BASE_LR=0.002, SOLVER__CHECKPOINT_PERIOD=1000
+        )
+        trainer = train(cfg)
+        losses = [value for value, _ in trainer.storage.history("total_loss").values()]
+        assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+
+    def test_evaluates_what_was_trained(self, trained, tiny_shapes, tmp_path):
+        folder, results = trained
+        cfg = tiny_config(tmp_path, MODEL__WEIGHTS=folder / "model_final.pth")
+        again = evaluate(cfg)
+        assert again["sem_seg"]["mIoU"] == pytest.approx(results["sem_seg"]["mIoU"])
+        assert again["tokens"]["S_C"] == pytest.approx(results["tokens"]["S_C"], rel=1e-5)
+
+    def test_without_concept_losses(self, tiny_shapes, tmp_path):
+        cfg = tiny_config(tmp_path, MODEL__SGR__SUPERVISION__WEIGHT=0.0, SOLVER__MAX_ITER=2)
+        trainer = train(cfg)
+        assert "loss_concept_focal" not in trainer.storage.latest()
+
+    @pytest.mark.parametrize("amp", [True, False])
+    def test_mixed_precision(self, tiny_shapes, tmp_path, amp, caplog):
+        cfg = tiny_config(tmp_path, SOLVER__AMP__ENABLED=amp, SOLVER__MAX_ITER=2)
+        with caplog.at_level(logging.INFO):
+            trainer = train(cfg)
+        assert np.isfinite(trainer.storage.latest()["total_loss"][0])
+        assert ("torch.bfloat16" in caplog.text) == amp
+
+
+class TestResume:
+    def test_goes_on_where_it_stopped(self, tiny_shapes, tmp_path):
+        """Three iterations, a stop, three more: as if nothing had happened."""
+        cfg = tiny_config(tmp_path)
+        interrupted = Trainer(cfg)
+        interrupted.resume_or_load(resume=False)
+        interrupted.max_iter = 3
+        interrupted.train()
+
+        resumed = Trainer(cfg)
+        resumed.resume_or_load(resume=True)
+        assert resumed.start_iter == 3
+        optimizer = resumed.optimizer.state_dict()
+        assert optimizer["state"] and resumed.scheduler.last_epoch == 3
+        before = weights(tmp_path, "model_0000002")
+        state = resumed.model.state_dict()
+        assert all(torch.equal(state[name], value) for name, value in before.items())
+
+        resumed.train()
+        iterations = [line["iteration"] for line in logged(tmp_path) if "total_loss" in line]
+        assert iterations == [2, 5]
+        after = weights(tmp_path)
+        assert any(not torch.equal(after[name], value) for name, value in before.items())
+
+    def test_without_a_checkpoint_starts_anew(self, tiny_shapes, tmp_path):
+        trainer = Trainer(tiny_config(tmp_path))
+        trainer.resume_or_load(resume=True)
+        assert trainer.start_iter == 0
+
+
+class TestConfig:
+    def arguments(self, *arguments):
+        return argument_parser().parse_args(arguments)
+
+    def test_command_line_beats_the_file(self):
+        cfg = load_config(str(CONFIG), ["SOLVER.MAX_ITER", "7"])
+        assert cfg.SOLVER.MAX_ITER == 7 and cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 9
+
+    def test_own_configs_need_no_tags(self):
+        for file in CONFIG.parents[1].rglob("*.yaml"):
+            yaml.safe_load(file.read_text())
+            load_config(str(file))
+
+    def test_written_config_can_be_read(self, tmp_path):
+        cfg = load_config(str(CONFIG))
+        file = tmp_path / "config.yaml"
+        file.write_text(cfg.dump())
+        again = load_config(str(file))
+        assert yaml.safe_load(again.dump()) == yaml.safe_load(cfg.dump())
+
+    def test_missing_file(self):
+        with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
+            load_config("nowhere.yaml")
+
+    def test_tags_that_run_code(self, tmp_path):
+        victim = tmp_path / "victim"
+        file = tmp_path / "evil.yaml"
+        file.write_text(f"OUTPUT_DIR: !!python/object/apply:os.mkdir ['{victim}']\n")
+        with pytest.raises(ValueError, match="evil.yaml.*--allow-unsafe-yaml"):
+            load_config(str(file))
+        assert not victim.exists()
+
+        file.write_text('OUTPUT_DIR: !!python/object/apply:eval ["\'a\' + \'b\'"]\n')
+        assert load_config(str(file), allow_unsafe=True).OUTPUT_DIR == "ab"
+
+    def test_unknown_key(self):
+        with pytest.raises(Exception, match="MODEL.SGR.NUM_CONCEPT\\b"):
+            load_config(str(CONFIG), ["MODEL.SGR.NUM_CONCEPT", "3"])
+
+    def test_keys_of_others_stay(self):
+        from detectron2.config import CfgNode
+        from sgr import add_sgr_config
+
+        cfg = get_cfg()
+        cfg.MODEL.MASK_FORMER = CfgNode({"NHEADS": 4})
+        add_sgr_config(cfg)
+        assert cfg.MODEL.MASK_FORMER.NHEADS == 4 and cfg.MODEL.MASK_FORMER.DEC_LAYERS == 6
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+    def test_without_a_gpu_it_says_so_and_uses_the_cpu(self, tmp_path, capsys):
+        args = self.arguments(
+            "--config-file", str(CONFIG),
+            "OUTPUT_DIR", str(tmp_path), "MODEL.RESNETS.NORM", "SyncBN",
+        )
+        cfg = setup_config(args)
+        assert cfg.MODEL.DEVICE == "cpu" and cfg.MODEL.RESNETS.NORM == "BN"
+        assert capsys.readouterr().out.count("There is no GPU") == 1
+
+    def test_fewer_concepts_than_active_ones(self, tiny_shapes, tmp_path):
+        with pytest.raises(ValueError, match="K = 16.*L = 24"):
+            Trainer(tiny_config(tmp_path, MODEL__SGR__NUM_CONCEPTS=16))
+
+    def test_unknown_feature(self, tiny_shapes, tmp_path):
+        with pytest.raises(ValueError, match="'res5'.*res2, res3, res4"):
+            Trainer(tiny_config(tmp_path, MODEL__SGR__IN_FEATURES="['res5']"))
+
+    def test_missing_dataset(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nothing"))
+        with pytest.raises(FileNotFoundError, match="make_shapes.py"):
+            Trainer(tiny_config(tmp_path))
+
+
+def test_options_are_those_of_detectron2():
+    args = argument_parser().parse_args(
+        ["--config-file", "f", "--num-gpus", "2", "--num-machines", "1", "--resume",
+         "--eval-only", "--dist-url", "auto", *tiny_options("o")]
+    )
+    assert args.num_gpus == 2 and args.resume and args.eval_only and args.dist_url == "auto"
+    assert not args.allow_pickle and not args.allow_unsafe_yaml
