@@ -59,6 +59,19 @@ def test_missing_file(model):
         SafeCheckpointer(model).load("nowhere.pth")
 
 
+def test_names_of_the_model_zoo_are_fetched(model, tmp_path, monkeypatch):
+    """As "detectron2://ImageNetPretrained/torchvision/R-50.pkl", without a network."""
+    arrays = {name: value.numpy() for name, value in model.state_dict().items()}
+    file = tmp_path / "R-50.pkl"
+    file.write_bytes(pickle.dumps({"model": arrays, "__author__": "torchvision"}))
+    other = nn.Linear(2, 3)
+    checkpointer = SafeCheckpointer(other, allow_pickle=True)
+    handler = checkpointer.path_manager._PathManager__get_path_handler("detectron2://x")
+    monkeypatch.setattr(handler, "_get_local_path", lambda path, **kwargs: str(file))
+    checkpointer.load("detectron2://ImageNetPretrained/torchvision/R-50.pkl")
+    assert torch.equal(other.weight, model.weight)
+
+
 def test_damaged_file(model, tmp_path):
     SafeCheckpointer(model, str(tmp_path)).save("model")
     file = tmp_path / "model.pth"

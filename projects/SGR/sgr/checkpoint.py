@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from typing import Any
 
@@ -35,9 +36,13 @@ class SafeCheckpointer(DetectionCheckpointer):
             ValueError: if the file needs ``allow_pickle``, cannot be read, or holds no parameter
                 of the model.
         """
-        # A local path or, for names such as "detectron2://...", its copy in the cache.
-        if path and not self.path_manager.isfile(path):
-            raise FileNotFoundError(f"there is no checkpoint {path!r} (MODEL.WEIGHTS, or --resume)")
+        if path and not os.path.isfile(path):
+            # Perhaps a name such as "detectron2://...", of which a copy is fetched. Newer versions
+            # of Detectron2 take options behind a question mark.
+            if not os.path.isfile(self.path_manager.get_local_path(path.partition("?")[0])):
+                raise FileNotFoundError(
+                    f"there is no checkpoint {path!r} (MODEL.WEIGHTS, or the last of --resume)"
+                )
         return super().load(path, *args, **kwargs)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
@@ -71,6 +76,6 @@ class SafeCheckpointer(DetectionCheckpointer):
 
 def _pickle_message(filename: str) -> str:
     return (
-        f"{filename!r} can only be read by unpickling, which runs whatever code its author put "
-        "into it; if you trust where it comes from, add --allow-pickle"
+        f"{filename!r} is damaged, or can only be read by unpickling, which runs whatever code its "
+        "author put into it; if you trust where it comes from, add --allow-pickle"
     )
