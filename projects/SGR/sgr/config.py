@@ -53,7 +53,7 @@ def _add_reasoning(cfg: CN) -> None:
                 "DIM_FEEDFORWARD": 2048,
                 "DROPOUT": 0.1,
                 # Eq. 3: "sum" over the cells (literal), or "mean" (divided by the region's mass).
-                "TOKEN_POOLING": "mean",
+                "TOKEN_POOLING": "sum",
                 # Position embeddings of the cells (Eq. 1) and of the regions' centroids (Eq. 4).
                 "XY_EMBEDDING": True,
                 "CENTROID_EMBEDDING": True,

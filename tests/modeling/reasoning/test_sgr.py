@@ -129,8 +129,11 @@ def test_cost(channels, cells, bound):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("pooling", ["sum", "mean"])
-def test_autocast_does_not_overflow(dtype, pooling):
-    module = SemanticGlobalReasoning(32, num_concepts=64, token_dim=64, token_pooling=pooling)
+@pytest.mark.parametrize("mixer", ["transformer", "graph"])
+def test_autocast_does_not_overflow(dtype, pooling, mixer):
+    module = SemanticGlobalReasoning(
+        32, num_concepts=256, token_dim=64, token_pooling=pooling, token_mixer=mixer
+    )
     module.eval()
     x = 30 * torch.randn(1, 32, 64, 64)
     with torch.no_grad():
@@ -171,6 +174,11 @@ def test_regions_that_vanish_keep_gradients_finite():
     assert out.isfinite().all()
     assert all(p.grad.isfinite().all() for p in module.parameters())
     assert x.grad.isfinite().all()
+
+
+def test_layers_start_different():
+    first, second = small().mixer.layers
+    assert not torch.equal(first.linear1.weight, second.linear1.weight)
 
 
 def test_one_image_does_not_see_another():

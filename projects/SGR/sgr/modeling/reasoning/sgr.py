@@ -69,7 +69,7 @@ class SemanticGlobalReasoning(ReasoningModule):
         dim_feedforward: int = 2048,
         dropout: float = 0.1,
         token_mixer: str = "transformer",
-        token_pooling: str = "mean",
+        token_pooling: str = "sum",
         xy_embedding: bool = True,
         centroid_embedding: bool = True,
         init_as_identity: bool = False,

@@ -11,7 +11,8 @@ class GraphConvolution(nn.Module):
     """Graph convolution with a learned, fully connected adjacency (Table 4, "w graph").
 
     A layer mixes the nodes by a learned K x K matrix beside the identity, then the channels, as
-    the global reasoning unit of Chen et al. (CVPR 2019) does.
+    the global reasoning unit of Chen et al. (CVPR 2019) does. A layer norm at the end gives the
+    tokens the scale that a transformer's have, whatever they were pooled by.
 
     Args:
         num_tokens: K, the nodes.
@@ -27,11 +28,12 @@ class GraphConvolution(nn.Module):
             nn.Conv1d(num_tokens, num_tokens, kernel_size=1) for _ in range(num_layers)
         )
         self.channels = nn.ModuleList(nn.Linear(token_dim, token_dim) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(token_dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
         for nodes, channels in zip(self.nodes, self.channels):
             tokens = channels(tokens + nodes(tokens)).relu()
-        return tokens
+        return self.norm(tokens)
 
 
 def build_token_mixer(
@@ -62,4 +64,9 @@ def build_token_mixer(
     layer = nn.TransformerEncoderLayer(
         token_dim, num_heads, dim_feedforward, dropout, batch_first=True
     )
-    return nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)
+    encoder = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)
+    for parameter in encoder.parameters():
+        # The encoder starts with copies of one layer; the layers shall differ.
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)
+    return encoder
