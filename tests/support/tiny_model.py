@@ -8,10 +8,9 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 CONFIG = CHECKOUT / "configs" / "shapes" / "maskformer_R50_sgr.yaml"
 
 
-def tiny_options(output: Path, **more) -> list[str]:
-    """Options for the command line that make the Shapes config tiny."""
+def tiny_options(**more) -> list[str]:
+    """Options for the command line that make the Shapes config tiny; ``A__B=1`` sets A.B to 1."""
     options = {
-        "OUTPUT_DIR": output,
         "MODEL.DEVICE": "cpu",
         "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
         "MODEL.RESNETS.RES2_OUT_CHANNELS": 16,
@@ -38,4 +37,4 @@ def tiny_options(output: Path, **more) -> list[str]:
 
 
 def tiny_config(output: Path, **more):
-    return load_config(str(CONFIG), tiny_options(output, **more))
+    return load_config(str(CONFIG), tiny_options(OUTPUT_DIR=output, **more))

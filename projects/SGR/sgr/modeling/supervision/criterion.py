@@ -25,12 +25,13 @@ class ConceptLosses(NamedTuple):
     Attributes:
         losses: "focal", "dice" and "cosine", weighted scalars.
         matched: (B, K) bool on the host: the concepts matched in each image.
-        num_components: mean number of components per image of this worker.
+        active: share of the regions that pass 0.5 somewhere in their image; a scalar on the device,
+            not to wait for it.
     """
 
     losses: dict[str, Tensor]
     matched: np.ndarray
-    num_components: float
+    active: Tensor
 
 
 class ConceptCriterion(nn.Module):
@@ -131,9 +132,8 @@ class ConceptCriterion(nn.Module):
             )
             assignment = self.matcher(logits, targets)
             losses = self._losses(logits, targets, assignment)
-        return ConceptLosses(
-            losses, (assignment >= 0).numpy(), sum(num_components) / max(len(num_components), 1)
-        )
+        active = (logits.detach().amax(dim=2) > 0).float().mean()
+        return ConceptLosses(losses, (assignment >= 0).numpy(), active)
 
     def _losses(self, logits, targets, assignment) -> dict[str, Tensor]:
         most = targets.masks.shape[1]

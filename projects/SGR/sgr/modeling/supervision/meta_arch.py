@@ -26,7 +26,7 @@ def supervise_concepts(meta_arch_class: type[nn.Module]) -> type[nn.Module]:
       ``component_map`` (H, W) and ``component_classes`` (C,), as the mappers of
       :mod:`sgr.data` make them.
     * in evaluation, where asked, adds to each image's output dict ``concept_regions``, the
-      :class:`~sgr.modeling.reasoning.ConceptRegions` of batch size 1 of the deepest reasoning
+      :class:`~sgr.modeling.reasoning.ConceptRegions` of batch size 1 of the coarsest reasoning
       module (where there is none, the query masks of a mask classifier), cut to the image.
 
     Built from a config, it reads ``cfg.MODEL.SGR.SUPERVISION`` (no losses where WEIGHT is 0) and
@@ -37,13 +37,13 @@ def supervise_concepts(meta_arch_class: type[nn.Module]) -> type[nn.Module]:
         meta_arch_class: a module whose ``forward`` takes a list of dicts with "image" (3, H, W),
             and returns a dict of losses in training, a list of output dicts in evaluation.
 
+    Returns:
+        A class named "Concept" and the name of the given one, the name for registries too.
+
     Example::
 
-        @META_ARCH_REGISTRY.register()
-        @sgr.supervise_concepts
-        class MyModel(nn.Module): ...
-
-        ConceptRCNN = sgr.supervise_concepts(GeneralizedRCNN)
+        ConceptMyModel = sgr.supervise_concepts(MyModel)
+        META_ARCH_REGISTRY.register(ConceptMyModel)  # MODEL.META_ARCHITECTURE: ConceptMyModel
     """
 
     class ConceptSupervised(meta_arch_class):
@@ -54,8 +54,8 @@ def supervise_concepts(meta_arch_class: type[nn.Module]) -> type[nn.Module]:
             concepts_in_output: bool | None = None,
             **kwargs: Any,
         ):
-            super().__init__(*args, **kwargs)
             cfg = _find_config(args, kwargs)
+            super().__init__(*args, **kwargs)
             if cfg is not None:
                 if concept_criterion is None and cfg.MODEL.SGR.SUPERVISION.WEIGHT > 0:
                     concept_criterion = ConceptCriterion.from_config(cfg)
@@ -90,7 +90,10 @@ def supervise_concepts(meta_arch_class: type[nn.Module]) -> type[nn.Module]:
 
 def _find_config(args, kwargs) -> CfgNode | None:
     candidates = [*args[:1], kwargs.get("cfg")]
-    return next((each for each in candidates if isinstance(each, CfgNode)), None)
+    cfg = next((each for each in candidates if isinstance(each, CfgNode)), None)
+    if cfg is not None and "SGR" not in cfg.MODEL:
+        raise ValueError("the config has no MODEL.SGR; call sgr.add_sgr_config(cfg) first")
+    return cfg
 
 
 def _check_supervisable(model: nn.Module) -> None:
@@ -122,20 +125,11 @@ def _concept_losses(
         for term, loss in result.losses.items():
             key = f"loss_concept_{term}"
             losses[key] = losses[key] + loss if key in losses else loss
-        _log(
-            active_concepts=result.matched.mean(),
-            components_per_image=result.num_components,
-        )
-    return losses
-
-
-def _log(**scalars: float) -> None:
     try:
-        storage = get_event_storage()
+        get_event_storage().put_scalar("sgr/components_per_image", sum(counts) / len(counts))
     except AssertionError:  # outside of a trainer there is nobody to tell
-        return
-    for name, value in scalars.items():
-        storage.put_scalar(f"sgr/{name}", value)
+        pass
+    return losses
 
 
 def _regions_to_show(model: nn.Module, record: dict[str, ConceptRegions]) -> ConceptRegions:
@@ -145,7 +139,7 @@ def _regions_to_show(model: nn.Module, record: dict[str, ConceptRegions]) -> Con
             "backbone, or set TEST.TOKENS.ENABLED to False"
         )
     supervised = [regions for name, regions in record.items() if _is_supervised(model, name)]
-    return (supervised or list(record.values()))[-1]
+    return max(supervised or record.values(), key=lambda regions: regions.stride or 0)
 
 
 def _is_supervised(model: nn.Module, name: str) -> bool:
