@@ -60,7 +60,10 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
     train, pictures = args.output / "train", args.output / "pictures"
     root = Path(os.environ.setdefault("DETECTRON2_DATASETS", str(ROOT / "datasets")))
-    run("Scenes", "datasets/make_shapes.py", "--root", root)
+    if (root / "shapes").is_dir():
+        print(f"== Scenes: those in {root / 'shapes'}")
+    else:
+        run("Scenes", "datasets/make_shapes.py", "--root", root)
 
     if not args.resume:
         (train / "metrics.json").unlink(missing_ok=True)  # the writer would append to it

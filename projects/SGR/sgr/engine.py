@@ -30,6 +30,7 @@ from .checkpoint import SafeCheckpointer
 from .config import add_sgr_config
 from .data.mappers import SemanticConceptMapper, build_mapper
 from .evaluation import build_evaluator
+from .modeling.reasoning import ReasoningModule
 from .modeling.supervision import ConceptCriterion, ConceptLosses
 from .solver import build_lr_scheduler, build_optimizer
 
@@ -96,7 +97,10 @@ def setup_config(args: argparse.Namespace) -> CfgNode:
         logger.warning("There is no GPU: running in one process on the CPU")
         cfg.MODEL.DEVICE = "cpu"
     if comm.get_world_size() == 1 or cfg.MODEL.DEVICE == "cpu":
-        for node in (cfg.MODEL.RESNETS, cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.FPN):
+        model = cfg.MODEL
+        for node in (
+            model.RESNETS, model.FPN, model.SEM_SEG_HEAD, model.ROI_BOX_HEAD, model.ROI_MASK_HEAD
+        ):
             if node.NORM == "SyncBN":
                 logger.info("One process: SyncBN becomes BN")
                 node.NORM = "BN"
@@ -110,9 +114,10 @@ class AutocastTrainer(SimpleTrainer):
     def __init__(self, model, data_loader, optimizer):
         super().__init__(model, data_loader, optimizer)
         self.device_type = next(model.parameters()).device.type
-        bfloat16 = self.device_type == "cpu" or torch.cuda.is_bf16_supported()
-        self.dtype = torch.bfloat16 if bfloat16 else torch.float16
-        self.grad_scaler = torch.amp.GradScaler(self.device_type, enabled=not bfloat16)
+        self.dtype = _half_precision(self.device_type)
+        self.grad_scaler = torch.amp.GradScaler(
+            self.device_type, enabled=self.dtype == torch.float16
+        )
         logging.getLogger(__name__).info("Mixed precision in %s", self.dtype)
 
     def run_step(self):
@@ -132,45 +137,65 @@ class AutocastTrainer(SimpleTrainer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        # None where the checkpoint is of a training in float32 or bfloat16.
+        if state_dict.get("grad_scaler") and self.grad_scaler.is_enabled():
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
 
 
-class ConceptCoverage(HookBase):
-    """Log once per epoch the share of concepts that were matched at least once in it.
+def _half_precision(device_type: str) -> torch.dtype:
+    # PyTorch would emulate bfloat16 on older GPUs, slowly; they are fast in float16.
+    if device_type == "cuda" and torch.version.hip is None:
+        return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
+    return torch.bfloat16
 
-    Concepts that no image ever matches are never supervised, yet the token metrics count them:
-    the first thing to look at where S_C stays high.
+
+class ConceptMonitor(HookBase):
+    """Log how many of the K concepts are in use.
+
+    * ``sgr/active_concepts``: share of the regions that pass 0.5 somewhere in their image.
+    * ``sgr/concepts_matched_per_epoch``, once per epoch: share of the concepts that were matched
+      at least once in it. The others are never supervised, yet the token metrics count them: the
+      first thing to look at where S_C stays high.
+
+    Several reasoning modules are counted together.
 
     Args:
-        iterations_per_epoch: how often to log, as ``sgr/concepts_matched_per_epoch``.
+        iterations_per_epoch: iterations between two logs of the second.
     """
 
     def __init__(self, iterations_per_epoch: int):
         self.iterations_per_epoch = max(iterations_per_epoch, 1)
-        self.seen: np.ndarray | None = None
+        self._matched: np.ndarray | None = None
+        self._active: list[torch.Tensor] = []
 
     def before_train(self):
         self._handles = [
-            module.register_forward_hook(self._see)
+            module.register_forward_hook(self._watch)
             for module in self.trainer.model.modules()
             if isinstance(module, ConceptCriterion)
         ]
 
-    def _see(self, _criterion, _inputs, output: ConceptLosses):
+    def _watch(self, _criterion, _inputs, output: ConceptLosses):
         matched = output.matched.any(axis=0)
-        self.seen = matched if self.seen is None else self.seen | matched
+        self._matched = matched if self._matched is None else self._matched | matched
+        self._active.append(output.active)
 
     def after_step(self):
-        last = self.trainer.iter + 1 == self.trainer.max_iter
-        if not last and (self.trainer.iter + 1) % self.iterations_per_epoch:
+        if self._active:
+            # The trainer has read the losses by now, so the device is done with these too.
+            active = np.mean([each.item() for each in self._active])
+            self.trainer.storage.put_scalar("sgr/active_concepts", active)
+            self._active.clear()
+        step = self.trainer.iter + 1
+        if step % self.iterations_per_epoch and step != self.trainer.max_iter:
             return
-        seen = [each for each in comm.gather(self.seen) if each is not None]
-        if seen:
-            share = np.logical_or.reduce(seen).mean()
+        matched = [each for each in comm.gather(self._matched) if each is not None]
+        if matched:
+            share = np.logical_or.reduce(matched).mean()
             self.trainer.storage.put_scalar(
                 "sgr/concepts_matched_per_epoch", share, smoothing_hint=False
             )
-        self.seen = None
+        self._matched = None
 
     def after_train(self):
         for handle in self._handles:
@@ -203,7 +228,7 @@ class Trainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         epoch = round(loader.num_images / cfg.SOLVER.IMS_PER_BATCH)
         # Before the writer, so that what it logs is written in the same iteration.
-        self.register_hooks([ConceptCoverage(epoch), *self.build_hooks()])
+        self.register_hooks([ConceptMonitor(epoch), *self.build_hooks()])
 
     # Detectron2 v0.6 forgets the state of the inner trainer, and with it the optimizer's moments;
     # later versions keep it under this key.
@@ -214,6 +239,27 @@ class Trainer(DefaultTrainer):
         super().load_state_dict(state_dict)
         if "_trainer" in state_dict:
             self._trainer.load_state_dict(state_dict["_trainer"])
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
+        """Detectron2's, with a look at what would only show much later.
+
+        Raises:
+            ValueError: if the config asks for concept losses or token metrics of a model that
+                gives none.
+        """
+        model = super().build_model(cfg)
+        supervised = cfg.MODEL.SGR.SUPERVISION.WEIGHT > 0 and any(
+            isinstance(module, ReasoningModule) for module in model.modules()
+        )
+        if (supervised or cfg.TEST.TOKENS.ENABLED) and not hasattr(model, "concept_criterion"):
+            name = cfg.MODEL.META_ARCHITECTURE
+            raise ValueError(
+                f"{name} neither supervises concept regions nor puts them out; set "
+                f"MODEL.META_ARCHITECTURE to Concept{name} (see sgr.supervise_concepts), or "
+                "MODEL.SGR.SUPERVISION.WEIGHT to 0.0 and TEST.TOKENS.ENABLED to False"
+            )
+        return model
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
@@ -248,8 +294,17 @@ class Trainer(DefaultTrainer):
 def evaluate(
     cfg: CfgNode, *, allow_pickle: bool = False, resume: bool = False
 ) -> OrderedDict[str, Any]:
-    """Evaluate MODEL.WEIGHTS, or with ``resume`` the last checkpoint of OUTPUT_DIR."""
+    """Evaluate MODEL.WEIGHTS, or with ``resume`` the last checkpoint of OUTPUT_DIR.
+
+    Raises:
+        ValueError: if there is neither.
+    """
     model = Trainer.build_model(cfg)
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, allow_pickle=allow_pickle)
+    if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
+        raise ValueError(
+            "there are no weights to evaluate: add MODEL.WEIGHTS FILE, or --resume for the last "
+            f"checkpoint in {cfg.OUTPUT_DIR}"
+        )
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     return Trainer.test(cfg, model)

@@ -123,17 +123,21 @@ def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
         raise ValueError(f"SOLVER.OPTIMIZER is {cfg.SOLVER.OPTIMIZER!r}; known: SGD, ADAMW")
     clipping = cfg.SOLVER.CLIP_GRADIENTS
     if clipping.ENABLED and clipping.CLIP_TYPE == "full_model":
-        optimizer_class = _clip_full_model(optimizer_class, clipping.CLIP_VALUE)
+        optimizer_class = _clip_full_model(
+            optimizer_class, clipping.CLIP_VALUE, clipping.NORM_TYPE
+        )
     else:
         optimizer_class = maybe_add_gradient_clipping(cfg, optimizer_class)
     return optimizer_class(parameter_groups(cfg, model), lr=cfg.SOLVER.BASE_LR, **arguments)
 
 
-def _clip_full_model(optimizer_class: type[torch.optim.Optimizer], max_norm: float):
+def _clip_full_model(
+    optimizer_class: type[torch.optim.Optimizer], max_norm: float, norm_type: float
+):
     class FullModelClipping(optimizer_class):
         def step(self, closure=None):
             parameters = chain.from_iterable(group["params"] for group in self.param_groups)
-            nn.utils.clip_grad_norm_(parameters, max_norm)
+            nn.utils.clip_grad_norm_(parameters, max_norm, norm_type)
             return super().step(closure=closure)
 
     return FullModelClipping
