@@ -22,12 +22,11 @@ from math import prod
 from typing import Iterator, Sequence
 
 import torch
+from detectron2.modeling import build_model
 from fvcore.nn import FlopCountAnalysis, parameter_count
 from fvcore.nn.jit_handles import get_shape
 from tabulate import tabulate
 from torch import Tensor, nn
-
-from detectron2.modeling import build_model
 
 from sgr.engine import load_config
 from sgr.modeling.reasoning import ReasoningModule
@@ -83,33 +82,6 @@ class SemanticInference(nn.Module):
                 "models of semantic segmentation can be counted"
             )
         return result["sem_seg"]
-
-
-class SemanticInference(nn.Module):
-    """What is traced: an image in, its scores out, both plain tensors."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: Tensor) -> Tensor:
-        result = self.model([{"image": image}])[0]
-        if "sem_seg" not in result:
-            raise ValueError(
-                f"{type(self.model).__name__} gives {sorted(result)} but no 'sem_seg'; only "
-                "models of semantic segmentation can be counted"
-            )
-        return result["sem_seg"]
-
-
-def setup_cfg(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
-    """The config of a file with overrides."""
-    cfg = get_cfg()
-    add_sgr_config(cfg)
-    cfg.merge_from_file(config_file)
-    cfg.merge_from_list(list(opts))
-    cfg.freeze()
-    return cfg
 
 
 def analyze(model: nn.Module, size: int = 512) -> ModelCost:

@@ -25,9 +25,10 @@ from PIL import Image
 import sgr  # noqa: F401 (registers)
 from sgr.checkpoint import SafeCheckpointer
 from sgr.data.components import connected_components
+from sgr.data.image_files import check_labels, read_labels
 from sgr.engine import setup_config
-from sgr.evaluation import cell_label_counts, present_bins, token_histograms
-from sgr.evaluation.ground_truth import has_instances, read_instance_map, read_semantic_map
+from sgr.evaluation import label_histograms
+from sgr.evaluation.ground_truth import has_instances, read_instance_map
 from sgr.evaluation.token_evaluator import regions_of
 from sgr.visualization import (
     class_colors,
@@ -114,26 +115,26 @@ def draw(
         ]
     )
 
-    def histograms(labels: np.ndarray, **limits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Map of bins, the bins' labels, and the shown tokens' histograms."""
-        bins, present = present_bins(torch.from_numpy(labels), **limits)
-        counts = cell_label_counts(
-            bins,
-            tuple(probabilities.shape[-2:]),
+    def histograms(labels: np.ndarray, ignore_label: int | None = None) -> list[np.ndarray]:
+        """The shown tokens' histograms, the bins' labels, and the map of bins."""
+        results = label_histograms(
+            probabilities[shown.tolist()],
+            torch.from_numpy(labels),
             regions.stride,
             input_size=input_size,
-            num_bins=len(present),
+            ignore_label=ignore_label,
         )
-        values = token_histograms(probabilities[shown.tolist()].flatten(1), counts)
-        return bins.numpy(), present.numpy(), values.numpy()
+        return [result.numpy() for result in results]
 
     names = list(metadata.get("stuff_classes") or metadata.get("thing_classes") or [])
     colors = class_colors(metadata, len(names))
     titles = [f"concept {k}, peak {probabilities[k].max():.2f}" for k in shown]
     in_panel, in_tokens = {}, {}
-    if "sem_seg_file_name" in record:
-        labels = read_semantic_map(record)
+    if names and "sem_seg_file_name" in record:
+        label_file = record["sem_seg_file_name"]
+        labels = read_labels(label_file)
         ignore_label = metadata.get("ignore_label", 255)
+        check_labels(labels, label_file, num_classes=len(names), ignore_label=ignore_label)
         in_panel["ground_truth"] = labels
         in_panel["components"] = connected_components(
             labels,
@@ -142,9 +143,7 @@ def draw(
             kernel_size=cfg.INPUT.COMPONENTS.KERNEL_SIZE,
             max_components=cfg.MODEL.SGR.SUPERVISION.MAX_ACTIVE,
         )
-        _, present, values = histograms(
-            labels, ignore_label=ignore_label, num_labels=len(names)
-        )
+        values, present, _ = histograms(labels, ignore_label)
         if len(present):
             in_tokens["class_histograms"] = values[: args.num_tokens]
             in_tokens["class_names"] = [names[label] for label in present]
@@ -157,7 +156,7 @@ def draw(
         in_panel["prediction"] = output["sem_seg"].argmax(dim=0).cpu().numpy()
     if has_instances(record):
         thing_ids = set(metadata.get("thing_dataset_id_to_contiguous_id", {}).values())
-        bins, present, values = histograms(read_instance_map(record, size, thing_ids))
+        values, present, bins = histograms(read_instance_map(record, size, thing_ids))
         if len(present):
             # Panoptic categories count over all classes, those of annotations over the things.
             key = "annotations" if "annotations" in record else "segments_info"

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 from scipy import ndimage
+
 from sgr.data.components import connected_components
 
 

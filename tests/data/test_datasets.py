@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
+
 from sgr.data.datasets import camvid, coco_stuff_10k, shapes
 from sgr.data.datasets.registration import load_sem_seg_pairs, register
 

@@ -9,6 +9,7 @@ from detectron2.data import DatasetMapper, MetadataCatalog
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
+
 from sgr.config import add_sgr_config
 from sgr.data.components import connected_components
 from sgr.data.mappers import (

@@ -1,13 +1,17 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluators, SemSegEvaluator
+from detectron2.data.datasets.cityscapes import load_cityscapes_semantic
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
+
 from sgr.config import add_sgr_config
-from sgr.evaluation import TokenSemanticsEvaluator, build_evaluator
+from sgr.evaluation import CheckedSemSegEvaluator, TokenSemanticsEvaluator, build_evaluator
 from sgr.modeling.reasoning.concept_regions import ConceptRegions
 
 
@@ -98,10 +102,10 @@ def test_coco(register, tmp_path):
 
 def test_without_tokens_there_is_only_the_tasks_evaluator(register, tmp_path):
     name = register([], evaluator_type="sem_seg", stuff_classes=["a"], ignore_label=255)
-    assert isinstance(build_evaluator(config(tmp_path, tokens=False), name), SemSegEvaluator)
+    assert type(build_evaluator(config(tmp_path, tokens=False), name)) is CheckedSemSegEvaluator
     evaluators = build_evaluator(config(tmp_path, tokens=True), name)._evaluators
     assert [type(evaluator) for evaluator in evaluators] == [
-        SemSegEvaluator,
+        CheckedSemSegEvaluator,
         TokenSemanticsEvaluator,
     ]
 
@@ -109,10 +113,46 @@ def test_without_tokens_there_is_only_the_tasks_evaluator(register, tmp_path):
 @pytest.mark.parametrize("metadata", [{}, {"evaluator_type": "lvis"}])
 def test_unknown_evaluator_types_are_named(register, tmp_path, metadata):
     name = register([], **metadata)
-    with pytest.raises(ValueError, match=r"evaluator_type (None|'lvis'), known are \['coco'"):
+    with pytest.raises(ValueError, match=r"evaluator_type (None|'lvis'), known are \[.*'coco'"):
         build_evaluator(config(tmp_path, tokens=True), name)
 
 
 def test_the_coco_evaluator_is_detectron2s(register, tmp_path):
     name = register([], evaluator_type="coco", thing_classes=["a"])
     assert isinstance(build_evaluator(config(tmp_path, tokens=False), name), COCOEvaluator)
+
+
+def test_detectron2s_cityscapes_is_measured_over_its_19_classes(register, tmp_path):
+    """Its own loader and metadata, on a tree of one image."""
+    images, labels = tmp_path / "leftImg8bit" / "bonn", tmp_path / "gtFine" / "bonn"
+    images.mkdir(parents=True)
+    labels.mkdir(parents=True)
+    truth = np.array([[0, 18, 255, 0]], np.uint8)
+    (images / "a_leftImg8bit.png").touch()
+    for kind in ("instanceIds", "labelIds"):
+        (labels / f"a_gtFine_{kind}.png").touch()
+    Image.fromarray(truth).save(labels / "a_gtFine_labelTrainIds.png")
+    size = {"imgHeight": 1, "imgWidth": 4}
+    (labels / "a_gtFine_polygons.json").write_text(json.dumps(size))
+    records = load_cityscapes_semantic(str(images.parent), str(labels.parent))
+    metadata = MetadataCatalog.get("cityscapes_fine_sem_seg_val").as_dict()
+    name = register(records, **{key: metadata[key] for key in metadata if key != "name"})
+
+    evaluator = build_evaluator(config(tmp_path, tokens=False), name)
+    predicted = torch.tensor([[0, 18, 3, 18]])
+    scores = torch.nn.functional.one_hot(predicted, 19).permute(2, 0, 1).float()
+    evaluator.reset()
+    evaluator.process([records[0]], [{"sem_seg": scores}])
+    assert evaluator.evaluate()["sem_seg"]["mIoU"] == pytest.approx(100 * (1 / 2 + 1 / 2) / 2)
+
+
+@pytest.mark.parametrize("evaluator_type", ["coco_panoptic_seg", "ade20k_panoptic_seg"])
+def test_panoptic_datasets_need_label_maps_for_miou(register, tmp_path, evaluator_type):
+    metadata = dict(evaluator_type=evaluator_type, stuff_classes=["a", "b"], ignore_label=255)
+    segments = {"file_name": "a.jpg", "pan_seg_file_name": "a.png", "segments_info": []}
+    records = [{**segments, "sem_seg_file_name": "b.png"}]
+    name = register(records, **metadata)
+    assert type(build_evaluator(config(tmp_path, tokens=False), name)) is CheckedSemSegEvaluator
+    records[0] = segments
+    with pytest.raises(ValueError, match="build_.* records without sem_seg_file_name: mIoU"):
+        build_evaluator(config(tmp_path, tokens=False), name)

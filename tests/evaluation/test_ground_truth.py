@@ -2,7 +2,8 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 from PIL import Image
-from sgr.evaluation.ground_truth import has_instances, read_instance_map, read_semantic_map
+
+from sgr.evaluation.ground_truth import has_instances, read_instance_map
 
 SIZE = (10, 12)
 
@@ -15,33 +16,6 @@ def mask(x, y, w, h):
     array = np.zeros(SIZE, np.uint8, order="F")
     array[y : y + h, x : x + w] = 1
     return array
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_semantic_map(tmp_path, dtype):
-    labels = np.arange(12, dtype=dtype).reshape(3, 4) * 20
-    path = str(tmp_path / "labels.png")
-    Image.fromarray(labels).save(path)
-    read = read_semantic_map({"sem_seg_file_name": path})
-    assert read.dtype != np.uint16
-    np.testing.assert_array_equal(read, labels)
-
-
-def test_a_palette_does_not_matter(tmp_path):
-    labels = np.array([[0, 3], [255, 1]], np.uint8)
-    image = Image.fromarray(labels).convert("P")
-    image.putdata(labels.flatten().tolist())
-    image.putpalette([(7 * value) % 256 for value in range(768)])
-    path = str(tmp_path / "palette.png")
-    image.save(path)
-    np.testing.assert_array_equal(read_semantic_map({"sem_seg_file_name": path}), labels)
-
-
-def test_a_colour_picture_is_an_error(tmp_path):
-    path = str(tmp_path / "colour.png")
-    Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(path)
-    with pytest.raises(ValueError, match="colour.png has 3 channels"):
-        read_semantic_map({"sem_seg_file_name": path})
 
 
 def test_the_smaller_mask_lies_on_top_whatever_the_order_and_the_format():
@@ -91,6 +65,12 @@ def test_panoptic_things(tmp_path):
     expected = [[-1, 1, -1], [1, -1, -1]]
     assert read_instance_map(record, ids.shape).tolist() == expected
     assert read_instance_map(record, ids.shape, thing_ids={2}).tolist() == [[3, 1, -1], expected[1]]
+
+
+def test_a_missing_panoptic_picture_is_named(tmp_path):
+    record = {"pan_seg_file_name": str(tmp_path / "gone.png"), "segments_info": []}
+    with pytest.raises(FileNotFoundError, match="gone.png does not exist"):
+        read_instance_map(record, SIZE)
 
 
 def test_has_instances():

@@ -11,6 +11,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
+
 from sgr.evaluation import TokenSemanticsEvaluator
 from sgr.modeling.reasoning.concept_regions import ConceptRegions
 
@@ -182,6 +183,15 @@ def test_user_mistakes_are_named(dataset):
     with pytest.raises(KeyError, match="other.jpg is not an image of"):
         other = [{"file_name": "other.jpg", "image": torch.zeros(3, *SIZE)}]
         evaluator.process(other, outputs([WEAK]))
+
+
+def test_a_wrong_label_is_an_error_where_the_classes_are_known(dataset):
+    name = dataset(
+        [{"sem_seg_file_name": halves(0, 2)}], ignore_label=255, stuff_classes=["sky", "road"]
+    )
+    message = r"sem_seg_file_name-0\.png holds the label\(s\) 2; expected are 0 to 1, and 255"
+    with pytest.raises(ValueError, match=message):
+        TokenSemanticsEvaluator(name).process(inputs(), outputs([WEAK]))
 
 
 def test_two_processes_equal_one(tmp_path):

@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from sgr.evaluation.token_metrics import (
     cell_label_counts,
     diversity,
+    label_histograms,
     present_bins,
     semantics,
     token_histograms,
@@ -44,11 +46,13 @@ def oracle(regions, labels, classes, stride, input_size):
 
 
 def measure(regions, labels, stride, input_size, ignore_label=255):
-    bins, present = present_bins(torch.from_numpy(labels), ignore_label=ignore_label)
-    counts = cell_label_counts(
-        bins, regions.shape[-2:], stride, input_size=input_size, num_bins=len(present)
+    histograms, _, _ = label_histograms(
+        torch.from_numpy(regions),
+        torch.from_numpy(labels),
+        stride,
+        input_size=input_size,
+        ignore_label=ignore_label,
     )
-    histograms = token_histograms(torch.from_numpy(regions).flatten(1), counts)
     return histograms, semantics(histograms).item(), diversity(histograms).item()
 
 
@@ -97,9 +101,16 @@ def test_present_bins_numbers_the_labels_that_vote(dtype):
     bins, present = present_bins(labels, ignore_label=11)
     assert bins.tolist() == [[2, 0, 0], [-1, 1, 2]]
     assert present.tolist() == [2, 9, 40]
-    bins, present = present_bins(labels, ignore_label=11, num_labels=20)
-    assert bins.tolist() == [[-1, 0, 0], [-1, 1, -1]]
-    assert present.tolist() == [2, 9]
+
+
+def test_histograms_come_with_their_labels():
+    labels = torch.tensor([[40, 40, 2, 255]])
+    regions = torch.tensor([[[1.0, 0.5]]])
+    histograms, present, bins = label_histograms(
+        regions, labels, 2, input_size=(1, 4), ignore_label=255
+    )
+    assert present.tolist() == [2, 40] and bins.tolist() == [[1, 1, 0, -1]]
+    assert histograms.tolist() == [[pytest.approx(0.2), pytest.approx(0.8)]]
 
 
 def test_negative_labels_never_vote():

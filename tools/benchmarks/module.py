@@ -26,7 +26,7 @@ class LiteralReasoning(nn.Module):
     """A module's function on the module's own parameters, step by step as the paper has it.
 
     Args:
-        module: whose layers to use; of mean pooling and with both embeddings, as by default.
+        module: whose layers to use; of sum pooling and with both embeddings, as by default.
 
     Shape: ``x`` (B, C, h, w) -> (B, C, h, w).
     """
@@ -55,7 +55,7 @@ class LiteralReasoning(nn.Module):
         center_y = torch.einsum("bkhw,h->bk", regions, rows) / mass
         half = tokens.shape[-1] // 2
         encoded = torch.cat((sine_encoding(center_x, half), sine_encoding(center_y, half)), dim=-1)
-        refined = self.mixer(tokens / mass[..., None] + encoded)
+        refined = self.mixer(tokens + encoded)
         return x + self.projection(torch.einsum("bkd,bkhw->bdhw", refined, regions))
 
 

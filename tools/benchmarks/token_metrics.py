@@ -10,13 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sgr.evaluation import (
-    cell_label_counts,
-    diversity,
-    present_bins,
-    semantics,
-    token_histograms,
-)
+from sgr.evaluation import diversity, label_histograms, semantics
 
 from .label_maps import IGNORE_LABEL, patches
 from .measure import Results, Row, compare
@@ -57,11 +51,9 @@ def literal_metrics(regions: Tensor, labels: Tensor, stride: int, chunk: int = 3
 
 
 def _metrics(regions: Tensor, labels: Tensor, stride: int) -> Results:
-    bins, present = present_bins(labels, ignore_label=IGNORE_LABEL)
-    counts = cell_label_counts(
-        bins, regions.shape[1:], stride, input_size=labels.shape, num_bins=len(present)
+    histograms, _, _ = label_histograms(
+        regions, labels, stride, input_size=labels.shape, ignore_label=IGNORE_LABEL
     )
-    histograms = token_histograms(regions.flatten(1), counts)
     return [semantics(histograms), diversity(histograms)]
 
 

@@ -3,7 +3,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from detectron2.layers import ShapeSpec
 
 from sgr.modeling.mask_classification import (

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sgr.modeling.mask_classification.position_embedding import SinePositionEmbedding
+from sgr.modeling.reasoning import sine_encoding
 
 
 def test_every_entry_against_the_formula():
@@ -17,6 +18,12 @@ def test_every_entry_against_the_formula():
                 angle = 2 * math.pi * position / 100.0 ** (2 * pair / 6)
                 wave = math.cos if channel % 2 else math.sin
                 assert embedding[0, channel, y, x].item() == pytest.approx(wave(angle), abs=1e-5)
+
+
+def test_it_is_that_of_the_reasoning_modules_per_axis():
+    embedding = SinePositionEmbedding(16)(torch.zeros(1, 1, 3, 5))[0]
+    rows = torch.arange(1, 4) / (3 + 1e-6) * 2 * math.pi
+    assert torch.equal(embedding[:8, :, 0].T, sine_encoding(rows, 8))
 
 
 def test_type_follows_the_features():

@@ -2,14 +2,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional as F
-
 from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import BitMasks, Instances, PolygonMasks
+from torch import nn
+from torch.nn import functional as F
 
 from sgr.config import add_sgr_config
 from sgr.modeling.mask_classification import (
@@ -208,7 +207,7 @@ def test_build_from_config():
     cfg.MODEL.MASK_FORMER.DICE_WEIGHT = 7.0
     cfg.TEST.DETECTIONS_PER_IMAGE = 4
     model = build_model(cfg)
-    assert type(model) is MaskFormerSegmentor
+    assert isinstance(model, MaskFormerSegmentor)
     assert model.thing_classes == {0, 3}
     assert model.criterion.weight_dict["loss_dice"] == model.criterion.matcher.dice_weight == 7.0
     assert model.device == torch.device("cpu")
@@ -221,6 +220,24 @@ def test_build_from_config():
 
 def test_a_dataset_without_things_leaves_them_unknown():
     assert build_model(_small_config()).thing_classes is None
+
+
+@pytest.mark.parametrize(
+    "dataset, things",
+    [
+        ("shapes_sem_seg_train", range(4, 9)),  # whose annotations number them from 0
+        ("shapes_instance_train", range(5)),
+        ("cityscapes_fine_sem_seg_train", range(11, 19)),  # without ids
+        ("cityscapes_fine_panoptic_train", range(11, 19)),  # thing_classes repeat all classes
+        ("coco_2017_train_panoptic", range(80)),
+        ("ade20k_sem_seg_train", None),
+    ],
+)
+def test_things_are_numbered_as_the_classes(dataset, things):
+    cfg = _small_config()
+    cfg.DATASETS.TRAIN = (dataset,)
+    expected = None if things is None else set(things)
+    assert build_model(cfg).thing_classes == expected
 
 
 def test_parameters_are_those_of_the_public_model():

@@ -19,7 +19,7 @@ from detectron2.structures import Instances
 from fvcore.common.registry import Registry
 
 from .components import connected_components
-from .image_files import read_image, read_labels
+from .image_files import check_labels, read_image, read_labels
 
 __all__ = [
     "MAPPER_REGISTRY",
@@ -197,16 +197,10 @@ class SemanticConceptMapper:
                 f"but its label map {label_file} is {_size(labels)}"
             )
 
+        check_labels(
+            labels, label_file, num_classes=self.num_classes, ignore_label=self.ignore_label
+        )
         ignored = labels == self.ignore_label
-        wrong = (labels >= self.num_classes) | (labels < 0)
-        wrong &= ~ignored
-        if wrong.any():
-            values = np.unique(labels[wrong])
-            shown = ", ".join(map(str, values[:10])) + (", ..." if len(values) > 10 else "")
-            raise ValueError(
-                f"label map {label_file} holds the label(s) {shown}; expected are 0 to "
-                f"{self.num_classes - 1}, and {self.ignore_label} for ignored pixels"
-            )
 
         # Pillow resizes bytes only; other integers must be floats for Detectron2 to resize them.
         bytes_do = self.num_classes <= 256 and 0 <= self.ignore_value <= 255

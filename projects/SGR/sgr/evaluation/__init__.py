@@ -5,22 +5,26 @@ from importlib import import_module
 from .token_metrics import (
     cell_label_counts,
     diversity,
+    label_histograms,
     present_bins,
     semantics,
     token_histograms,
 )
 
 __all__ = [
+    "CheckedSemSegEvaluator",
     "TokenSemanticsEvaluator",
     "build_evaluator",
     "cell_label_counts",
     "diversity",
+    "label_histograms",
     "present_bins",
     "semantics",
     "token_histograms",
 ]
 
 _NEEDS_DETECTRON2 = {
+    "CheckedSemSegEvaluator": ".sem_seg_evaluator",
     "TokenSemanticsEvaluator": ".token_evaluator",
     "build_evaluator": ".build",
 }

@@ -6,29 +6,21 @@ import os
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import (
-    COCOEvaluator,
-    DatasetEvaluator,
-    DatasetEvaluators,
-    SemSegEvaluator,
-)
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
 
+from .sem_seg_evaluator import CheckedSemSegEvaluator
 from .token_evaluator import TokenSemanticsEvaluator
 
 __all__ = ["build_evaluator"]
 
-
-
-def _coco_evaluator(dataset_name: str, *, output_dir: str) -> COCOEvaluator:
-    # Detectron2's fast implementation needs its C++ extension; pycocotools' gives the same AP.
-    try:
-        from detectron2 import _C
-    except ImportError:
-        _C = None
-    return COCOEvaluator(dataset_name, output_dir=output_dir, use_fast_impl=_C is not None)
-
-
-_EVALUATORS = {"sem_seg": SemSegEvaluator, "coco": _coco_evaluator}
+# Panoptic datasets have label maps beside their segments, or the evaluator says that they do not.
+_EVALUATORS = {
+    "ade20k_panoptic_seg": CheckedSemSegEvaluator,
+    "cityscapes_sem_seg": CheckedSemSegEvaluator,
+    "coco": COCOEvaluator,
+    "coco_panoptic_seg": CheckedSemSegEvaluator,
+    "sem_seg": CheckedSemSegEvaluator,
+}
 
 
 def build_evaluator(
@@ -36,8 +28,9 @@ def build_evaluator(
 ) -> DatasetEvaluator:
     """Build what measures a model on a dataset.
 
-    "sem_seg" gives mIoU, "coco" box and mask AP; ``cfg.TEST.TOKENS.ENABLED`` adds the token
-    metrics to either.
+    "coco" gives box and mask AP; "sem_seg", "cityscapes_sem_seg", "coco_panoptic_seg" and
+    "ade20k_panoptic_seg" give the mIoU of ``sem_seg``, by Detectron2 for all of them.
+    ``cfg.TEST.TOKENS.ENABLED`` adds the token metrics to any.
 
     Args:
         cfg: a config with the keys of ``add_sgr_config``.
@@ -45,7 +38,8 @@ def build_evaluator(
         output_folder: where results are written; None stands for OUTPUT_DIR/inference.
 
     Raises:
-        ValueError: if the metadata's ``evaluator_type`` is missing or not a known one.
+        ValueError: if the metadata's ``evaluator_type`` is missing or not a known one, or mIoU is
+            to be measured and a record has no label map.
     """
     if output_folder is None:
         output_folder = os.path.join(cfg.OUTPUT_DIR, "inference")

@@ -1,4 +1,4 @@
-"""Ground truth of one image at its own resolution, read for evaluation.
+"""The instances of one image at its own resolution, read for evaluation.
 
 Records are dicts in Detectron2's standard dataset format.
 """
@@ -7,27 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 import pycocotools.mask as mask_util
-from detectron2.utils.file_io import PathManager
-from PIL import Image
 
-__all__ = ["has_instances", "read_instance_map", "read_semantic_map"]
+from sgr.data.image_files import read_image
 
-
-def read_semantic_map(record: dict) -> np.ndarray:
-    """The (H, W) integer label map in ``record["sem_seg_file_name"]``, labels as stored.
-
-    Raises:
-        ValueError: if the file holds a colour picture instead of labels.
-    """
-    path = record["sem_seg_file_name"]
-    labels = _read_image(path)
-    if labels.ndim != 2:
-        raise ValueError(
-            f"{path} has {labels.shape[-1]} channels; ground truth is an image of one channel "
-            "that holds class numbers"
-        )
-    # PyTorch knows few operations on unsigned 16-bit integers.
-    return labels.astype(np.int32) if labels.dtype == np.uint16 else labels
+__all__ = ["has_instances", "read_instance_map"]
 
 
 def has_instances(record: dict) -> bool:
@@ -49,17 +32,15 @@ def read_instance_map(record: dict, size: tuple[int, int], thing_ids=frozenset()
 
     Returns:
         (H, W) int32: the instance's index in ``annotations`` or ``segments_info``, -1 elsewhere.
+
+    Raises:
+        FileNotFoundError, OSError: the panoptic picture is missing or damaged.
+        ValueError: a mask is not of the image's size.
     """
     if "annotations" in record:
         return _map_of_annotations(record["annotations"], size)
-    return _map_of_segments(
-        _read_image(record["pan_seg_file_name"]), record["segments_info"], thing_ids
-    )
-
-
-def _read_image(path: str) -> np.ndarray:
-    with PathManager.open(path, "rb") as file:
-        return np.array(Image.open(file))
+    picture = read_image(record["pan_seg_file_name"], format=None)
+    return _map_of_segments(picture, record["segments_info"], thing_ids)
 
 
 def _map_of_annotations(annotations: list[dict], size: tuple[int, int]) -> np.ndarray:

@@ -17,16 +17,11 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 from torch import Tensor
 
+from sgr.data.image_files import check_labels, read_labels
 from sgr.modeling.reasoning.concept_regions import ConceptRegions
 
-from .ground_truth import has_instances, read_instance_map, read_semantic_map
-from .token_metrics import (
-    cell_label_counts,
-    diversity,
-    present_bins,
-    semantics,
-    token_histograms,
-)
+from .ground_truth import has_instances, read_instance_map
+from .token_metrics import diversity, label_histograms, semantics
 
 __all__ = ["TokenSemanticsEvaluator", "regions_of"]
 
@@ -92,7 +87,9 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
                 size 1 that covers the unpadded image.
 
         Raises:
-            ValueError: if an output has no regions, or they do not fit the image.
+            ValueError: if an output has no regions, or they do not fit the image; or if a label map
+                holds a label that is neither a class nor the ignored one.
+            FileNotFoundError, OSError: if a file of the ground truth is missing or damaged.
             KeyError: if an image is not in the dataset.
         """
         for input_, output in zip(inputs, outputs):
@@ -149,19 +146,17 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
         record = self._record(input_["file_name"])
         input_size = tuple(input_["image"].shape[-2:])
         probabilities = regions.probabilities[0]
-        grid = tuple(probabilities.shape[-2:])
-        probabilities = probabilities.flatten(1)
-        active = probabilities.amax(dim=1) > self._active_threshold
+        active = probabilities.flatten(1).amax(dim=1) > self._active_threshold
         values = {"active_tokens": active.sum().float()}
 
-        def add(kind: str, labels: np.ndarray, **limits) -> None:
-            bins, present = present_bins(
-                torch.from_numpy(labels).to(probabilities.device), **limits
+        def add(kind: str, labels: np.ndarray, ignore_label: int | None = None) -> None:
+            histograms, _, _ = label_histograms(
+                probabilities,
+                torch.from_numpy(labels).to(probabilities.device),
+                regions.stride,
+                input_size=input_size,
+                ignore_label=ignore_label,
             )
-            counts = cell_label_counts(
-                bins, grid, regions.stride, input_size=input_size, num_bins=len(present)
-            )
-            histograms = token_histograms(probabilities, counts)
             of_active = histograms * active[:, None]  # Rows of zeros are left out.
             values[f"S_{kind}"] = semantics(histograms)
             values[f"D_{kind}"] = diversity(histograms)
@@ -169,8 +164,16 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
             values[f"D_{kind}_active"] = diversity(of_active)
 
         if "sem_seg_file_name" in record:
-            labels = read_semantic_map(record)
-            add("C", labels, ignore_label=self._ignore_label, num_labels=self._num_classes)
+            label_file = record["sem_seg_file_name"]
+            labels = read_labels(label_file)
+            if self._num_classes is not None:
+                check_labels(
+                    labels,
+                    label_file,
+                    num_classes=self._num_classes,
+                    ignore_label=self._ignore_label,
+                )
+            add("C", labels, self._ignore_label)
         if has_instances(record):
             size = tuple(
                 int(record.get(side, input_.get(side, default)))

@@ -10,19 +10,53 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["cell_label_counts", "diversity", "present_bins", "semantics", "token_histograms"]
+__all__ = [
+    "cell_label_counts",
+    "diversity",
+    "label_histograms",
+    "present_bins",
+    "semantics",
+    "token_histograms",
+]
 
 
-def present_bins(
-    labels: Tensor, *, ignore_label: int | None = None, num_labels: int | None = None
-) -> tuple[Tensor, Tensor]:
+def label_histograms(
+    regions: Tensor,
+    labels: Tensor,
+    stride: int,
+    *,
+    input_size: tuple[int, int],
+    ignore_label: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Histograms of an image's labels under each of its tokens: all steps from the label map on.
+
+    Args:
+        regions: (K, h, w) weights in [0, 1].
+        labels: (H, W) integers at the ground truth's own resolution, on the regions' device.
+        stride, input_size: see :func:`cell_label_counts`.
+        ignore_label: see :func:`present_bins`.
+
+    Returns:
+        histograms: (K, N) float32, see :func:`token_histograms`.
+        present, bins: (N,) the label of each bin and (H, W) the bin of each pixel, see
+            :func:`present_bins`.
+
+    Raises:
+        ValueError: if the regions do not cover the image.
+    """
+    bins, present = present_bins(labels, ignore_label=ignore_label)
+    counts = cell_label_counts(
+        bins, tuple(regions.shape[-2:]), stride, input_size=input_size, num_bins=len(present)
+    )
+    return token_histograms(regions.flatten(1), counts), present, bins
+
+
+def present_bins(labels: Tensor, *, ignore_label: int | None = None) -> tuple[Tensor, Tensor]:
     """Number the labels that are present in an image: the bins of its histograms.
 
     Args:
-        labels: (H, W) integers; memory grows with the largest one.
+        labels: (H, W) integers; memory grows with the largest one. Negative labels never vote.
         ignore_label: pixels with this label vote for nothing; None where there is no such label.
-        num_labels: labels at or past this number vote for nothing either; None sets no bound.
-            Negative labels never vote.
 
     Returns:
         bins: (H, W) int64, the bin of each pixel in [0, N), or -1 where it votes for nothing.
@@ -32,8 +66,6 @@ def present_bins(
     shifted = labels.long().clamp(min=-1) + 1
     votes = torch.bincount(shifted.flatten()) > 0
     votes[:1] = False
-    if num_labels is not None:
-        votes[num_labels + 1 :] = False
     if ignore_label is not None and 0 <= ignore_label < len(votes) - 1:
         votes[ignore_label + 1] = False
     bin_of_label = torch.where(votes, votes.cumsum(0) - 1, -1)

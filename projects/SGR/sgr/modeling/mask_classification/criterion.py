@@ -6,10 +6,9 @@ from typing import Sequence
 
 import numpy as np
 import torch
+from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from detectron2.utils import comm
 
 from .matcher import HungarianMatcher, Match
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import Collection
 
 import torch
-from torch import Tensor
-
 from detectron2.structures import Boxes, Instances
+from torch import Tensor
 
 __all__ = ["instance_inference", "panoptic_inference", "semantic_inference"]
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import fvcore.nn.weight_init as weight_init
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .position_embedding import SinePositionEmbedding
 from .transformer import TransformerEncoderOnly

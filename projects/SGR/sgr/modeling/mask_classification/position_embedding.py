@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..reasoning import sine_encoding
+
 __all__ = ["SinePositionEmbedding"]
 
 
@@ -51,9 +53,6 @@ class SinePositionEmbedding(nn.Module):
 
     def _axis(self, length: int, device: torch.device) -> Tensor:
         """(embed_dim / 2, length) embedding of the positions along one axis."""
-        half = self.embed_dim // 2
         position = torch.arange(1, length + 1, dtype=torch.float32, device=device)
         position = position / (length + 1e-6) * self.scale
-        exponent = torch.arange(0, half, 2, dtype=torch.float32, device=device) / half
-        angle = position[None, :] / self.temperature ** exponent[:, None]
-        return torch.stack([angle.sin(), angle.cos()], dim=1).flatten(0, 1)
+        return sine_encoding(position, self.embed_dim // 2, temperature=self.temperature).T

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import fvcore.nn.weight_init as weight_init
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..reasoning.concept_regions import ConceptRegions
 from .position_embedding import SinePositionEmbedding

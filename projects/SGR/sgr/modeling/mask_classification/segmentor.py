@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import ImageList, Instances
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .criterion import SetCriterion
 from .inference import instance_inference, panoptic_inference, semantic_inference
@@ -245,9 +244,20 @@ class MaskFormerSegmentor(nn.Module):
 
 
 def _thing_classes(cfg: CfgNode) -> list[int] | None:
-    """Contiguous ids of the thing classes of the training set, None if its metadata has none."""
+    """The things among the classes of the training set, None if its metadata do not tell.
+
+    Of a dataset with label maps, whose classes are ``stuff_classes``, they are found by name: its
+    ``thing_dataset_id_to_contiguous_id`` may number the things of the annotations from 0.
+    """
     if not cfg.DATASETS.TRAIN:
         return None
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     ids = metadata.get("thing_dataset_id_to_contiguous_id")
-    return None if ids is None else sorted(ids.values())
+    ids = None if ids is None else sorted(set(ids.values()))
+    classes = metadata.get("stuff_classes") or []
+    things = metadata.get("thing_classes") or []
+    # Detectron2's panoptic datasets repeat all classes as thing_classes; there the ids tell.
+    names_tell = things and (ids is None or len(ids) == len(things))
+    if names_tell and set(things) <= set(classes):
+        return [classes.index(name) for name in things]
+    return ids

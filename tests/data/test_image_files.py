@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from sgr.data.image_files import check_labels, read_labels
+
+
+@pytest.mark.parametrize("dtype, read_as", [(np.uint8, np.uint8), (np.uint16, np.int32)])
+def test_labels_are_read_as_stored(tmp_path, dtype, read_as):
+    labels = np.arange(12, dtype=dtype).reshape(3, 4) * np.iinfo(dtype).bits * 2
+    path = str(tmp_path / "labels.png")
+    Image.fromarray(labels).save(path)
+    read = read_labels(path)
+    assert read.dtype == read_as
+    np.testing.assert_array_equal(read, labels)
+
+
+def test_a_palette_does_not_matter(tmp_path):
+    labels = np.array([[0, 3], [255, 1]], np.uint8)
+    image = Image.fromarray(labels).convert("P")
+    image.putdata(labels.flatten().tolist())
+    image.putpalette([(7 * value) % 256 for value in range(768)])
+    path = str(tmp_path / "palette.png")
+    image.save(path)
+    np.testing.assert_array_equal(read_labels(path), labels)
+
+
+def test_a_colour_picture_is_an_error(tmp_path):
+    path = str(tmp_path / "colour.png")
+    Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(path)
+    with pytest.raises(ValueError, match="colour.png .* has 3 channels"):
+        read_labels(path)
+
+
+def test_right_labels_pass():
+    check_labels(np.array([[0, 4, 255]], np.uint8), "a.png", num_classes=5, ignore_label=255)
+    check_labels(np.array([[0, 4, -1]]), "a.png", num_classes=5, ignore_label=-1)
+    check_labels(np.array([[0, 4, 255]], np.uint8), "a.png", num_classes=847, ignore_label=65535)
+    check_labels(np.array([[0, 4]], np.uint8), "a.png", num_classes=5, ignore_label=None)
+
+
+def test_wrong_labels_are_named():
+    labels = np.array([[9, 5, -2, 255, 5, 4]])
+    message = r"a\.png holds the label\(s\) -2, 5, 9; expected are 0 to 4, and 255 for ignored"
+    with pytest.raises(ValueError, match=message):
+        check_labels(labels, "a.png", num_classes=5, ignore_label=255)
+    with pytest.raises(ValueError, match="-2, 5, 9, 255; .* the dataset's metadata have no ignore"):
+        check_labels(labels, "a.png", num_classes=5, ignore_label=None)
+    with pytest.raises(ValueError, match=r" 5, 6, .*, 13, 14, \.\.\.; expected"):
+        check_labels(np.arange(16)[None], "a.png", num_classes=5, ignore_label=255)
