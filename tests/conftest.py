@@ -47,3 +47,8 @@ def tiny_shapes(tiny_shapes_root, monkeypatch) -> Path:
     """:func:`tiny_shapes_root` as the root of all datasets."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tiny_shapes_root))
     return tiny_shapes_root
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no GPU")

@@ -2,8 +2,9 @@ import pickle
 
 import pytest
 import torch
-from sgr.checkpoint import SafeCheckpointer
 from torch import nn
+
+from sgr.checkpoint import SafeCheckpointer
 
 
 class Evil:

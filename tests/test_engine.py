@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from detectron2.config import get_cfg
+
 from sgr.engine import Trainer, argument_parser, evaluate, load_config, setup_config
 from tiny_model import CONFIG, tiny_config, tiny_options
 
@@ -63,7 +64,7 @@ class TestTraining:
     def test_loss_falls(self, tiny_shapes, tmp_path):
         torch.manual_seed(0)
         cfg = tiny_config(
-            tmp_path, SOLVER__MAX_ITER=40, SOLVER__BASE_LR=0.002, SOLVER__CHECKPOINT_PERIOD=1000
+            tmp_path, SOLVER__MAX_ITER=60, SOLVER__BASE_LR=0.01, SOLVER__CHECKPOINT_PERIOD=1000
         )
         trainer = train(cfg)
         losses = [value for value, _ in trainer.storage.history("total_loss").values()]
@@ -176,6 +177,7 @@ class TestConfig:
 
     def test_keys_of_others_stay(self):
         from detectron2.config import CfgNode
+
         from sgr import add_sgr_config
 
         cfg = get_cfg()

@@ -1,11 +1,12 @@
 import pytest
 import torch
 from detectron2.config import get_cfg
+from torch import nn
+
 from foreign import ForeignModel, TinyBackbone
 from sgr import add_reasoning, add_sgr_config
 from sgr.modeling.reasoning import SemanticGlobalReasoning
 from sgr.solver import build_lr_scheduler, build_optimizer, parameter_groups
-from torch import nn
 
 
 @pytest.fixture
@@ -101,7 +102,8 @@ def test_full_model_clipping(cfg, model):
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     gradients = [p.grad for p in model.parameters() if p.requires_grad]
-    assert torch.cat([g.flatten() for g in gradients]).norm().item() == pytest.approx(0.01, rel=1e-4)
+    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+    assert norm.item() == pytest.approx(0.01, rel=1e-4)
 
 
 def test_polynomial_decay(cfg, model):

@@ -4,6 +4,7 @@ import importlib.util
 import json
 
 import pytest
+
 from sgr.engine import argument_parser
 from tiny_model import CHECKOUT, CONFIG, tiny_options
 

@@ -23,6 +23,7 @@ import sys
 from pathlib import Path
 
 from PIL import Image
+
 from sgr.visualization import draw_training_curves, read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,9 +1,10 @@
 import pytest
 import torch
+from torch import nn
+
 from foreign import TinyBackbone
 from sgr import add_reasoning, record_concepts
 from sgr.modeling.reasoning import SemanticGlobalReasoning
-from torch import nn
 
 
 @pytest.fixture

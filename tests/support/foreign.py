@@ -1,4 +1,4 @@
-"""Stand-ins for the models of others: a backbone and meta-architectures that know nothing of SGR."""
+"""Stand-ins for the models of others: a backbone and a model that know nothing of SGR."""
 
 import torch
 from detectron2.layers import ShapeSpec

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-
 from detectron2.modeling import build_model
+from torch import nn
 
 from sgr.modeling.reasoning import ReasoningModule
 

@@ -5,7 +5,6 @@ import importlib.util
 import io
 import os
 import subprocess
-import sys
 import tarfile
 import venv
 import zipfile
@@ -80,7 +79,7 @@ def test_missing_operator_explains_itself_only_when_used():
     if module["HAS_COMPILED"]:
         pytest.skip("this environment has the compiled extension")
     with pytest.raises(RuntimeError, match="'deform_conv_forward' needs .* compiled extension"):
-        module["_C"].deform_conv_forward
+        module["_C"].deform_conv_forward()
     assert not hasattr(module["_C"], "__wrapped__")
 
 

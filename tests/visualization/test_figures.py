@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+
 from sgr.visualization import (
     draw_panel,
     draw_segments,

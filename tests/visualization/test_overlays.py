@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from sgr.visualization import (
     class_colors,
     color_labels,

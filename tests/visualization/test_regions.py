@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from sgr.visualization import most_used_regions, upsample_region
 
 

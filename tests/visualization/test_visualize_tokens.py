@@ -10,6 +10,7 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from PIL import Image
+
 from sgr.modeling.reasoning.concept_regions import ConceptRegions
 
 TOOL = Path(__file__).parents[2] / "tools" / "visualize_tokens.py"

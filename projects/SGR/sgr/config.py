@@ -38,7 +38,7 @@ def _add_reasoning(cfg: CN) -> None:
             "SGR": {
                 # A name in REASONING_REGISTRY.
                 "NAME": "SemanticGlobalReasoning",
-                # For MODEL.BACKBONE.NAME "build_sgr_backbone": the registered backbone to put it on.
+                # The registered backbone under MODEL.BACKBONE.NAME "build_sgr_backbone".
                 "BACKBONE_NAME": "build_resnet_backbone",
                 # Backbone outputs that get a reasoning module each; the paper uses the last one.
                 "IN_FEATURES": ["res5"],

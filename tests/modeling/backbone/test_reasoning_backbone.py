@@ -6,6 +6,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
+
 from foreign import TinyBackbone
 from sgr import add_reasoning, add_sgr_config
 from sgr.modeling.backbone import add_reasoning_from_config

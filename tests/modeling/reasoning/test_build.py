@@ -1,5 +1,6 @@
 import pytest
 from detectron2.config import get_cfg
+
 from sgr import add_sgr_config
 from sgr.modeling.reasoning import SemanticGlobalReasoning, build_reasoning
 

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+
 from sgr.modeling.reasoning import sine_encoding
 
 

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from fvcore.nn import FlopCountAnalysis
+
 from sgr.modeling.reasoning import ConceptRegions, SemanticGlobalReasoning
 
 
@@ -144,6 +145,25 @@ def test_autocast_does_not_overflow(dtype, pooling, mixer):
     assert regions.tokens.dtype == torch.float32
     assert relative_error(regions.tokens, exact.tokens.double()) < 0.05
     assert relative_error(out, expected.double()) < 0.05
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("pooling", ["sum", "mean"])
+def test_on_a_gpu_without_waiting(dtype, pooling):
+    module = SemanticGlobalReasoning(32, num_concepts=64, token_dim=64, token_pooling=pooling)
+    module.eval()
+    x = torch.randn(2, 32, 64, 64)
+    with torch.no_grad():
+        expected, _ = module(x)
+        module, x = module.cuda(), x.cuda()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            with torch.autocast("cuda", dtype=dtype or torch.float16, enabled=dtype is not None):
+                out, _ = module(x)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert relative_error(out.cpu(), expected.double()) < (1e-4 if dtype is None else 0.05)
 
 
 def test_float64_stays_float64():

@@ -1,8 +1,9 @@
 import numpy as np
-import concept_oracle as oracle
 import pytest
 import torch
 from detectron2.config import get_cfg
+
+import concept_oracle as oracle
 from sgr import add_sgr_config
 from sgr.modeling.reasoning import ConceptRegions
 from sgr.modeling.supervision import ConceptCriterion, ConceptMatcher
@@ -123,6 +124,17 @@ def test_float32_under_autocast(dtype):
         assert losses[term].item() == pytest.approx(expected[term].item(), rel=1e-6)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("union", ["sum", "noisy_or"])
+def test_on_a_gpu(union):
+    maps, logits = [torch.randint(-1, 3, SIZE)], torch.randn(1, 6, *GRID)
+    expected = criterion(union=union)(regions_of(logits), maps, [3])
+    result = criterion(union=union)(regions_of(logits.cuda()), maps, [3])
+    assert (result.matched == expected.matched).all()
+    for term in TERMS:
+        assert result.losses[term].item() == pytest.approx(expected.losses[term].item(), rel=1e-4)
+
+
 def test_descent_finds_the_components():
     component_map = torch.zeros(SIZE, dtype=torch.int16)
     component_map[:, 8:] = 1
@@ -136,7 +148,8 @@ def test_descent_finds_the_components():
         optimizer.step()
     assert losses["focal"] < 0.01 and losses["dice"] < 0.05
     left, right = component_map[::4, ::4].flatten() == 0, component_map[::4, ::4].flatten() == 1
-    halves = torch.stack([logits.detach().sigmoid().flatten(2)[0, :, h].mean(1) for h in (left, right)])
+    regions = logits.detach().sigmoid().flatten(2)[0]
+    halves = torch.stack([regions[:, half].mean(dim=1) for half in (left, right)])
     assert (halves.max(dim=1).values > 0.3).all()
 
 

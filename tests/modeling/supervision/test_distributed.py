@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from foreign import tiny_inputs
 from two_processes import build_concept_model, concept_gradients, run_twice
 

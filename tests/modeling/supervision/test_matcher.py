@@ -1,7 +1,8 @@
 import numpy as np
-import concept_oracle as oracle
 import pytest
 import torch
+
+import concept_oracle as oracle
 from sgr.modeling.supervision import ConceptMatcher, component_targets
 
 STRIDE, GRID = 4, (3, 4)

@@ -4,11 +4,12 @@ from detectron2.config import get_cfg
 from detectron2.modeling import GeneralizedRCNN, SemanticSegmentor, build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
+from torch.nn.parallel import DistributedDataParallel
+
 from foreign import ForeignModel, TinyBackbone, tiny_inputs
 from sgr import add_reasoning, add_sgr_config, supervise_concepts
 from sgr.modeling.reasoning import SemanticGlobalReasoning
 from sgr.modeling.supervision import ConceptCriterion, ConceptMatcher
-from torch.nn.parallel import DistributedDataParallel
 
 CONCEPT_LOSSES = {"loss_concept_focal", "loss_concept_dice", "loss_concept_cosine"}
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from sgr.modeling.supervision import component_targets
 
 

@@ -2,8 +2,8 @@
 
 from .build import REASONING_REGISTRY, ReasoningModule, build_reasoning
 from .concept_regions import ConceptRegions
-from .sgr import SemanticGlobalReasoning
 from .position_encoding import sine_encoding
+from .sgr import SemanticGlobalReasoning
 
 __all__ = [
     "REASONING_REGISTRY",
