@@ -10,9 +10,10 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..mask_losses import dice_loss
 from .matcher import HungarianMatcher, Match
 
-__all__ = ["SetCriterion", "dice_loss", "sigmoid_focal_loss"]
+__all__ = ["SetCriterion", "sigmoid_focal_loss"]
 
 
 def sigmoid_focal_loss(
@@ -30,18 +31,6 @@ def sigmoid_focal_loss(
     wrong = torch.where(targets, -logits, logits)
     loss = F.softplus(wrong) * wrong.sigmoid() ** gamma
     return (loss * torch.where(targets, alpha, 1 - alpha)).mean(1).sum()
-
-
-def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Dice loss, 1 - (2 |A B| + 1) / (|A| + |B| + 1), summed over the masks.
-
-    Args:
-        logits: (N, P).
-        targets: (N, P), bool.
-    """
-    prob = logits.sigmoid()
-    overlap = (prob * targets).sum(1)
-    return (1 - (2 * overlap + 1) / (prob.sum(1) + targets.sum(1) + 1)).sum()
 
 
 class SetCriterion(nn.Module):
@@ -128,7 +117,9 @@ class SetCriterion(nn.Module):
         size = masks.shape[-2:]
         logits = F.interpolate(logits[:, None], size=size, mode="bilinear", align_corners=False)
         logits, masks = logits.flatten(1), masks.flatten(1)
-        return sigmoid_focal_loss(logits, masks), dice_loss(logits, masks)
+        prob = logits.sigmoid()
+        dice = dice_loss((prob * masks).sum(1), prob.sum(1), masks.sum(1))
+        return sigmoid_focal_loss(logits, masks), dice.sum()
 
     @staticmethod
     def _to_device(

@@ -10,6 +10,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..mask_losses import dice_loss, focal_terms
+
 __all__ = ["HungarianMatcher", "pairwise_dice_cost", "pairwise_focal_cost"]
 
 Match = tuple[np.ndarray, np.ndarray]
@@ -29,9 +31,7 @@ def pairwise_focal_cost(
     Returns:
         (..., Q, T).
     """
-    prob = logits.sigmoid()
-    inside = alpha * (1 - prob) ** gamma * F.softplus(-logits)
-    outside = (1 - alpha) * prob**gamma * F.softplus(logits)
+    inside, outside = focal_terms(F.logsigmoid(logits), F.logsigmoid(-logits), alpha, gamma)
     # sum over inside * t + outside * (1 - t), with one product instead of two.
     total = (inside - outside) @ targets.transpose(-2, -1) + outside.sum(-1, keepdim=True)
     return total / logits.shape[-1]
@@ -48,9 +48,11 @@ def pairwise_dice_cost(logits: Tensor, targets: Tensor) -> Tensor:
         (..., Q, T).
     """
     prob = logits.sigmoid()
-    overlap = prob @ targets.transpose(-2, -1)
-    total = prob.sum(-1)[..., :, None] + targets.sum(-1)[..., None, :]
-    return 1 - (2 * overlap + 1) / (total + 1)
+    return dice_loss(
+        prob @ targets.transpose(-2, -1),
+        prob.sum(-1)[..., :, None],
+        targets.sum(-1)[..., None, :],
+    )
 
 
 class HungarianMatcher(nn.Module):

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
+from ..mask_losses import dice_loss, focal_terms
 from ..reasoning import ConceptRegions
-from .losses import dice_loss, focal_terms, noisy_or_union, pairwise_cosine, sum_union
+from .losses import noisy_or_union, pairwise_cosine, sum_union
 from .matcher import ConceptMatcher
 from .targets import component_targets
 

@@ -1,4 +1,4 @@
-"""Terms of the concept losses (Eq. 5, 6), in forms that suit regions given as logits."""
+"""What is special to concept losses (Eq. 6): unions of regions, and their similarity."""
 
 from __future__ import annotations
 
@@ -6,36 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["dice_loss", "focal_terms", "noisy_or_union", "pairwise_cosine", "sum_union"]
+__all__ = ["noisy_or_union", "pairwise_cosine", "sum_union"]
 
 # Where a sum of regions comes this close to 1 or passes it, log(1 - sum) goes on as a straight
 # line: it stays finite and keeps pushing down what covers another component.
 SATURATION = 0.05
-
-
-def focal_terms(
-    log_inside: Tensor, log_outside: Tensor, alpha: float, gamma: float
-) -> tuple[Tensor, Tensor]:
-    """Focal loss of a probability p for target 1 and for target 0.
-
-    Args:
-        log_inside: log p.
-        log_outside: log(1 - p).
-        alpha: weight of target 1; target 0 has 1 - alpha.
-        gamma: exponent of the focusing factor.
-
-    Returns:
-        ``-alpha (1 - p)^gamma log p`` and ``-(1 - alpha) p^gamma log(1 - p)``. For a target in
-        [0, 1] mix them linearly: that is the mean over the pixels of a cell.
-    """
-    inside = -alpha * (gamma * log_outside).exp() * log_inside
-    outside = -(1 - alpha) * (gamma * log_inside).exp() * log_outside
-    return inside, outside
-
-
-def dice_loss(intersection: Tensor, mass: Tensor, area: Tensor) -> Tensor:
-    """``1 - (2 intersection + 1) / (mass + area + 1)``, all in cells; 1 keeps 0 / 0 out."""
-    return 1 - (2 * intersection + 1) / (mass + area + 1)
 
 
 def noisy_or_union(logits: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:

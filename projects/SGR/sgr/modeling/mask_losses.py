@@ -1,0 +1,32 @@
+"""Focal and dice loss, as the matchers and criteria of masks and of concept regions share them."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+__all__ = ["dice_loss", "focal_terms"]
+
+
+def focal_terms(
+    log_inside: Tensor, log_outside: Tensor, alpha: float, gamma: float
+) -> tuple[Tensor, Tensor]:
+    """Focal loss of a probability p for target 1 and for target 0.
+
+    Args:
+        log_inside: log p.
+        log_outside: log(1 - p).
+        alpha: weight of target 1; target 0 has 1 - alpha.
+        gamma: exponent of the focusing factor.
+
+    Returns:
+        ``-alpha (1 - p)^gamma log p`` and ``-(1 - alpha) p^gamma log(1 - p)``. For a target in
+        [0, 1] mix them linearly: that is the mean over the pixels of a cell.
+    """
+    inside = -alpha * (gamma * log_outside).exp() * log_inside
+    outside = -(1 - alpha) * (gamma * log_inside).exp() * log_outside
+    return inside, outside
+
+
+def dice_loss(intersection: Tensor, mass: Tensor, area: Tensor) -> Tensor:
+    """``1 - (2 intersection + 1) / (mass + area + 1)``, masses in cells; the 1 keeps 0 / 0 out."""
+    return 1 - (2 * intersection + 1) / (mass + area + 1)
