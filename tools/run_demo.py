@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
         (train / "metrics.json").unlink(missing_ok=True)  # the writer would append to it
     config = ["--config-file", args.config_file]
     run(
-        "Training (about ten minutes on two cores; the log shows what is left)",
+        "Training (six minutes on two cores; the log shows the time left as eta)",
         "train_net.py",
         *config,
         *(["--resume"] if args.resume else []),

@@ -52,7 +52,7 @@ def _map_of_annotations(annotations: list[dict], size: tuple[int, int]) -> np.nd
         if rle is not None:
             masks[index] = rle
     instances = np.full(size, -1, dtype=np.int32)
-    for index in sorted(masks, key=lambda index: -mask_util.area(masks[index])):
+    for index in sorted(masks, key=lambda index: -int(mask_util.area(masks[index]))):
         mask = mask_util.decode(masks[index])
         if mask.shape != tuple(size):
             raise ValueError(
