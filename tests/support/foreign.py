@@ -1,8 +1,10 @@
 """Stand-ins for the models of others: a backbone and a model that know nothing of SGR."""
 
 import torch
+from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
+from sgr import add_sgr_config
 from torch import nn
 from torch.nn import functional as F
 
@@ -64,3 +66,18 @@ def tiny_inputs(sizes=((32, 24), (30, 40)), num_components=2):
             }
         )
     return batch
+
+
+def tiny_resnet_config():
+    """A config of a ResNet-18 with a reasoning module of six concepts."""
+    cfg = get_cfg()
+    add_sgr_config(cfg)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.RESNETS.DEPTH = 18
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    cfg.MODEL.SGR.NUM_CONCEPTS = 6
+    cfg.MODEL.SGR.TOKEN_DIM = 8
+    cfg.MODEL.SGR.NUM_HEADS = 2
+    cfg.MODEL.SGR.DIM_FEEDFORWARD = 16
+    cfg.MODEL.SGR.SUPERVISION.MAX_ACTIVE = 4
+    return cfg

@@ -3,12 +3,11 @@ import copy
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
 
-from foreign import TinyBackbone
-from sgr import add_reasoning, add_sgr_config
+from foreign import TinyBackbone, tiny_resnet_config
+from sgr import add_reasoning
 from sgr.modeling.backbone import add_reasoning_from_config
 from sgr.modeling.reasoning import SemanticGlobalReasoning
 
@@ -21,16 +20,8 @@ def tiny_reasoning(channels, stride=4):
 
 @pytest.fixture
 def cfg():
-    cfg = get_cfg()
-    add_sgr_config(cfg)
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.RESNETS.DEPTH = 18
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    cfg = tiny_resnet_config()
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res4", "res5"]
-    cfg.MODEL.SGR.NUM_CONCEPTS = 6
-    cfg.MODEL.SGR.TOKEN_DIM = 8
-    cfg.MODEL.SGR.NUM_HEADS = 2
-    cfg.MODEL.SGR.DIM_FEEDFORWARD = 16
     return cfg
 
 

@@ -6,8 +6,8 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
 
-from foreign import ForeignModel, TinyBackbone, tiny_inputs
-from sgr import add_reasoning, add_sgr_config, supervise_concepts
+from foreign import ForeignModel, TinyBackbone, tiny_inputs, tiny_resnet_config
+from sgr import add_reasoning, supervise_concepts
 from sgr.modeling.reasoning import SemanticGlobalReasoning
 from sgr.modeling.supervision import ConceptCriterion, ConceptMatcher
 
@@ -32,19 +32,10 @@ def foreign(**arguments):
 
 @pytest.fixture
 def cfg():
-    cfg = get_cfg()
-    add_sgr_config(cfg)
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.RESNETS.DEPTH = 18
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    cfg = tiny_resnet_config()
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.BACKBONE.NAME = "build_sgr_resnet_fpn_backbone"
-    cfg.MODEL.SGR.NUM_CONCEPTS = 6
-    cfg.MODEL.SGR.TOKEN_DIM = 8
-    cfg.MODEL.SGR.NUM_HEADS = 2
-    cfg.MODEL.SGR.DIM_FEEDFORWARD = 16
-    cfg.MODEL.SGR.SUPERVISION.MAX_ACTIVE = 4
     return cfg
 
 
