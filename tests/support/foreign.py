@@ -4,9 +4,10 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
-from sgr import add_sgr_config
 from torch import nn
 from torch.nn import functional as F
+
+from sgr import add_sgr_config
 
 
 class TinyBackbone(Backbone):
