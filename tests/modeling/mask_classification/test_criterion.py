@@ -111,7 +111,8 @@ def test_masks_are_counted_over_the_workers(monkeypatch):
     """Two workers, this one with 2 masks, the other with 6: divided by 4."""
     outputs, targets = _outputs(aux=0), _targets(1, 1)
     alone = _criterion()(outputs, targets)
-    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.add_(6))
     together = _criterion()(outputs, targets)
     assert together["loss_dice"].item() == pytest.approx(alone["loss_dice"].item() / 2)

@@ -6,11 +6,11 @@ from typing import Sequence
 
 import numpy as np
 import torch
-from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..mask_losses import dice_loss
+from ..workers import mean_over_workers
 from .matcher import HungarianMatcher, Match
 
 __all__ = ["SetCriterion", "sigmoid_focal_loss"]
@@ -81,7 +81,7 @@ class SetCriterion(nn.Module):
         indices = self._to_device(self.matcher(layers, targets), targets, device)
         labels = torch.cat([target["labels"] for target in targets])
         masks = torch.cat([target["masks"] for target in targets]).bool()
-        num_masks = self._average_count(len(labels), device)
+        num_masks = mean_over_workers(len(labels), device).clamp_min(1)
 
         losses = {}
         with torch.autocast(device.type, enabled=False):
@@ -140,12 +140,3 @@ class SetCriterion(nn.Module):
         ]
         # Every layer matches as many pairs, so they stack.
         return [tuple(layer) for layer in torch.from_numpy(np.stack(rows)).to(device)]
-
-    @staticmethod
-    def _average_count(count: int, device: torch.device) -> float | Tensor:
-        workers = comm.get_world_size()
-        if workers == 1:
-            return max(count, 1)
-        total = torch.tensor([float(count)], device=device)
-        torch.distributed.all_reduce(total)
-        return (total[0] / workers).clamp(min=1)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..initialization import xavier_init
+
 __all__ = [
     "Transformer",
     "TransformerDecoder",
@@ -220,7 +222,7 @@ class TransformerEncoderOnly(nn.Module):
     def __init__(self, num_layers: int, embed_dim: int, **options):
         super().__init__()
         self.encoder = TransformerEncoder(num_layers, embed_dim, **options)
-        _xavier_init(self)
+        xavier_init(self)
 
     def forward(self, features: Tensor, position: Tensor) -> Tensor:
         """(B, D, h, w) features and their (B or 1, D, h, w) positions -> (B, D, h, w)."""
@@ -261,7 +263,7 @@ class Transformer(nn.Module):
         self.decoder = TransformerDecoder(
             decoder_layers, embed_dim, return_intermediate=return_intermediate, **layer_options
         )
-        _xavier_init(self)
+        xavier_init(self)
 
     def forward(self, features: Tensor, position: Tensor, query_position: Tensor) -> Tensor:
         """
@@ -282,9 +284,3 @@ class Transformer(nn.Module):
 
 def _to_tokens(features: Tensor) -> Tensor:
     return features.flatten(2).transpose(1, 2)
-
-
-def _xavier_init(module: nn.Module) -> None:
-    for parameter in module.parameters():
-        if parameter.dim() > 1:
-            nn.init.xavier_uniform_(parameter)

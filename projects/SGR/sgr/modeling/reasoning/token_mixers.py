@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ..initialization import xavier_init
+
 __all__ = ["GraphConvolution", "build_token_mixer"]
 
 
@@ -65,8 +67,5 @@ def build_token_mixer(
         token_dim, num_heads, dim_feedforward, dropout, batch_first=True
     )
     encoder = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)
-    for parameter in encoder.parameters():
-        # The encoder starts with copies of one layer; the layers shall differ.
-        if parameter.dim() > 1:
-            nn.init.xavier_uniform_(parameter)
+    xavier_init(encoder)  # it starts with copies of one layer; the layers shall differ
     return encoder

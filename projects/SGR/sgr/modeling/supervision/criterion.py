@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from ..mask_losses import dice_loss, focal_terms
 from ..reasoning import ConceptRegions
+from ..workers import mean_over_workers
 from .losses import noisy_or_union, pairwise_cosine, sum_union
 from .matcher import ConceptMatcher
 from .targets import component_targets
@@ -157,7 +158,7 @@ class ConceptCriterion(nn.Module):
         )
         cosine = pairwise_cosine(logits.sigmoid(), targets.weights, groups)
 
-        num_components = _mean_over_workers(sum(targets.counts), logits.device).clamp_min(1)
+        num_components = mean_over_workers(sum(targets.counts), logits.device).clamp_min(1)
         terms = {"focal": focal, "dice": dice, "cosine": cosine}
         # The empty sum keeps the regions in the graph where nothing matched, as DDP needs it.
         nothing = 0 * logits.sum()
@@ -165,11 +166,3 @@ class ConceptCriterion(nn.Module):
             name: self.weights[name] * (term * matched).sum() / num_components + nothing
             for name, term in terms.items()
         }
-
-
-def _mean_over_workers(number: float, device: torch.device) -> Tensor:
-    value = torch.full((), float(number), device=device)
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(value)
-        value /= distributed.get_world_size()
-    return value
