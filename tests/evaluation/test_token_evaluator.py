@@ -1,10 +1,5 @@
 import json
 import math
-import os
-import runpy
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +7,10 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from evaluate_share import evaluate_share, evaluate_shares
 from sgr.evaluation import TokenSemanticsEvaluator
 from sgr.modeling.reasoning.concept_regions import ConceptRegions
+from two_processes import run_twice
 
 SIZE = (8, 16)
 STRIDE = 4
@@ -196,24 +193,10 @@ def test_a_wrong_label_is_an_error_where_the_classes_are_known(dataset):
 
 def test_two_processes_equal_one(tmp_path):
     """An odd number of images, and a process without any."""
-    script = Path(__file__).with_name("evaluate_share.py")
-    root = Path(__file__).parents[2]
-    environment = dict(os.environ, PYTHONPATH=str(root / "projects" / "SGR"))
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", script, str(rank), "2", tmp_path, "5", "1"],
-            env=environment,
-        )
-        for rank in range(2)
-    ]
-    evaluate_share = runpy.run_path(str(script))["evaluate_share"]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-
-    for num_images in (5, 1):
+    numbers = [5, 1]
+    results = run_twice(evaluate_shares, tmp_path, tmp_path, numbers)
+    for num_images, main, other in zip(numbers, *results):
         alone = evaluate_share(0, 1, tmp_path, num_images)["tokens"]
-        main, other = (
-            json.loads((tmp_path / f"{num_images}-{rank}.json").read_text()) for rank in range(2)
-        )
         assert other is None
         assert alone["images_C"] == num_images
         assert alone.get("images_I", 0) == num_images // 2

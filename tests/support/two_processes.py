@@ -20,6 +20,7 @@ def _start(rank, function, folder, arguments):
     )
     try:
         torch.save(function(rank, *arguments), f"{folder}/result{rank}.pt")
+        distributed.barrier()  # neither hangs up while the other still listens
     finally:
         distributed.destroy_process_group()
 

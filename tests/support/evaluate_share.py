@@ -1,11 +1,5 @@
-"""Evaluate one process's share of small datasets; run by test_token_evaluator.py.
+"""Evaluating one process's share of small datasets."""
 
-python evaluate_share.py RANK WORLD_SIZE FOLDER NUM_IMAGES...: writes, for each number of images,
-FOLDER/NUM_IMAGES-RANK.json.
-"""
-
-import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +44,6 @@ def evaluate_share(rank: int, world_size: int, folder: Path, num_images: int) ->
     return evaluator.evaluate()
 
 
-if __name__ == "__main__":
-    rank, world_size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
-    )
-    for num_images in map(int, sys.argv[4:]):
-        result = evaluate_share(rank, world_size, folder, num_images)
-        (folder / f"{num_images}-{rank}.json").write_text(json.dumps(result))
+def evaluate_shares(rank: int, folder: Path, numbers: list[int]) -> list[dict | None]:
+    """For two processes: results for datasets of each number of images."""
+    return [evaluate_share(rank, 2, folder, number) for number in numbers]
