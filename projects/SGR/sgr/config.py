@@ -1,7 +1,8 @@
 """Every configuration key that the project adds to Detectron2's, with its unit and its source.
 
 "Sec.", "Eq." and "Table" refer to the SGR paper. Keys under ``MODEL.MASK_FORMER``,
-``MODEL.SEM_SEG_HEAD`` and ``SOLVER`` carry the names that MaskFormer's users know.
+``MODEL.SEM_SEG_HEAD``, ``MODEL.SWIN`` and ``SOLVER`` carry the names that the users of MaskFormer
+and Mask2Former know.
 """
 
 from detectron2.config import CfgNode as CN
@@ -10,13 +11,14 @@ __all__ = ["add_sgr_config"]
 
 
 def add_sgr_config(cfg: CN) -> None:
-    """Add the keys of SGR, MaskFormer, the data path, the solver and the evaluators to ``cfg``.
+    """Add the keys of SGR, Swin, mask classification, data, solver and evaluators to ``cfg``.
 
     Args:
         cfg: a Detectron2 config, changed in place. Keys that exist already (say, because the
             public MaskFormer has been here before) keep their values.
     """
     _add_reasoning(cfg)
+    _add_swin(cfg)
     _add_mask_classification(cfg)
     _add_data(cfg)
     _add_solver(cfg)
@@ -81,6 +83,40 @@ def _add_reasoning(cfg: CN) -> None:
     )
 
 
+def _add_swin(cfg: CN) -> None:
+    _set_defaults(
+        cfg.MODEL,
+        {
+            # The values of Swin-T.
+            "SWIN": {
+                # Side of the images of the pretraining, pixels; only absolute positions (APE)
+                # depend on it.
+                "PRETRAIN_IMG_SIZE": 224,
+                "PATCH_SIZE": 4,
+                # Channels of the first stage; they double from stage to stage.
+                "EMBED_DIM": 96,
+                "DEPTHS": [2, 2, 6, 2],
+                "NUM_HEADS": [3, 6, 12, 24],
+                # Side of an attention window, patches.
+                "WINDOW_SIZE": 7,
+                "MLP_RATIO": 4.0,
+                "QKV_BIAS": True,
+                # Scale of the attention's logits; None stands for 1 / sqrt(channels of a head).
+                "QK_SCALE": None,
+                "DROP_RATE": 0.0,
+                "ATTN_DROP_RATE": 0.0,
+                # Stochastic depth: probability for the last block, rising from 0 at the first.
+                "DROP_PATH_RATE": 0.3,
+                "APE": False,
+                "PATCH_NORM": True,
+                "OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+                # Recompute the blocks' activations in the backward pass instead of keeping them.
+                "USE_CHECKPOINT": False,
+            }
+        },
+    )
+
+
 def _add_mask_classification(cfg: CN) -> None:
     _set_defaults(
         cfg.MODEL,
@@ -101,13 +137,25 @@ def _add_mask_classification(cfg: CN) -> None:
                 "PRE_NORM": False,
                 "HIDDEN_DIM": 256,
                 "NUM_OBJECT_QUERIES": 100,
+                # What turns queries into classes and masks (PREDICTOR_REGISTRY):
+                # "TransformerPredictor" (MaskFormer) or "MaskedAttentionPredictor" (Mask2Former).
+                "TRANSFORMER_DECODER_NAME": "TransformerPredictor",
                 # A feature name, or a stage of the pixel decoder ("transformer_encoder",
-                # "pixel_embedding").
+                # "pixel_embedding", "multi_scale_pixel_decoder").
                 "TRANSFORMER_IN_FEATURE": "res5",
                 "ENFORCE_INPUT_PROJ": False,
                 "SIZE_DIVISIBILITY": 32,
+                # Mask2Former's losses look at this many points of each mask, picked out of
+                # OVERSAMPLE_RATIO times as many: this share where the prediction is least certain,
+                # the rest at random.
+                "TRAIN_NUM_POINTS": 12544,
+                "OVERSAMPLE_RATIO": 3.0,
+                "IMPORTANCE_SAMPLE_RATIO": 0.75,
                 "TEST": {
                     "SEMANTIC_ON": True,
+                    # What "sem_seg" is: "scores" (C, H, W), as Detectron2 has it, or "labels"
+                    # (H, W), their best class, which takes a C-th of the memory.
+                    "SEMANTIC_OUTPUT": "scores",
                     "PANOPTIC_ON": False,
                     "INSTANCE_ON": False,
                     # Panoptic: queries below this score, and segments of which less than this
@@ -126,6 +174,11 @@ def _add_mask_classification(cfg: CN) -> None:
             "MASK_DIM": 256,
             "PIXEL_DECODER_NAME": "FPNPixelDecoder",
             "TRANSFORMER_ENC_LAYERS": 0,
+            # Deformable attention over several strides ("DeformablePixelDecoder"): the features
+            # that it encodes, its sampling points per head and stride, and its heads.
+            "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": ["res3", "res4", "res5"],
+            "DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS": 4,
+            "DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": 8,
         },
     )
 
@@ -137,6 +190,11 @@ def _add_data(cfg: CN) -> None:
             # A name in sgr.data.mappers.MAPPER_REGISTRY.
             "DATASET_MAPPER_NAME": "mask_former_semantic_concept",
             "COLOR_AUG_SSD": False,
+            # Large-scale jittering (mappers "*_lsj_concept"): side of the square crop, pixels, and
+            # the range of the scale relative to it.
+            "IMAGE_SIZE": 1024,
+            "MIN_SCALE": 0.1,
+            "MAX_SCALE": 2.0,
             # Pad training images to a multiple of this many pixels; -1 leaves them.
             "SIZE_DIVISIBILITY": -1,
             # Connected components (Sec. 3.3, footnote 2; Fig. A).

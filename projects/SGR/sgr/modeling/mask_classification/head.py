@@ -70,7 +70,7 @@ class MaskClassificationHead(nn.Module):
         Returns:
             The predictor's output, see :meth:`TransformerPredictor.forward`.
         """
-        mask_features, encoder_features = self.pixel_decoder(features)
+        mask_features, encoder_features, _ = self.pixel_decoder(features)
         if self.transformer_in_feature == "transformer_encoder":
             read = encoder_features
         elif self.transformer_in_feature == "pixel_embedding":

@@ -32,10 +32,13 @@ class PixelDecoderOutput(NamedTuple):
         mask_features: (B, mask_dim, h, w) embeddings, at the stride of the finest input feature.
         encoder_features: (B, conv_dim, h', w') output of the transformer encoder at the coarsest
             stride, or None where there is no encoder.
+        multi_scale_features: (B, conv_dim, h_l, w_l) maps of several strides, the coarsest first,
+            or None where the decoder makes none.
     """
 
     mask_features: Tensor
     encoder_features: Tensor | None = None
+    multi_scale_features: list[Tensor] | None = None
 
 
 @SEM_SEG_HEADS_REGISTRY.register()

@@ -90,25 +90,10 @@ class MaskFormerSegmentor(nn.Module):
         backbone = build_backbone(cfg)
         sem_seg_head = build_sem_seg_head(cfg, backbone.output_shape())
         options, test = cfg.MODEL.MASK_FORMER, cfg.MODEL.MASK_FORMER.TEST
-        weights = {
-            "loss_ce": options.CLASS_WEIGHT,
-            "loss_mask": options.MASK_WEIGHT,
-            "loss_dice": options.DICE_WEIGHT,
-        }
-        criterion = SetCriterion(
-            num_classes=sem_seg_head.num_classes,
-            matcher=HungarianMatcher(
-                class_weight=options.CLASS_WEIGHT,
-                mask_weight=options.MASK_WEIGHT,
-                dice_weight=options.DICE_WEIGHT,
-            ),
-            weight_dict=weights,
-            no_object_weight=options.NO_OBJECT_WEIGHT,
-        )
         return {
             "backbone": backbone,
             "sem_seg_head": sem_seg_head,
-            "criterion": criterion,
+            "criterion": cls.build_criterion(cfg, sem_seg_head.num_classes),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "size_divisibility": options.SIZE_DIVISIBILITY,
@@ -121,6 +106,25 @@ class MaskFormerSegmentor(nn.Module):
             "max_instances": cfg.TEST.DETECTIONS_PER_IMAGE,
             "postprocess_before_inference": test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
         }
+
+    @classmethod
+    def build_criterion(cls, cfg: CfgNode, num_classes: int) -> SetCriterion:
+        """The losses, and the matching by the same weights, of ``cfg.MODEL.MASK_FORMER``."""
+        options = cfg.MODEL.MASK_FORMER
+        return SetCriterion(
+            num_classes=num_classes,
+            matcher=HungarianMatcher(
+                class_weight=options.CLASS_WEIGHT,
+                mask_weight=options.MASK_WEIGHT,
+                dice_weight=options.DICE_WEIGHT,
+            ),
+            weight_dict={
+                "loss_ce": options.CLASS_WEIGHT,
+                "loss_mask": options.MASK_WEIGHT,
+                "loss_dice": options.DICE_WEIGHT,
+            },
+            no_object_weight=options.NO_OBJECT_WEIGHT,
+        )
 
     @property
     def device(self) -> torch.device:
