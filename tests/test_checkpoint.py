@@ -1,3 +1,4 @@
+import logging
 import pickle
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 from torch import nn
 
 from sgr.checkpoint import SafeCheckpointer
+from sgr.modeling.backbone import SwinTransformer
 
 
 class Evil:
@@ -89,3 +91,85 @@ def test_checkpoint_of_another_model(model, tmp_path):
 
 def test_no_weights_is_fine(model):
     assert SafeCheckpointer(model).load("") == {}
+
+
+TINY_SWIN = {
+    "embed_dim": 8, "depths": (2, 2), "num_heads": (1, 2), "out_features": ("res2", "res3")
+}
+
+
+class Segmentor(nn.Module):
+    """A Swin in a model, a head, and the buffers that Detectron2 treats apart."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.backbone = SwinTransformer(**{**TINY_SWIN, **options})
+        self.head = nn.Linear(16, 3)
+        self.register_buffer("pixel_mean", torch.zeros(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.ones(3, 1, 1))
+
+
+def save_imagenet_weights(swin, file):
+    """As in the original release of Swin."""
+    state = {name: v for name, v in swin.state_dict().items() if not name.startswith("norm")}
+    state |= {"norm.weight": torch.ones(16), "head.weight": torch.zeros(3, 16)}
+    state["layers.0.blocks.1.attn_mask"] = torch.zeros(64, 49, 49)
+    if file.suffix == ".pkl":  # as Mask2Former's conversion script leaves it
+        file.write_bytes(
+            pickle.dumps({"model": state, "__author__": "third_party", "matching_heuristics": True})
+        )
+    else:
+        torch.save({"model": state}, file)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_imagenet_weights_of_swin(suffix, tmp_path, caplog):
+    swin, model = SwinTransformer(**TINY_SWIN), Segmentor()
+    save_imagenet_weights(swin, tmp_path / f"swin{suffix}")
+    head = model.head.weight.clone()
+    with caplog.at_level(logging.INFO):
+        SafeCheckpointer(model, allow_pickle=suffix == ".pkl").load(str(tmp_path / f"swin{suffix}"))
+    for name, value in model.backbone.state_dict().items():
+        if not name.startswith("norm"):
+            assert torch.equal(value, swin.state_dict()[name])
+    assert torch.equal(model.head.weight, head)
+    (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    message = warning.getMessage()
+    assert "backbone.norm{0-1}.* (4 tensors)" in message and "head.* (2 tensors)" in message
+    assert "unexpected" not in message and "attn_mask" not in message and "pixel" not in message
+    assert sum("Recognised ImageNet weights of Swin" in text for text in caplog.messages) == 1
+
+
+def test_a_model_with_windows_of_another_size(tmp_path, caplog):
+    torch.save(Segmentor(window_size=4).state_dict(), tmp_path / "small.pth")
+    with caplog.at_level(logging.INFO):
+        SafeCheckpointer(Segmentor(window_size=6)).load(str(tmp_path / "small.pth"))
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "from windows of 4 patches to 6" in caplog.text
+
+
+def test_what_does_not_fit_is_one_table(tmp_path, caplog):
+    state = Segmentor().state_dict()
+    state["head.weight"] = torch.zeros(5, 16)
+    del state["head.bias"]
+    state["old.weight"] = torch.zeros(2)
+    torch.save(state, tmp_path / "other.pth")
+    with caplog.at_level(logging.WARNING):
+        SafeCheckpointer(Segmentor()).load(str(tmp_path / "other.pth"))
+    (message,) = caplog.messages
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in message.splitlines()[3:]]
+    assert rows == [
+        ["missing", "head.bias", "", "(3,)"],
+        ["unexpected", "old.weight", "(2,)", ""],
+        ["mismatched", "head.weight", "(5, 16)", "(3, 16)"],
+    ]
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_checkpoint_that_fits_is_not_commented_on(prefix, tmp_path, caplog):
+    state = Segmentor().state_dict()
+    del state["pixel_std"]  # the config's, as Detectron2 has it
+    torch.save({prefix + name: value for name, value in state.items()}, tmp_path / "same.pth")
+    with caplog.at_level(logging.WARNING):
+        SafeCheckpointer(Segmentor()).load(str(tmp_path / "same.pth"))
+    assert not caplog.messages

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+
+from .checkpoint_report import report_differences
+from .modeling.backbone.swin_weights import convert_imagenet_weights, resize_position_tables
 
 __all__ = ["SafeCheckpointer"]
 
@@ -18,6 +22,11 @@ class SafeCheckpointer(DetectionCheckpointer):
     ``.pth`` files are read with ``weights_only=True``. Files that only a full unpickling can read,
     Detectron2's model zoo (``.pkl``) among them, can run any code of their author's, and are
     refused without ``allow_pickle``.
+
+    Besides what Detectron2 reads, ImageNet weights of Swin load into a
+    :class:`~sgr.modeling.backbone.SwinTransformer` anywhere in the model, from the original release
+    and from torchvision; its relative positions are resized where windows differ in size. What
+    does not fit is logged as one table.
 
     Args:
         model, save_dir, checkpointables: as in Detectron2.
@@ -64,6 +73,13 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]):
         names = list(checkpoint["model"])
+        self._convert_ndarray_to_tensor(checkpoint["model"])
+        converted = convert_imagenet_weights(self.model, checkpoint["model"])
+        if converted is not None:
+            # Its names are the model's now; to guess by their endings could only do harm.
+            checkpoint.update(model=converted, matching_heuristics=False)
+        resize_position_tables(self.model, checkpoint["model"])
+        shapes = {name: tuple(value.shape) for name, value in checkpoint["model"].items()}
         incompatible = super()._load_model(checkpoint)
         if len(incompatible.missing_keys) == len(self.model.state_dict()):
             raise ValueError(
@@ -71,7 +87,23 @@ class SafeCheckpointer(DetectionCheckpointer):
                 f"{', '.join(names[:3])} ..., the model {', '.join(incompatible.missing_keys[:3])}"
                 " ...; is it a checkpoint of another model?"
             )
+        table = report_differences(
+            self.model,
+            shapes,
+            missing=incompatible.missing_keys,
+            unexpected=incompatible.unexpected_keys,
+            mismatched=incompatible.incorrect_shapes,
+        )
+        if table is not None:
+            logging.getLogger(__name__).warning(
+                "The checkpoint does not fit the model in all; what is missing or mismatched stays "
+                "as it was:\n%s",
+                table,
+            )
         return incompatible
+
+    def _log_incompatible_keys(self, incompatible) -> None:
+        """Nothing: the table has told it."""
 
 
 def _pickle_message(filename: str) -> str:

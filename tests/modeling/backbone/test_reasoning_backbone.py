@@ -96,6 +96,41 @@ def test_under_a_feature_pyramid(cfg):
     assert not torch.allclose(before, backbone(images)["p4"])
 
 
+@pytest.fixture
+def swin_cfg(cfg):
+    cfg.MODEL.SWIN.EMBED_DIM = 8
+    cfg.MODEL.SWIN.DEPTHS = [1, 1, 2, 1]
+    cfg.MODEL.SWIN.NUM_HEADS = [1, 2, 2, 4]
+    return cfg
+
+
+def test_swin_by_name(swin_cfg):
+    """The reasoning module adds parameters and renames none."""
+    plain = build(swin_cfg, "build_swin_backbone").eval()
+    backbone = build(swin_cfg, "build_sgr_swin_backbone").eval()
+    module = backbone.reasoning["res5"]
+    assert (module.in_channels, module.stride) == (64, 32)
+    added = backbone.state_dict().keys() - plain.state_dict().keys()
+    assert plain.state_dict().keys() < backbone.state_dict().keys()
+    assert all(name.startswith("reasoning.res5.") for name in added)
+    backbone.load_state_dict(plain.state_dict(), strict=False)
+    images = torch.rand(1, 3, 65, 97)
+    with torch.no_grad():
+        features, expected = backbone(images), plain(images)
+        enhanced, _ = module(expected["res5"])
+    assert torch.equal(features["res4"], expected["res4"])
+    torch.testing.assert_close(features["res5"], enhanced)
+
+
+def test_swin_under_a_feature_pyramid(swin_cfg):
+    swin_cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    backbone = build(swin_cfg, "build_sgr_swin_fpn_backbone").eval()
+    assert list(backbone.bottom_up.reasoning) == ["res5"] and backbone.size_divisibility == 32
+    features = backbone(torch.rand(1, 3, 64, 96))
+    assert list(features) == ["p2", "p3", "p4", "p5", "p6"]
+    assert features["p2"].shape == (1, 256, 16, 24)
+
+
 def test_any_registered_backbone(cfg):
     if "TinyForTest" not in BACKBONE_REGISTRY:
         BACKBONE_REGISTRY.register(build_tiny_for_test)

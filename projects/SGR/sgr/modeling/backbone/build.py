@@ -1,4 +1,4 @@
-"""Backbones with reasoning modules, by name, in Detectron2's registry."""
+"""Backbones with and without reasoning modules, by name, in Detectron2's registry."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from detectron2.modeling.backbone import build_resnet_backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
 from .reasoning_backbone import add_reasoning_from_config
+from .swin import SwinTransformer
 
 __all__ = [
     "build_sgr_backbone",
     "build_sgr_resnet_backbone",
     "build_sgr_resnet_fpn_backbone",
+    "build_sgr_swin_backbone",
+    "build_sgr_swin_fpn_backbone",
+    "build_swin_backbone",
 ]
 
 
@@ -39,8 +43,31 @@ def build_sgr_resnet_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
 @BACKBONE_REGISTRY.register()
 def build_sgr_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
     """Detectron2's ResNet-FPN, with the reasoning modules between ResNet and pyramid."""
+    return _build_pyramid(cfg, build_sgr_resnet_backbone(cfg, input_shape))
+
+
+@BACKBONE_REGISTRY.register()
+def build_swin_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
+    """The Swin Transformer that ``cfg.MODEL.SWIN`` describes."""
+    return SwinTransformer(cfg, input_shape)
+
+
+@BACKBONE_REGISTRY.register()
+def build_sgr_swin_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
+    """Swin Transformer with reasoning modules on ``cfg.MODEL.SGR.IN_FEATURES``."""
+    return add_reasoning_from_config(build_swin_backbone(cfg, input_shape), cfg)
+
+
+@BACKBONE_REGISTRY.register()
+def build_sgr_swin_fpn_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
+    """A feature pyramid on Swin, with the reasoning modules between the two."""
+    return _build_pyramid(cfg, build_sgr_swin_backbone(cfg, input_shape))
+
+
+def _build_pyramid(cfg, bottom_up: Backbone) -> FPN:
+    """Detectron2's feature pyramid of ``cfg.MODEL.FPN``, with its pooled last level."""
     return FPN(
-        bottom_up=build_sgr_resnet_backbone(cfg, input_shape),
+        bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
