@@ -5,6 +5,8 @@
     python tools/benchmark.py matcher --repeat 5
     python tools/benchmark.py components --json components.json
     python tools/benchmark.py token-metrics --device cuda
+    python tools/benchmark.py deformable-attention --compile
+    python tools/benchmark.py mask-inference --size 1024 2048 --classes 19
 
 A sub-command runs both versions on the same random inputs, literal, SGR, literal, SGR, ..., and
 prints a Markdown table:
@@ -38,7 +40,14 @@ import torch
 from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # also when loaded from elsewhere
-from benchmarks import components, matcher, module, token_metrics  # noqa: E402
+from benchmarks import (  # noqa: E402
+    components,
+    deformable_attention,
+    mask_inference,
+    matcher,
+    module,
+    token_metrics,
+)
 from benchmarks.measure import Row  # noqa: E402
 
 # Module and default number of timed runs.
@@ -47,6 +56,8 @@ COMMANDS = {
     "matcher": (matcher, 3),
     "components": (components, 15),
     "token-metrics": (token_metrics, 5),
+    "deformable-attention": (deformable_attention, 7),
+    "mask-inference": (mask_inference, 1),
 }
 ON_CPU_ONLY = ("components",)
 TOLERANCE = 0.01  # convolutions in TF32, the default on recent GPUs, are this coarse
@@ -65,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
             description=implementation.COMPARES,
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
-        option = partial(command.add_argument, type=_positive)
+        option = partial(_add_option, command)
         implementation.add_options(option)
         option("--repeat", default=repeat, help="timed runs of each version")
         option("--threads", default=1, help="CPU threads")
@@ -118,6 +129,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: the two versions do not compute the same", file=sys.stderr)
         return 1
     return 0
+
+
+def _add_option(command: argparse.ArgumentParser, name: str, **settings: Any) -> None:
+    """An option of positive numbers, or a switch."""
+    if "action" not in settings:
+        settings["type"] = _positive
+    command.add_argument(name, **settings)
 
 
 def _positive(text: str) -> int:

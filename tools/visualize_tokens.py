@@ -29,6 +29,7 @@ from sgr.data.image_files import check_labels, read_labels
 from sgr.engine import setup_config
 from sgr.evaluation import label_histograms
 from sgr.evaluation.ground_truth import has_instances, read_instance_map
+from sgr.evaluation.sem_seg_evaluator import predicted_labels
 from sgr.evaluation.token_evaluator import regions_of
 from sgr.visualization import (
     class_colors,
@@ -153,7 +154,7 @@ def draw(
                 for title, row in zip(titles, values)
             ]
     if "sem_seg" in output:
-        in_panel["prediction"] = output["sem_seg"].argmax(dim=0).cpu().numpy()
+        in_panel["prediction"] = predicted_labels(output["sem_seg"]).cpu().numpy()
     if has_instances(record):
         thing_ids = set(metadata.get("thing_dataset_id_to_contiguous_id", {}).values())
         values, present, bins = histograms(read_instance_map(record, size, thing_ids))

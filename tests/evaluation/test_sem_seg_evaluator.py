@@ -32,6 +32,26 @@ def test_right_labels_are_measured(evaluator, tmp_path):
     assert evaluator.evaluate()["sem_seg"]["mIoU"] == pytest.approx(100 * (1 + 1 / 2 + 0) / 3)
 
 
+def test_labels_are_as_good_as_scores(evaluator, tmp_path):
+    truth = np.random.default_rng(0).choice([0, 1, 2, 255], (30, 40)).astype(np.uint8)
+    Image.fromarray(truth).save(tmp_path / "labels.png")
+    scores = torch.rand(3, 30, 40)
+    results = []
+    for dtype in (None, torch.int64, torch.int32, torch.uint8):
+        evaluator.reset()
+        sem_seg = scores if dtype is None else scores.argmax(0).to(dtype)
+        evaluator.process([{"file_name": "a.jpg"}], [{"sem_seg": sem_seg}])
+        results.append((evaluator._predictions, evaluator.evaluate()["sem_seg"]))
+    assert all(result == results[0] for result in results)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (1, 3, 4, 5)])
+def test_other_forms_of_a_prediction_are_an_error(evaluator, tmp_path, shape):
+    Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / "labels.png")
+    with pytest.raises(ValueError, match=r"\(C, H, W\) scores or \(H, W\) integer .*float32"):
+        evaluator.process([{"file_name": "a.jpg"}], [{"sem_seg": torch.rand(shape)}])
+
+
 @pytest.mark.parametrize("wrong", [3, 5, 200])  # Detectron2 takes 3 for ignored, 5 for another.
 def test_a_wrong_label_is_an_error(evaluator, tmp_path, wrong):
     Image.fromarray(np.array([[0, 1, 255, wrong]], np.uint8)).save(tmp_path / "labels.png")

@@ -3,6 +3,7 @@ import json
 import platform
 import sys
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,12 @@ SMALL = {
     "matcher": "--batch 2 --concepts 12 --max-active 8 --cells 4 --stride 8 --components 3",
     "components": "--size 64 --classes 5 --maps 2",
     "token-metrics": "--size 40 54 --strides 16 4 --concepts 40 5 --classes 4",
+    "deformable-attention": "--cells 6 3 --batch 2 --heads 2 --head-dim 4 --points 2",
+    "mask-inference": "--size 100 150 --queries 9 --classes 4",
 }
-# In units of float32's rounding; for components the share of pixels.
+# In units of float32's rounding; for components, maps and masks the share of pixels.
 ROUNDING = 1e-5
+BFLOAT16_ROUNDING = 2**-8
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +49,8 @@ def test_both_versions_compute_the_same(tool, capsys, tmp_path, command):
     file = tmp_path / "figures.json"
     status, table = run(tool, capsys, command, "--json", str(file))
     assert status == 0
-    assert len(table) == {"module": 4, "matcher": 1}.get(command, 2)
+    rows = {"module": 4, "matcher": 1, "mask-inference": 4, "deformable-attention": 4}
+    assert len(table) == rows.get(command, 2)
     assert torch.get_num_threads() == threads
 
     report = json.loads(file.read_text())
@@ -53,7 +58,8 @@ def test_both_versions_compute_the_same(tool, capsys, tmp_path, command):
     assert report["environment"]["threads"] == 1
     for row, printed in zip(report["rows"], table, strict=True):
         assert row["case"] == printed["case"]
-        assert row["deviation"] <= ROUNDING
+        half = "bfloat16" in row["case"]
+        assert row["deviation"] <= (BFLOAT16_ROUNDING if half else ROUNDING)
         for version, name in (("literal", "literal ms"), ("sgr", "SGR ms")):
             assert len(row["seconds"][version]) == 2
             mean = 1000 * sum(row["seconds"][version]) / 2
@@ -70,6 +76,13 @@ def test_gflops_of_the_paper(tool):
     x = torch.zeros(1, 2048, 16, 16)
     assert module._gflops(ours, x) == "4.23"
     assert module._gflops(module.LiteralReasoning(ours), x) == "4.70"
+
+
+def test_compiled_deformable_attention_has_rows_of_its_own(tool, capsys, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    status, table = run(tool, capsys, "deformable-attention", "--compile")
+    assert status == 0
+    assert ["compiled" in row["case"] for row in table] == [False, False, True] * 2
 
 
 def test_disagreement_is_an_error(tool, capsys, monkeypatch):

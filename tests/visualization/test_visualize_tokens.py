@@ -19,6 +19,8 @@ TOOL = Path(__file__).parents[2] / "tools" / "visualize_tokens.py"
 class RandomTokens(torch.nn.Module):
     """Six random regions of stride 16, and one class everywhere."""
 
+    gives_labels = False
+
     def __init__(self, cfg):
         super().__init__()
         self.bias = torch.nn.Parameter(torch.zeros(1))
@@ -27,7 +29,8 @@ class RandomTokens(torch.nn.Module):
         height, width = inputs[0]["image"].shape[-2:]
         logits = torch.randn(1, 6, -(-height // 16), -(-width // 16)) + self.bias
         scores = torch.zeros(3, inputs[0]["height"], inputs[0]["width"])
-        return [{"sem_seg": scores, "concept_regions": ConceptRegions(logits, stride=16)}]
+        sem_seg = scores.argmax(0).int() if self.gives_labels else scores
+        return [{"sem_seg": sem_seg, "concept_regions": ConceptRegions(logits, stride=16)}]
 
 
 @pytest.fixture
@@ -55,7 +58,9 @@ def dataset(scene, tmp_path):
     MetadataCatalog.remove(name)
 
 
-def test_pictures_are_written(dataset, tmp_path):
+@pytest.mark.parametrize("gives_labels", [False, True])
+def test_pictures_are_written(dataset, tmp_path, monkeypatch, gives_labels):
+    monkeypatch.setattr(RandomTokens, "gives_labels", gives_labels)
     cfg = get_cfg()
     cfg.MODEL.META_ARCHITECTURE = "RandomTokens"
     cfg.MODEL.DEVICE = "cpu"

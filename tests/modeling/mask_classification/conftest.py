@@ -36,6 +36,7 @@ def head(input_shape):
             hidden_dim=32,
             num_queries=10,
             num_heads=4,
+            dropout=0.0,
             feedforward_dim=64,
             decoder_layers=3,
             mask_dim=16,
@@ -58,8 +59,18 @@ def features(input_shape):
 
 @pytest.fixture
 def reference():
-    """The reference head's arrays, as tensors; masks unpacked."""
-    path = REFERENCE / "maskformer_head.npz"
+    """The reference MaskFormer head's arrays, as tensors; masks unpacked."""
+    return _load_arrays("maskformer_head.npz")
+
+
+@pytest.fixture
+def mask2former_reference():
+    """The reference Mask2Former head's arrays, as tensors."""
+    return _load_arrays("mask2former_head.npz")
+
+
+def _load_arrays(name):
+    path = REFERENCE / name
     if not path.exists():
         pytest.skip("the reference arrays are not here")
     with np.load(path) as file:

@@ -29,7 +29,7 @@ def test_reference(head, reference, reference_outputs):
     )
     features = {k.removeprefix("in."): v for k, v in reference.items() if k.startswith("in.")}
     with torch.no_grad():
-        outputs = head.eval()(features)
+        outputs = head.train()(features)
     for ours, theirs in zip(
         [outputs, *outputs["aux_outputs"]],
         [reference_outputs, *reference_outputs["aux_outputs"]],
@@ -79,6 +79,27 @@ def test_what_the_predictor_may_read(input_shape, features, in_feature, pre_norm
 def test_unknown_feature_to_read(input_shape):
     with pytest.raises(ValueError, match="'transformer_encoder'; .*'pixel_embedding', 'res2'"):
         MaskClassificationHead(_config(TRANSFORMER_IN_FEATURE="transformer_encoder"), input_shape)
+
+
+@pytest.mark.parametrize(
+    "name, in_feature, message",
+    [
+        ("Surplus", "res5", "'Surplus'; .*MaskedAttentionPredictor, TransformerPredictor"),
+        ("TransformerPredictor", "multi_scale_pixel_decoder", "must be one of"),
+        ("MaskedAttentionPredictor", "res5", "reads 'multi_scale_pixel_decoder'.* is 'res5'"),
+    ],
+)
+def test_predictor_and_features_must_fit(input_shape, name, in_feature, message):
+    cfg = _config(TRANSFORMER_DECODER_NAME=name, TRANSFORMER_IN_FEATURE=in_feature)
+    with pytest.raises(ValueError, match=message):
+        MaskClassificationHead(cfg, input_shape)
+
+
+def test_evaluation_leaves_auxiliary_outputs_out(head, features):
+    with torch.no_grad():
+        training, evaluation = head.train()(features), head.eval()(features)
+    assert len(training.pop("aux_outputs")) == 2
+    torch.testing.assert_close(evaluation, training)
 
 
 def test_without_deep_supervision(input_shape, features):

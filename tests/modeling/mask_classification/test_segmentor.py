@@ -16,6 +16,7 @@ from sgr.modeling.mask_classification import (
     MaskFormerSegmentor,
     SetCriterion,
     semantic_inference,
+    strips,
 )
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -92,8 +93,6 @@ def test_training_gives_weighted_losses_of_every_layer(make_model, wrap):
     sum(losses.values()).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     model.criterion.weight_dict["loss_dice"] = 3.0
-    model.eval()  # without dropout
-    model.training = True
     once = model(_batch(wrap))
     model.criterion.weight_dict["loss_dice"] = 6.0
     torch.testing.assert_close(model(_batch(wrap))["loss_dice_1"], 2 * once["loss_dice_1"])
@@ -110,12 +109,20 @@ def test_targets_are_padded_to_the_batch(make_model):
     assert not seen[0]["masks"][:, 50:].any() and not seen[0]["masks"][:, :, 70:].any()
 
 
-def test_semantic_result_image_by_image(make_model):
-    """Against the public order of steps: resize all, combine, crop, resize to what is asked."""
-    model = make_model().eval()
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("elements", [1, 10**9])
+def test_semantic_result_image_by_image(make_model, monkeypatch, first, elements):
+    """Against the public order of steps: resize all, combine, crop, resize to what is asked.
+
+    Or, with ``first``, the masks to what is asked before they are combined.
+    """
+    monkeypatch.setattr(strips, "STRIP_ELEMENTS", elements)
+    model = make_model(postprocess_before_inference=first).eval()
     inputs = [{"image": _image(50, 70)}, {"image": _image(64, 33, 1), "height": 90, "width": 40}]
     with torch.no_grad():
         results = model(inputs)
+        model.semantic_output = "labels"
+        labels = model(inputs)
         images = torch.zeros(2, 3, 64, 96)
         for padded, one in zip(images, inputs):
             image = (one["image"] - model.pixel_mean) / model.pixel_std
@@ -124,21 +131,44 @@ def test_semantic_result_image_by_image(make_model):
         masks = F.interpolate(outputs["pred_masks"], (64, 96), mode="bilinear")
     sizes = [((50, 70), (50, 70)), ((64, 33), (90, 40))]
     for index, (size, out_size) in enumerate(sizes):
-        scores = semantic_inference(outputs["pred_logits"][index], masks[index])
-        expected = sem_seg_postprocess(scores, size, *out_size)
+        if first:
+            resized = sem_seg_postprocess(masks[index], size, *out_size)
+            expected = semantic_inference(outputs["pred_logits"][index], resized)
+        else:
+            scores = semantic_inference(outputs["pred_logits"][index], masks[index])
+            expected = sem_seg_postprocess(scores, size, *out_size)
         assert list(results[index]) == ["sem_seg"]
         torch.testing.assert_close(results[index]["sem_seg"], expected, atol=1e-5, rtol=1e-5)
+        assert labels[index]["sem_seg"].dtype == torch.int32
+        best, second = expected.topk(2, dim=0).values
+        sure = best - second > 1e-5
+        assert torch.equal(labels[index]["sem_seg"][sure].long(), expected.argmax(0)[sure])
 
 
-def test_masks_may_be_resized_first(make_model):
-    model = make_model().eval()
+def test_an_unknown_semantic_output_is_an_error(make_model):
+    with pytest.raises(ValueError, match="SEMANTIC_OUTPUT.*'scores' or 'labels', got 'argmax'"):
+        make_model(semantic_output="argmax")
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_semantic_results_do_not_depend_on_the_others(make_model, first):
     inputs = [{"image": _image(50, 70), "height": 100, "width": 140}]
+    options = {"postprocess_before_inference": first, "thing_classes": [0]}
     with torch.no_grad():
-        last = model(inputs)[0]["sem_seg"]
-        model.postprocess_before_inference = True
-        first = model(inputs)[0]["sem_seg"]
-    assert first.shape == last.shape == (7, 100, 140)
-    assert (first - last).abs().max() < 0.1
+        alone = make_model(**options).eval()(inputs)[0]["sem_seg"]
+        model = make_model(panoptic_on=True, instance_on=True, **options).eval()
+        assert torch.equal(model(inputs)[0]["sem_seg"], alone)
+
+
+def test_panoptic_within_masks_leaves_pixels_empty(make_model):
+    model = make_model(panoptic_on=True, semantic_on=False, thing_classes=[0, 1, 5]).eval()
+    assert model.panoptic_within_masks is False
+    inputs = [{"image": _image(50, 70)}]
+    with torch.no_grad():
+        everywhere, _ = model(inputs)[0]["panoptic_seg"]
+        model.panoptic_within_masks = True
+        within, _ = model(inputs)[0]["panoptic_seg"]
+    assert (within == 0).sum() > (everywhere == 0).sum()
 
 
 def test_all_results_at_once(make_model):
@@ -204,6 +234,7 @@ def test_build_from_config():
     metadata.thing_dataset_id_to_contiguous_id = {7: 0, 9: 3}
     cfg.DATASETS.TRAIN = (metadata.name,)
     cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON = True
+    cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT = "labels"
     cfg.MODEL.MASK_FORMER.DICE_WEIGHT = 7.0
     cfg.TEST.DETECTIONS_PER_IMAGE = 4
     model = build_model(cfg)
@@ -215,7 +246,7 @@ def test_build_from_config():
     assert len(losses) == 6
     with torch.no_grad():
         result = model.eval()([{"image": _image(40, 50)}])[0]
-    assert result["sem_seg"].shape == (5, 40, 50) and len(result["instances"]) == 4
+    assert result["sem_seg"].shape == (40, 50) and len(result["instances"]) == 4
 
 
 def test_a_dataset_without_things_leaves_them_unknown():

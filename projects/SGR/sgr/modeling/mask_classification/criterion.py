@@ -40,6 +40,9 @@ class SetCriterion(nn.Module):
     mask losses, which are divided by the number of masks, averaged over the workers.
     """
 
+    # (N, P) logits and their targets -> mean over the places, sum over the masks.
+    _mask_loss = staticmethod(sigmoid_focal_loss)
+
     def __init__(
         self,
         *,
@@ -88,7 +91,7 @@ class SetCriterion(nn.Module):
             for number, (layer, (image, query, target)) in enumerate(zip(layers, indices)):
                 suffix = "" if number == 0 else f"_{number - 1}"
                 matched = layer["pred_masks"][image, query].float()
-                loss_mask, loss_dice = self._mask_losses(matched, masks[target])
+                loss_mask, loss_dice = self._mask_losses(matched, masks, target)
                 losses[f"loss_ce{suffix}"] = self._class_loss(
                     layer["pred_logits"].float(), image, query, labels[target]
                 )
@@ -108,18 +111,32 @@ class SetCriterion(nn.Module):
         classes[image, query] = labels
         return F.cross_entropy(logits.transpose(1, 2), classes, self.empty_weight)
 
-    @staticmethod
-    def _mask_losses(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Focal and dice loss, summed, of (N, h, w) predictions and their (N, H, W) targets."""
+    def _mask_losses(self, logits: Tensor, masks: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Mask and dice loss, summed, of (N, h, w) predictions and ``masks[index]``.
+
+        Args:
+            logits: (N, h, w), float32.
+            masks: (T, H, W), bool.
+            index: (N,) the target of each prediction.
+        """
         if len(logits) == 0:
             # Zero, but of the predictions: distributed training wants every parameter in the graph.
             return logits.sum(), logits.sum()
+        logits, targets = self._masks_to_compare(logits, masks, index)
+        prob = logits.sigmoid()
+        dice = dice_loss((prob * targets).sum(1), prob.sum(1), targets.sum(1))
+        return self._mask_loss(logits, targets), dice.sum()
+
+    def _masks_to_compare(
+        self, logits: Tensor, masks: Tensor, index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(N, P) logits and targets at the places where they are compared: at every pixel.
+
+        Args: as for :meth:`_mask_losses`, N at least 1.
+        """
         size = masks.shape[-2:]
         logits = F.interpolate(logits[:, None], size=size, mode="bilinear", align_corners=False)
-        logits, masks = logits.flatten(1), masks.flatten(1)
-        prob = logits.sigmoid()
-        dice = dice_loss((prob * masks).sum(1), prob.sum(1), masks.sum(1))
-        return sigmoid_focal_loss(logits, masks), dice.sum()
+        return logits.flatten(1), masks[index].flatten(1)
 
     @staticmethod
     def _to_device(

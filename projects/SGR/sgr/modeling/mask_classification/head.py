@@ -7,15 +7,15 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
-from .pixel_decoder import build_pixel_decoder
-from .predictor import TransformerPredictor
+from .pixel_decoder import MULTI_SCALE, build_pixel_decoder
+from .predictor import build_predictor, check_reads
 
 __all__ = ["MaskClassificationHead"]
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class MaskClassificationHead(nn.Module):
-    """MaskFormer's head: features of a backbone -> classes and masks of Q queries."""
+    """Head of MaskFormer and Mask2Former: a backbone's features -> classes and masks of queries."""
 
     @configurable
     def __init__(
@@ -32,10 +32,12 @@ class MaskClassificationHead(nn.Module):
             pixel_decoder: features -> :class:`PixelDecoderOutput`.
             predictor: features and mask features -> dict of predictions.
             transformer_in_feature: what the predictor reads: the name of a backbone's feature,
-                "transformer_encoder" (the pixel decoder's encoder) or "pixel_embedding" (the mask
-                features).
+                "transformer_encoder" (the pixel decoder's encoder), "pixel_embedding" (the mask
+                features) or "multi_scale_pixel_decoder" (the pixel decoder's maps of several
+                strides), the last one if and only if ``predictor.reads_multi_scale``.
         """
         super().__init__()
+        check_reads(type(predictor), transformer_in_feature)
         self.num_classes = num_classes
         self.pixel_decoder = pixel_decoder
         self.predictor = predictor
@@ -46,19 +48,19 @@ class MaskClassificationHead(nn.Module):
         pixel_decoder = build_pixel_decoder(cfg, input_shape)
         in_feature = cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE
         channels = {name: shape.channels for name, shape in input_shape.items()}
-        channels["pixel_embedding"] = cfg.MODEL.SEM_SEG_HEAD.MASK_DIM
-        if hasattr(pixel_decoder, "transformer"):
-            channels["transformer_encoder"] = cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM
+        channels.update(pixel_decoder.output_channels)
         if in_feature not in channels:
             raise ValueError(
                 f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE is {in_feature!r}; with this backbone "
                 f"and pixel decoder it must be one of {sorted(channels)}"
             )
-        finest = min(input_shape[name].stride for name in cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES)
+        predictor = build_predictor(
+            cfg, channels[in_feature], mask_stride=pixel_decoder.mask_stride
+        )
         return {
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             "pixel_decoder": pixel_decoder,
-            "predictor": TransformerPredictor(cfg, channels[in_feature], mask_stride=finest),
+            "predictor": predictor,
             "transformer_in_feature": in_feature,
         }
 
@@ -70,8 +72,10 @@ class MaskClassificationHead(nn.Module):
         Returns:
             The predictor's output, see :meth:`TransformerPredictor.forward`.
         """
-        mask_features, encoder_features, _ = self.pixel_decoder(features)
-        if self.transformer_in_feature == "transformer_encoder":
+        mask_features, encoder_features, multi_scale_features = self.pixel_decoder(features)
+        if self.transformer_in_feature == MULTI_SCALE:
+            read = multi_scale_features
+        elif self.transformer_in_feature == "transformer_encoder":
             read = encoder_features
         elif self.transformer_in_feature == "pixel_embedding":
             read = mask_features

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from ..mask_losses import dice_loss, focal_terms
 
@@ -65,6 +67,9 @@ class HungarianMatcher(nn.Module):
         class_weight, mask_weight, dice_weight: weights of the terms; at least one is not zero.
     """
 
+    # (B, Q, P) logits and (B, T, P) targets -> (B, Q, T).
+    _pairwise_mask_cost = staticmethod(pairwise_focal_cost)
+
     def __init__(
         self, *, class_weight: float = 1.0, mask_weight: float = 20.0, dice_weight: float = 1.0
     ):
@@ -99,8 +104,14 @@ class HungarianMatcher(nn.Module):
             return [[(nothing, nothing) for _ in counts] for _ in predictions]
 
         with torch.autocast(predictions[0]["pred_logits"].device.type, enabled=False):
-            labels, masks = _pad_targets(targets, predictions[0]["pred_masks"].shape[-2:])
-            costs = torch.stack([self._cost(layer, labels, masks) for layer in predictions])
+            labels = pad_sequence([target["labels"] for target in targets], batch_first=True)
+            logits, masks = self._masks_to_compare(predictions, targets)
+            costs = torch.stack(
+                [
+                    self._cost(layer["pred_logits"].float(), layer_logits, labels, masks)
+                    for layer, layer_logits in zip(predictions, logits)
+                ]
+            )
         # A diverged model shows as a non-finite loss, not as a failure of the assignment.
         costs = np.nan_to_num(costs.cpu().numpy(), nan=0.0, posinf=1e8, neginf=-1e8)
         return [
@@ -108,14 +119,32 @@ class HungarianMatcher(nn.Module):
             for layer in costs
         ]
 
-    def _cost(self, prediction: dict[str, Tensor], labels: Tensor, masks: Tensor) -> Tensor:
-        """(B, Q, T) cost of all pairs, for (B, T) labels and (B, T, h * w) masks."""
-        prob = prediction["pred_logits"].float().softmax(-1)
-        logits = prediction["pred_masks"].float().flatten(2)
-        index = labels[:, None, :].expand(-1, prob.shape[1], -1)
+    def _masks_to_compare(
+        self, predictions: Sequence[dict[str, Tensor]], targets: Sequence[dict[str, Tensor]]
+    ) -> tuple[Iterable[Tensor], Tensor]:
+        """Logits and targets at the P places where they are compared, in float32.
+
+        Returns:
+            Per set of predictions (B, Q, P) logits, made one after the other; (B, T, P) targets in
+            [0, 1], T the most masks of an image, 0 where an image has fewer.
+        """
+        size = predictions[0]["pred_masks"].shape[-2:]
+        logits = (layer["pred_masks"].float().flatten(2) for layer in predictions)
+        masks = [_resize(target["masks"], size).flatten(1) for target in targets]
+        return logits, pad_sequence(masks, batch_first=True).float()
+
+    def _cost(self, class_logits: Tensor, logits: Tensor, labels: Tensor, masks: Tensor) -> Tensor:
+        """(B, Q, T) cost of all pairs.
+
+        Args:
+            class_logits: (B, Q, classes + 1).
+            logits, masks: of :meth:`_masks_to_compare`.
+            labels: (B, T).
+        """
+        index = labels[:, None, :].expand(-1, class_logits.shape[1], -1)
         return (
-            -self.class_weight * prob.gather(2, index)
-            + self.mask_weight * pairwise_focal_cost(logits, masks)
+            -self.class_weight * class_logits.softmax(-1).gather(2, index)
+            + self.mask_weight * self._pairwise_mask_cost(logits, masks)
             + self.dice_weight * pairwise_dice_cost(logits, masks)
         )
 
@@ -126,19 +155,8 @@ class HungarianMatcher(nn.Module):
         )
 
 
-def _pad_targets(
-    targets: Sequence[dict[str, Tensor]], size: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """(B, T) labels and (B, T, h * w) float masks, T the most masks of an image; 0 where padded."""
-    most = max(len(target["labels"]) for target in targets)
-    first = targets[0]
-    labels = first["labels"].new_zeros(len(targets), most)
-    masks = torch.zeros(len(targets), most, *size, device=first["masks"].device)
-    for index, target in enumerate(targets):
-        count = len(target["labels"])
-        if count:
-            labels[index, :count] = target["labels"]
-            # Bytes hold what a mask can say in a quarter of the memory of floats.
-            small = F.interpolate(target["masks"][None].to(torch.uint8), size=size, mode="nearest")
-            masks[index, :count] = small[0]
-    return labels, masks.flatten(2)
+def _resize(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """(T, H, W) masks -> (T, h, w) bytes: what a mask can say in a quarter of a float's memory."""
+    if len(masks) == 0:
+        return masks.new_zeros(0, *size, dtype=torch.uint8)
+    return F.interpolate(masks[None].to(torch.uint8), size=size, mode="nearest")[0]

@@ -18,11 +18,17 @@ from .position_embedding import SinePositionEmbedding
 from .transformer import TransformerEncoderOnly
 
 __all__ = [
+    "MULTI_SCALE",
     "FPNPixelDecoder",
     "PixelDecoderOutput",
     "TransformerFPNPixelDecoder",
     "build_pixel_decoder",
+    "conv",
 ]
+
+
+# The name of PixelDecoderOutput.multi_scale_features where a predictor may choose what it reads.
+MULTI_SCALE = "multi_scale_pixel_decoder"
 
 
 class PixelDecoderOutput(NamedTuple):
@@ -43,7 +49,13 @@ class PixelDecoderOutput(NamedTuple):
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class FPNPixelDecoder(nn.Module):
-    """Top-down feature pyramid (FPN) that ends in a 3x3 convolution to the mask features."""
+    """Top-down feature pyramid (FPN) that ends in a 3x3 convolution to the mask features.
+
+    Attributes:
+        mask_stride: pixels per cell of the mask features.
+        output_channels: what a predictor may read besides the backbone's features, by its name in
+            ``MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE`` -> channels.
+    """
 
     @configurable
     def __init__(
@@ -68,11 +80,12 @@ class FPNPixelDecoder(nn.Module):
         by_stride = sorted(input_shape.items(), key=lambda item: item[1].stride)
         self.in_features = [name for name, _ in by_stride]
         self.conv_dim = conv_dim
-        self.mask_dim = mask_dim
+        self.mask_stride = by_stride[0][1].stride
+        self.output_channels = {"pixel_embedding": mask_dim}
         # Public checkpoints number the stages from 1 at the finest stride.
         for stage, (_, shape) in enumerate(by_stride[:-1], 1):
-            self.add_module(f"adapter_{stage}", _conv(shape.channels, conv_dim, 1, norm))
-            self.add_module(f"layer_{stage}", _conv(conv_dim, conv_dim, 3, norm, F.relu))
+            self.add_module(f"adapter_{stage}", conv(shape.channels, conv_dim, 1, norm))
+            self.add_module(f"layer_{stage}", conv(conv_dim, conv_dim, 3, norm, F.relu))
         coarsest = self._build_coarsest(by_stride[-1][1], norm)
         self.add_module(f"layer_{len(by_stride)}", coarsest)
         self.mask_features = Conv2d(conv_dim, mask_dim, kernel_size=3, padding=1)
@@ -103,7 +116,7 @@ class FPNPixelDecoder(nn.Module):
 
     def _build_coarsest(self, shape: ShapeSpec, norm: str) -> nn.Module:
         """The convolution that the coarsest feature passes on its way into the pyramid."""
-        return _conv(shape.channels, self.conv_dim, 3, norm, F.relu)
+        return conv(shape.channels, self.conv_dim, 3, norm, F.relu)
 
     def _encode_coarsest(self, feature: Tensor) -> tuple[Tensor, Tensor | None]:
         """What enters the pyramid at the coarsest stride, and the encoder's output if any."""
@@ -135,6 +148,7 @@ class TransformerFPNPixelDecoder(FPNPixelDecoder):
             num_layers, num_heads, feedforward_dim, dropout, pre_norm: the encoder's.
         """
         super().__init__(input_shape, conv_dim=conv_dim, mask_dim=mask_dim, norm=norm)
+        self.output_channels["transformer_encoder"] = conv_dim
         coarsest = max(input_shape.values(), key=lambda shape: shape.stride)
         self.input_proj = Conv2d(coarsest.channels, conv_dim, kernel_size=1)
         weight_init.c2_xavier_fill(self.input_proj)
@@ -160,7 +174,7 @@ class TransformerFPNPixelDecoder(FPNPixelDecoder):
         }
 
     def _build_coarsest(self, shape: ShapeSpec, norm: str) -> nn.Module:
-        return _conv(self.conv_dim, self.conv_dim, 3, norm, F.relu)
+        return conv(self.conv_dim, self.conv_dim, 3, norm, F.relu)
 
     def _encode_coarsest(self, feature: Tensor) -> tuple[Tensor, Tensor | None]:
         projected = self.input_proj(feature)
@@ -183,7 +197,8 @@ def build_pixel_decoder(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.M
     if name not in SEM_SEG_HEADS_REGISTRY:
         raise ValueError(
             f"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME is {name!r}, which is not registered in "
-            "SEM_SEG_HEADS_REGISTRY; try 'FPNPixelDecoder' or 'TransformerFPNPixelDecoder'"
+            "SEM_SEG_HEADS_REGISTRY; try 'FPNPixelDecoder', 'TransformerFPNPixelDecoder' or "
+            "'DeformablePixelDecoder'"
         )
     missing = [f for f in cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES if f not in input_shape]
     if missing:
@@ -194,10 +209,11 @@ def build_pixel_decoder(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.M
     return SEM_SEG_HEADS_REGISTRY.get(name)(cfg, input_shape)
 
 
-def _conv(
+def conv(
     in_channels: int, out_channels: int, kernel_size: int, norm: str, activation=None
 ) -> Conv2d:
-    conv = Conv2d(
+    """A pyramid's convolution, with a bias where there is no norm."""
+    layer = Conv2d(
         in_channels,
         out_channels,
         kernel_size=kernel_size,
@@ -206,5 +222,5 @@ def _conv(
         norm=get_norm(norm, out_channels),
         activation=activation,
     )
-    weight_init.c2_xavier_fill(conv)
-    return conv
+    weight_init.c2_xavier_fill(layer)
+    return layer

@@ -1,19 +1,92 @@
-"""The transformer that turns learned queries into pairs of a class and a mask."""
+"""Predictors turn learned queries into pairs of a class and a mask; MaskFormer's is here."""
 
 from __future__ import annotations
+
+from typing import Sequence
 
 import fvcore.nn.weight_init as weight_init
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d
+from fvcore.common.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..reasoning.concept_regions import ConceptRegions
+from .pixel_decoder import MULTI_SCALE
 from .position_embedding import SinePositionEmbedding
 from .transformer import Transformer
 
-__all__ = ["MLP", "TransformerPredictor"]
+__all__ = [
+    "MLP",
+    "PREDICTOR_REGISTRY",
+    "TransformerPredictor",
+    "build_predictor",
+    "check_reads",
+    "collect_predictions",
+]
+
+PREDICTOR_REGISTRY = Registry("PREDICTOR")
+PREDICTOR_REGISTRY.__doc__ = """
+Predictors, chosen by ``cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME``. They are built as
+``Predictor(cfg, in_channels, mask_stride=...)`` and called with features and mask features. Those
+with ``reads_multi_scale = True`` read a list of features, of a list of channels; the others one.
+"""
+
+
+def build_predictor(
+    cfg: CfgNode, in_channels: int | Sequence[int], *, mask_stride: int | None = None
+) -> nn.Module:
+    """Build the predictor that ``cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME`` names.
+
+    Args:
+        cfg: a config.
+        in_channels: channels of the feature map that the queries read, or of the maps of several
+            scales, the coarsest first.
+        mask_stride: pixels per cell of the mask features.
+
+    Raises:
+        ValueError: if no predictor is registered under that name, or if it reads several scales and
+            gets one, or the other way round.
+    """
+    name = cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME
+    if name not in PREDICTOR_REGISTRY:
+        known = ", ".join(sorted(key for key, _ in PREDICTOR_REGISTRY))
+        raise ValueError(
+            f"MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME is {name!r}; registered predictors: "
+            f"{known}"
+        )
+    predictor = PREDICTOR_REGISTRY.get(name)
+    check_reads(predictor, cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE)
+    return predictor(cfg, in_channels, mask_stride=mask_stride)
+
+
+def check_reads(predictor: type[nn.Module], in_feature: str) -> None:
+    """Raise a ValueError if a class of predictors cannot read what ``in_feature`` names."""
+    reads_multi_scale = getattr(predictor, "reads_multi_scale", False)
+    if reads_multi_scale != (in_feature == MULTI_SCALE):
+        raise ValueError(
+            f"{predictor.__name__} (MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME) reads "
+            f"{repr(MULTI_SCALE) if reads_multi_scale else 'one feature map'}, but "
+            f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE is {in_feature!r}"
+        )
+
+
+def collect_predictions(logits: Tensor, masks: Tensor) -> dict:
+    """What a predictor puts out, from (L, B, Q, classes + 1) and (L, B, Q, h, w) of L layers.
+
+    Returns:
+        The last layer's ``pred_logits`` and ``pred_masks``, and, of the layers before it, in order,
+        ``aux_outputs``: a list of such dicts, left out where it would be empty.
+    """
+    layers = [
+        {"pred_logits": layer_logits, "pred_masks": layer_masks}
+        for layer_logits, layer_masks in zip(logits, masks)
+    ]
+    output = layers.pop()
+    if layers:
+        output["aux_outputs"] = layers
+    return output
 
 
 class MLP(nn.Module):
@@ -38,8 +111,11 @@ class MLP(nn.Module):
         return self.layers[-1](x)
 
 
+@PREDICTOR_REGISTRY.register()
 class TransformerPredictor(nn.Module):
     """MaskFormer's predictor: queries read a feature map, then each names a class and a mask."""
+
+    reads_multi_scale = False
 
     # Its regions are recorded as tokens for the metrics, but the criterion of the concept regions
     # leaves them alone: queries have their own set criterion.
@@ -72,7 +148,8 @@ class TransformerPredictor(nn.Module):
             num_queries: Q.
             num_heads, dropout, feedforward_dim, encoder_layers, decoder_layers, pre_norm: the
                 transformer's.
-            deep_supervision: predict from every decoder layer, not only from the last one.
+            deep_supervision: in training, predict from every decoder layer, not only from the last
+                one.
             mask_dim: channels of the mask features.
             enforce_input_proj: keep the 1x1 input convolution where ``in_channels`` equals
                 ``hidden_dim`` and none is needed.
@@ -130,21 +207,17 @@ class TransformerPredictor(nn.Module):
 
         Returns:
             A dict of ``pred_logits`` (B, Q, num_classes + 1), whose last class is "no object", and
-            ``pred_masks`` (B, Q, h, w) logits. With deep supervision and more than one decoder
-            layer, ``aux_outputs`` is a list of such dicts, of the layers but the last in order.
+            ``pred_masks`` (B, Q, h, w) logits. In training with deep supervision and more than one
+            decoder layer, ``aux_outputs`` is a list of such dicts, of the layers but the last in
+            order. Evaluation leaves them out: each costs Q * mask_dim * h * w multiplications, and
+            as much memory as the result.
         """
         position = self.position_embedding(features)
         queries = self.transformer(self.input_proj(features), position, self.query_embed.weight)
-        logits = self.class_embed(queries)
+        if not self.training:
+            queries = queries[-1:]
         masks = torch.einsum("lbqc,bchw->lbqhw", self.mask_embed(queries), mask_features)
-        layers = [
-            {"pred_logits": layer_logits, "pred_masks": layer_masks}
-            for layer_logits, layer_masks in zip(logits, masks)
-        ]
-        output = layers.pop()
-        if layers:
-            output["aux_outputs"] = layers
-        return output
+        return collect_predictions(self.class_embed(queries), masks)
 
     def concept_regions(self, output: dict) -> ConceptRegions:
         """The queries' masks of :meth:`forward`'s output as regions of Q concepts."""

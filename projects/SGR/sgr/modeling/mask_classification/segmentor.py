@@ -8,7 +8,6 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
-from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,13 +15,20 @@ from torch.nn import functional as F
 from .criterion import SetCriterion
 from .inference import instance_inference, panoptic_inference, semantic_inference
 from .matcher import HungarianMatcher
+from .strips import Strips
 
 __all__ = ["MaskFormerSegmentor"]
 
 
 @META_ARCH_REGISTRY.register()
 class MaskFormerSegmentor(nn.Module):
-    """Segmentation by mask classification (MaskFormer): semantic, panoptic and of instances."""
+    """Segmentation by mask classification (MaskFormer): semantic, panoptic and of instances.
+
+    Attributes:
+        panoptic_within_masks: ``within_masks`` of :func:`panoptic_inference`.
+    """
+
+    panoptic_within_masks = False
 
     @configurable
     def __init__(
@@ -35,6 +41,7 @@ class MaskFormerSegmentor(nn.Module):
         pixel_std: Sequence[float],
         size_divisibility: int = -1,
         semantic_on: bool = True,
+        semantic_output: str = "scores",
         panoptic_on: bool = False,
         instance_on: bool = False,
         thing_classes: Sequence[int] | None = None,
@@ -52,6 +59,8 @@ class MaskFormerSegmentor(nn.Module):
             size_divisibility: images are padded to a multiple of this many pixels; a negative value
                 means the backbone's own.
             semantic_on, panoptic_on, instance_on: which results to give in evaluation.
+            semantic_output: what "sem_seg" is: "scores" (C, H, W), as Detectron2 has it, or
+                "labels" (H, W), their best class, which takes a C-th of the memory.
             thing_classes: classes that have instances; None if not known, which panoptic results do
                 not allow and instance results take to mean all.
             object_mask_threshold, overlap_threshold: see :func:`panoptic_inference`.
@@ -59,8 +68,17 @@ class MaskFormerSegmentor(nn.Module):
             postprocess_before_inference: resize the masks, not the semantic result, to the size
                 asked for. Slower where there are more queries than classes, a little more exact;
                 panoptic and instance results always do it.
+
+        Raises:
+            ValueError: if ``semantic_output`` is another, or panoptic results have no
+                ``thing_classes``.
         """
         super().__init__()
+        if semantic_output not in ("scores", "labels"):
+            raise ValueError(
+                "semantic_output (MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT) must be 'scores' or "
+                f"'labels', got {semantic_output!r}"
+            )
         if panoptic_on and thing_classes is None:
             raise ValueError(
                 "panoptic results need the dataset's thing classes: set "
@@ -74,6 +92,7 @@ class MaskFormerSegmentor(nn.Module):
             size_divisibility = backbone.size_divisibility
         self.size_divisibility = size_divisibility
         self.semantic_on = semantic_on
+        self.semantic_output = semantic_output
         self.panoptic_on = panoptic_on
         self.instance_on = instance_on
         self.thing_classes = None if thing_classes is None else frozenset(thing_classes)
@@ -98,13 +117,19 @@ class MaskFormerSegmentor(nn.Module):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "size_divisibility": options.SIZE_DIVISIBILITY,
             "semantic_on": test.SEMANTIC_ON,
+            "semantic_output": test.SEMANTIC_OUTPUT,
             "panoptic_on": test.PANOPTIC_ON,
             "instance_on": test.INSTANCE_ON,
             "thing_classes": _thing_classes(cfg),
             "object_mask_threshold": test.OBJECT_MASK_THRESHOLD,
             "overlap_threshold": test.OVERLAP_THRESHOLD,
             "max_instances": cfg.TEST.DETECTIONS_PER_IMAGE,
-            "postprocess_before_inference": test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
+            # As in the public models, where one set of resized masks serves all results.
+            "postprocess_before_inference": (
+                test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE
+                or test.PANOPTIC_ON
+                or test.INSTANCE_ON
+            ),
         }
 
     @classmethod
@@ -144,8 +169,9 @@ class MaskFormerSegmentor(nn.Module):
 
         Returns:
             In training, the weighted losses. In evaluation, per image a dict of what is switched
-            on: ``sem_seg`` (C, height, width) scores, ``panoptic_seg`` (see
-            :func:`panoptic_inference`), ``instances`` (see :func:`instance_inference`).
+            on: ``sem_seg`` (C, height, width) scores or (height, width) int32 labels (see
+            ``semantic_output``), ``panoptic_seg`` (see :func:`panoptic_inference`), ``instances``
+            (see :func:`instance_inference`).
 
         Raises:
             ValueError: in training, an image has no ``instances``, or its masks are polygons or not
@@ -213,36 +239,43 @@ class MaskFormerSegmentor(nn.Module):
         output_size: tuple[int, int],
     ) -> dict:
         """Results of one image, from its (Q, C + 1) and (Q, h, w) predictions."""
-        # Image by image, so that the memory of full-size masks does not grow with the batch; and
-        # without the padding from the start, where no result can come from.
-        masks = F.interpolate(
-            mask_logits[None], size=padded_size, mode="bilinear", align_corners=False
-        )[0, :, : image_size[0], : image_size[1]]
+        # Ints also under tracing, where Detectron2's sizes are tensors.
+        padded_size, image_size, output_size = (
+            tuple(int(side) for side in size) for size in (padded_size, image_size, output_size)
+        )
+
+        def to_image(masks: Strips) -> Strips:
+            return masks.resize(*padded_size).crop(*image_size)
+
+        def to_output(masks: Strips) -> Strips:
+            return to_image(masks).resize(*output_size)
 
         result = {}
-        resized = None
-        if self.postprocess_before_inference or self.panoptic_on or self.instance_on:
-            resized = sem_seg_postprocess(masks, image_size, *output_size)
         if self.semantic_on:
-            if resized is None:
-                scores = semantic_inference(class_logits, masks)
-                result["sem_seg"] = sem_seg_postprocess(scores, image_size, *output_size)
-            else:
-                result["sem_seg"] = semantic_inference(class_logits, resized)
+            result["sem_seg"] = semantic_inference(
+                class_logits,
+                mask_logits,
+                resize=to_output if self.postprocess_before_inference else to_image,
+                size=output_size,
+                labels=self.semantic_output == "labels",
+            )
         if self.panoptic_on:
             result["panoptic_seg"] = panoptic_inference(
                 class_logits,
-                resized,
+                mask_logits,
                 thing_classes=self.thing_classes,
                 score_threshold=self.object_mask_threshold,
                 overlap_threshold=self.overlap_threshold,
+                within_masks=self.panoptic_within_masks,
+                resize=to_output,
             )
         if self.instance_on:
             result["instances"] = instance_inference(
                 class_logits,
-                resized,
+                mask_logits,
                 max_instances=self.max_instances,
                 thing_classes=self.thing_classes,
+                resize=to_output,
             )
         return result
 

@@ -1,0 +1,84 @@
+"""Mask2Former's matching, on points instead of whole masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Sequence
+
+import torch
+from detectron2.projects.point_rend.point_features import point_sample
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from .matcher import HungarianMatcher
+from .points import sample_masks
+
+__all__ = ["PointMatcher", "pairwise_cross_entropy_cost"]
+
+
+def pairwise_cross_entropy_cost(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean binary cross entropy of every prediction against every target.
+
+    Args:
+        logits: (..., Q, P) predictions at P points.
+        targets: (..., T, P) in [0, 1].
+
+    Returns:
+        (..., Q, T).
+    """
+    # -t log(p) - (1 - t) log(1 - p) = softplus(x) - x t, so that one product does for all pairs.
+    total = F.softplus(logits).sum(-1, keepdim=True) - logits @ targets.transpose(-2, -1)
+    return total / logits.shape[-1]
+
+
+class PointMatcher(HungarianMatcher):
+    """:class:`HungarianMatcher` whose costs look at ``num_points`` random points of the image.
+
+    The cost of a pair is ``-class_weight * p(class) + mask_weight * cross_entropy + dice_weight *
+    dice`` (Mask2Former, Sec. 3.3). Every call draws new points: one set per image, for all
+    its targets and the predictions of all layers. Per image and layer it takes the memory of Q * P
+    floats, whatever the size of the image.
+
+    Args:
+        num_points: P, at least 1.
+        class_weight, mask_weight, dice_weight: weights of the terms; at least one is not zero.
+    """
+
+    _pairwise_mask_cost = staticmethod(pairwise_cross_entropy_cost)
+
+    def __init__(
+        self,
+        *,
+        num_points: int = 12544,
+        class_weight: float = 2.0,
+        mask_weight: float = 5.0,
+        dice_weight: float = 5.0,
+    ):
+        super().__init__(
+            class_weight=class_weight, mask_weight=mask_weight, dice_weight=dice_weight
+        )
+        if num_points < 1:
+            raise ValueError(
+                "matching needs at least 1 point per mask (MODEL.MASK_FORMER.TRAIN_NUM_POINTS), "
+                f"got {num_points}"
+            )
+        self.num_points = num_points
+
+    def _masks_to_compare(
+        self, predictions: Sequence[dict[str, Tensor]], targets: Sequence[dict[str, Tensor]]
+    ) -> tuple[Iterable[Tensor], Tensor]:
+        device = predictions[0]["pred_masks"].device
+        points = torch.rand(len(targets), self.num_points, 2, device=device)
+        logits = (
+            point_sample(layer["pred_masks"].float(), points, align_corners=False)
+            for layer in predictions
+        )
+        masks = [
+            sample_masks(target["masks"], image_points)
+            for target, image_points in zip(targets, points[:, None])
+        ]
+        return logits, pad_sequence(masks, batch_first=True)
+
+    def extra_repr(self) -> str:
+        return f"num_points={self.num_points}, {super().extra_repr()}"
