@@ -8,6 +8,7 @@ name, and an official build must fit the torch that is installed. ``make install
 from setuptools import find_packages, setup
 
 SOURCES = "projects/SGR"
+EXPORT = ["onnx", "onnxscript", "onnxruntime"]
 
 setup(
     name="sgr",
@@ -31,7 +32,8 @@ setup(
         "pillow",
         "pycocotools",
         "scipy",
+        "tabulate",
         "tensorboard",
     ],
-    extras_require={"test": ["pytest"]},
+    extras_require={"export": EXPORT, "test": ["pytest", "torchmetrics", *EXPORT]},
 )

@@ -1,4 +1,6 @@
+import itertools
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -11,7 +13,13 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
 from sgr.config import add_sgr_config
-from sgr.evaluation import CheckedSemSegEvaluator, TokenSemanticsEvaluator, build_evaluator
+from sgr.evaluation import (
+    CheckedSemSegEvaluator,
+    PanopticQualityEvaluator,
+    ThingCOCOEvaluator,
+    TokenSemanticsEvaluator,
+    build_evaluator,
+)
 from sgr.modeling.reasoning.concept_regions import ConceptRegions
 
 
@@ -146,13 +154,111 @@ def test_detectron2s_cityscapes_is_measured_over_its_19_classes(register, tmp_pa
     assert evaluator.evaluate()["sem_seg"]["mIoU"] == pytest.approx(100 * (1 / 2 + 1 / 2) / 2)
 
 
-@pytest.mark.parametrize("evaluator_type", ["coco_panoptic_seg", "ade20k_panoptic_seg"])
-def test_panoptic_datasets_need_label_maps_for_miou(register, tmp_path, evaluator_type):
-    metadata = dict(evaluator_type=evaluator_type, stuff_classes=["a", "b"], ignore_label=255)
-    segments = {"file_name": "a.jpg", "pan_seg_file_name": "a.png", "segments_info": []}
-    records = [{**segments, "sem_seg_file_name": "b.png"}]
-    name = register(records, **metadata)
-    assert type(build_evaluator(config(tmp_path, tokens=False), name)) is CheckedSemSegEvaluator
-    records[0] = segments
+PANOPTIC = ["coco_panoptic_seg", "ade20k_panoptic_seg", "cityscapes_panoptic_seg"]
+
+
+@pytest.fixture
+def panoptic(register, tmp_path):
+    """Registers one panoptic record; returns a function (**metadata) -> name."""
+    coco = {"images": [{"id": 1, "file_name": "a.jpg", "width": 4, "height": 4}]}
+    coco.update(annotations=[], categories=[{"id": 7, "name": "a"}])
+    (tmp_path / "instances.json").write_text(json.dumps(coco))
+    record = {
+        "file_name": "a.jpg",
+        "sem_seg_file_name": "b.png",
+        "pan_seg_file_name": "a.png",
+        "segments_info": [],
+    }
+
+    def build(without=(), **metadata):
+        return register(
+            [{key: value for key, value in record.items() if key not in without}],
+            **{
+                "evaluator_type": "coco_panoptic_seg",
+                "stuff_classes": ["a", "b"],
+                "thing_classes": ["a", "b"],
+                "thing_dataset_id_to_contiguous_id": {7: 0},
+                "ignore_label": 255,
+                "json_file": str(tmp_path / "instances.json"),
+                **metadata,
+            },
+        )
+
+    return build
+
+
+def mask_classifier(tmp_path, *on, meta_arch="ConceptMaskFormerSegmentor"):
+    cfg = config(tmp_path, tokens=False)
+    cfg.MODEL.META_ARCHITECTURE = meta_arch
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 2
+    for result in ("SEMANTIC", "PANOPTIC", "INSTANCE"):
+        cfg.MODEL.MASK_FORMER.TEST[f"{result}_ON"] = result in on
+    return cfg
+
+
+def types_of(evaluator):
+    return [type(each) for each in getattr(evaluator, "_evaluators", [evaluator])]
+
+
+@pytest.mark.parametrize("evaluator_type", PANOPTIC)
+@pytest.mark.parametrize("meta_arch", ["MaskFormerSegmentor", "ConceptMaskFormerSegmentor"])
+def test_what_is_switched_on_is_measured(panoptic, tmp_path, evaluator_type, meta_arch):
+    name = panoptic(evaluator_type=evaluator_type)
+    kinds = {
+        "SEMANTIC": CheckedSemSegEvaluator,
+        "PANOPTIC": PanopticQualityEvaluator,
+        "INSTANCE": ThingCOCOEvaluator,
+    }
+    for count in (1, 2, 3):
+        for on in itertools.combinations(kinds, count):
+            cfg = mask_classifier(tmp_path, *on, meta_arch=meta_arch)
+            assert types_of(build_evaluator(cfg, name)) == [kinds[each] for each in on]
+    cfg.TEST.TOKENS.ENABLED = True
+    assert types_of(build_evaluator(cfg, name)) == [*kinds.values(), TokenSemanticsEvaluator]
+
+
+def test_nothing_switched_on(panoptic, register, tmp_path):
+    name = panoptic()
+    with pytest.raises(ValueError, match=f"{name}.*SEMANTIC_ON or PANOPTIC_ON or INSTANCE_ON of "):
+        build_evaluator(mask_classifier(tmp_path), name)
+    vars(MetadataCatalog.get(name)).update(evaluator_type="coco")
+    with pytest.raises(ValueError, match=f"{name}.*'coco': set INSTANCE_ON of MODEL.MASK_FORMER"):
+        build_evaluator(mask_classifier(tmp_path, "SEMANTIC", "PANOPTIC"), name)
+    cfg = mask_classifier(tmp_path, "SEMANTIC", "INSTANCE")
+    assert types_of(build_evaluator(cfg, name)) == [COCOEvaluator]
+
+
+@pytest.mark.parametrize(
+    "change, dropped, why",
+    [
+        ({"without": ["sem_seg_file_name"]}, "SEMANTIC", "without sem_seg_file_name"),
+        ({"stuff_classes": ["things", "b", "c"]}, "SEMANTIC", "3 classes and the model has 2"),
+        ({"json_file": None}, "INSTANCE", "no json_file"),
+    ],
+)
+def test_what_a_panoptic_dataset_does_not_tell(panoptic, tmp_path, caplog, change, dropped, why):
+    name = panoptic(**change)
+    with caplog.at_level(logging.INFO):
+        evaluator = build_evaluator(mask_classifier(tmp_path, dropped, "PANOPTIC"), name)
+    assert types_of(evaluator) == [PanopticQualityEvaluator] and why in caplog.text
+    with pytest.raises(ValueError, match=f"{name} cannot serve.*{why}"):
+        build_evaluator(mask_classifier(tmp_path, dropped), name)
+
+
+def test_separated_panoptic_datasets_have_no_segments(panoptic, tmp_path):
+    name = panoptic(without=["pan_seg_file_name", "segments_info"])
+    with pytest.raises(ValueError, match="a.jpg in build_.*standard, not its separated form"):
+        build_evaluator(mask_classifier(tmp_path, "PANOPTIC"), name)
+
+
+@pytest.mark.parametrize("evaluator_type", PANOPTIC)
+def test_other_models_are_measured_by_miou_which_needs_label_maps(
+    panoptic, tmp_path, evaluator_type
+):
+    name = panoptic(evaluator_type=evaluator_type)
+    assert types_of(build_evaluator(config(tmp_path, tokens=False), name)) == [
+        CheckedSemSegEvaluator
+    ]
+    DatasetCatalog.get(name)[0].pop("sem_seg_file_name")
     with pytest.raises(ValueError, match="build_.* records without sem_seg_file_name: mIoU"):
         build_evaluator(config(tmp_path, tokens=False), name)

@@ -7,10 +7,8 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from evaluate_share import evaluate_share, evaluate_shares
 from sgr.evaluation import TokenSemanticsEvaluator
 from sgr.modeling.reasoning.concept_regions import ConceptRegions
-from two_processes import run_twice
 
 SIZE = (8, 16)
 STRIDE = 4
@@ -191,14 +189,37 @@ def test_a_wrong_label_is_an_error_where_the_classes_are_known(dataset):
         TokenSemanticsEvaluator(name).process(inputs(), outputs([WEAK]))
 
 
-def test_two_processes_equal_one(tmp_path):
-    """An odd number of images, and a process without any."""
-    numbers = [5, 1]
-    results = run_twice(evaluate_shares, tmp_path, tmp_path, numbers)
-    for num_images, main, other in zip(numbers, *results):
-        alone = evaluate_share(0, 1, tmp_path, num_images)["tokens"]
-        assert other is None
-        assert alone["images_C"] == num_images
-        assert alone.get("images_I", 0) == num_images // 2
-        assert list(main["tokens"]) == list(alone)
-        assert main["tokens"] == pytest.approx(alone, rel=1e-12)
+def test_queries_are_measured_beside_the_tokens(dataset, tmp_path, caplog):
+    """As tokens of their own, on a grid of their own; the ground truth is read once."""
+    records = [
+        {"sem_seg_file_name": halves(0, 2), "annotations": [box(0, 0, 8, 8), box(8, 0, 8, 4)]},
+        {"sem_seg_file_name": halves(1, 1), "annotations": []},
+    ]
+    name = dataset(records, ignore_label=255)
+    rng = np.random.default_rng(0)
+    both = TokenSemanticsEvaluator(name, output_dir=str(tmp_path / "both"))
+    tokens, queries = TokenSemanticsEvaluator(name), TokenSemanticsEvaluator(name)
+    for index in range(2):
+        of_tokens = outputs(rng.random((5, 2, 4)))[0]["concept_regions"]
+        logits = torch.from_numpy(rng.normal(size=(1, 3, 4, 8)))
+        of_queries = ConceptRegions(logits, stride=STRIDE // 2)
+        tokens.process(inputs(index), [{"concept_regions": of_tokens}])
+        queries.process(inputs(index), [{"concept_regions": of_queries}])
+        both.process(
+            inputs(index), [{"concept_regions": of_tokens, "query_regions": of_queries}]
+        )
+    with caplog.at_level("INFO"):
+        results = both.evaluate()
+    assert list(results) == ["tokens", "queries"]
+    assert results["tokens"] == tokens.evaluate()["tokens"]
+    assert results["queries"] == queries.evaluate()["tokens"]
+    assert "of the queries on" in caplog.text
+    for block, values in results.items():
+        assert json.loads((tmp_path / "both" / f"{block}.json").read_text()) == values
+
+
+def test_query_regions_are_checked(dataset):
+    evaluator = TokenSemanticsEvaluator(dataset([{"sem_seg_file_name": halves(0, 1)}]))
+    wrong = ConceptRegions(torch.zeros(2, 1, 2, 4), stride=STRIDE)
+    with pytest.raises(ValueError, match="batch size 1, got 2"):
+        evaluator.process(inputs(), [{**outputs([WEAK])[0], "query_regions": wrong}])

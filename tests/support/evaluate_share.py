@@ -7,11 +7,11 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from sgr.evaluation import TokenSemanticsEvaluator
+from sgr.evaluation import PanopticQualityEvaluator, TokenSemanticsEvaluator
 from sgr.modeling.reasoning.concept_regions import ConceptRegions
 
 
-def evaluate_share(rank: int, world_size: int, folder: Path, num_images: int) -> dict | None:
+def evaluate_token_share(rank: int, world_size: int, folder: Path, num_images: int) -> dict | None:
     records, outputs = [], []
     for index in range(num_images):
         rng = np.random.default_rng(index)
@@ -30,6 +30,8 @@ def evaluate_share(rank: int, world_size: int, folder: Path, num_images: int) ->
         )
         logits = torch.from_numpy(rng.normal(-1, 2, (1, 6, 3, 4)))
         outputs.append({"concept_regions": ConceptRegions(logits, stride=8)})
+        if num_images > 1:
+            outputs[-1]["query_regions"] = ConceptRegions(logits[:, :4].flip(1), stride=8)
     name = f"share_of_{num_images}"
     DatasetCatalog.register(name, lambda: records)
     MetadataCatalog.get(name).set(ignore_label=3)
@@ -44,6 +46,48 @@ def evaluate_share(rank: int, world_size: int, folder: Path, num_images: int) ->
     return evaluator.evaluate()
 
 
-def evaluate_shares(rank: int, folder: Path, numbers: list[int]) -> list[dict | None]:
-    """For two processes: results for datasets of each number of images."""
-    return [evaluate_share(rank, 2, folder, number) for number in numbers]
+def evaluate_panoptic_share(
+    rank: int, world_size: int, folder: Path, num_images: int
+) -> dict | None:
+    records, outputs = [], []
+    for index in range(num_images):
+        rng = np.random.default_rng(index)
+        ids = rng.integers(0, 5, (4, 5)).astype(np.uint8)
+        file = folder / f"segments-{rank}-{world_size}-{index}.png"
+        Image.fromarray(ids).save(file)
+        segments = [{"id": id, "category_id": id % 3} for id in range(1, 5)]
+        records.append(
+            {
+                "file_name": f"{index}.jpg",
+                "pan_seg_file_name": str(file),
+                "segments_info": segments,
+            }
+        )
+        predicted = np.where(rng.random(ids.shape) < 0.8, ids, 0).astype(np.int32)
+        outputs.append({"panoptic_seg": (torch.from_numpy(predicted), segments)})
+    name = f"panoptic_share_of_{num_images}"
+    DatasetCatalog.register(name, lambda: records)
+    MetadataCatalog.get(name).set(
+        stuff_classes=["a", "b", "c"], thing_dataset_id_to_contiguous_id={5: 1}
+    )
+    try:
+        evaluator = PanopticQualityEvaluator(name)
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    for record, output in list(zip(records, outputs))[rank::world_size]:
+        evaluator.process([{"file_name": record["file_name"]}], [output])
+    return evaluator.evaluate()
+
+
+def evaluate_shares(
+    rank: int, folder: Path, numbers: list[int]
+) -> list[tuple[dict | None, dict | None]]:
+    """For two processes: tokens and panoptic quality on datasets of each number of images."""
+    return [
+        (
+            evaluate_token_share(rank, 2, folder, number),
+            evaluate_panoptic_share(rank, 2, folder, number),
+        )
+        for number in numbers
+    ]

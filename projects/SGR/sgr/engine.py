@@ -8,6 +8,7 @@ import os
 import time
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from detectron2.utils.logger import setup_logger
 
 from .checkpoint import SafeCheckpointer
 from .config import add_sgr_config
-from .data.mappers import SemanticConceptMapper, build_mapper
+from .data.mappers import PanopticConceptMapper, SemanticConceptMapper, build_mapper
 from .evaluation import build_evaluator
 from .modeling.reasoning import ReasoningModule
 from .modeling.supervision import ConceptCriterion, ConceptLosses
@@ -55,7 +56,11 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def load_config(
-    config_file: str, opts: list[str] | None = None, *, allow_unsafe: bool = False
+    config_file: str,
+    opts: list[str] | None = None,
+    *,
+    allow_unsafe: bool = False,
+    add_configs: Iterable[Callable[[CfgNode], None]] = (),
 ) -> CfgNode:
     """Detectron2's defaults, ours, a file's, and the command line's.
 
@@ -63,6 +68,8 @@ def load_config(
         config_file: YAML; "" for the defaults.
         opts: key, value, key, value...
         allow_unsafe: accept ``!!python`` tags.
+        add_configs: functions of other projects that add their keys to a config, in their order;
+            where a key is ours too, their default counts.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -70,6 +77,8 @@ def load_config(
         KeyError: for a key that does not exist.
     """
     cfg = get_cfg()
+    for add_config in add_configs:
+        add_config(cfg)
     add_sgr_config(cfg)
     if config_file:
         if not os.path.isfile(config_file):
@@ -85,13 +94,21 @@ def load_config(
     return cfg
 
 
-def setup_config(args: argparse.Namespace) -> CfgNode:
+def setup_config(
+    args: argparse.Namespace, *, add_configs: Iterable[Callable[[CfgNode], None]] = ()
+) -> CfgNode:
     """The frozen config of a run, fitted to the machine.
 
     Without a GPU, MODEL.DEVICE becomes "cpu". Synchronised batch norms, which only several GPUs
     can have, become ordinary ones elsewhere. Both are logged.
+
+    Args:
+        args: of :func:`argument_parser`.
+        add_configs: see :func:`load_config`.
     """
-    cfg = load_config(args.config_file, args.opts, allow_unsafe=args.allow_unsafe_yaml)
+    cfg = load_config(
+        args.config_file, args.opts, allow_unsafe=args.allow_unsafe_yaml, add_configs=add_configs
+    )
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sgr")
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("There is no GPU: running in one process on the CPU")
@@ -269,8 +286,8 @@ class Trainer(DefaultTrainer):
         """
         mapper = build_mapper(cfg)
         # An image without instances has labels all the same.
-        semantic = isinstance(mapper, SemanticConceptMapper)
-        filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and not semantic
+        labelled = isinstance(mapper, (SemanticConceptMapper, PanopticConceptMapper))
+        filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and not labelled
         dataset = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=filter_empty)
         loader = build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
         loader.num_images = len(dataset)

@@ -8,7 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from foreign import ForeignModel, TinyBackbone, tiny_inputs, tiny_resnet_config
 from sgr import add_reasoning, supervise_concepts
-from sgr.modeling.reasoning import SemanticGlobalReasoning
+from sgr.modeling.reasoning import ConceptRegions, SemanticGlobalReasoning
 from sgr.modeling.supervision import ConceptCriterion, ConceptMatcher
 
 CONCEPT_LOSSES = {"loss_concept_focal", "loss_concept_dice", "loss_concept_cosine"}
@@ -59,6 +59,45 @@ def test_regions_in_the_output():
         height, width = image["image"].shape[-2:]
         assert regions.logits.shape == (1, 6, -(-height // 4), -(-width // 4))
         assert regions.stride == 4 and "sem_seg" in output
+
+
+class Queries(torch.nn.Module):
+    """Stands for a predictor: its masks can be read as regions, and nothing supervises them."""
+
+    def forward(self, features):
+        return features[:, :3]
+
+    def concept_regions(self, output):
+        return ConceptRegions(output, stride=4)
+
+
+class ModelWithQueries(ForeignModel):
+    def __init__(self, backbone, num_classes=3):
+        super().__init__(backbone, num_classes)
+        self.queries = Queries()
+        self.classifier.register_forward_pre_hook(self._ask)
+
+    def _ask(self, _classifier, inputs):
+        self.queries(inputs[0])
+
+
+def test_query_masks_stand_beside_the_regions_or_in_their_place():
+    batch = tiny_inputs()
+    for backbone, keys in [
+        (tiny_backbone(), {"concept_regions": 6, "query_regions": 3}),
+        (TinyBackbone(), {"concept_regions": 3}),
+    ]:
+        model = supervise_concepts(ModelWithQueries)(backbone, concepts_in_output=True).eval()
+        with torch.no_grad():
+            outputs = model(batch)
+        for output, image in zip(outputs, batch):
+            height, width = image["image"].shape[-2:]
+            assert output.keys() == {"sem_seg", *keys}
+            for key, count in keys.items():
+                expected = (1, count, -(-height // 4), -(-width // 4))
+                assert output[key].logits.shape == expected
+                # A view: nothing is copied for the evaluators.
+                assert output[key].logits._base is not None
 
 
 def test_not_asked_not_given():

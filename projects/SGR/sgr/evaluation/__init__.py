@@ -1,7 +1,11 @@
-"""Metrics and evaluators. The token metrics import torch only; the rest needs Detectron2."""
+"""Metrics and evaluators.
+
+The token metrics import torch only, panoptic quality NumPy only; the rest needs Detectron2.
+"""
 
 from importlib import import_module
 
+from .panoptic_quality import PanopticCounts, match_segments
 from .token_metrics import (
     cell_label_counts,
     diversity,
@@ -13,11 +17,15 @@ from .token_metrics import (
 
 __all__ = [
     "CheckedSemSegEvaluator",
+    "PanopticCounts",
+    "PanopticQualityEvaluator",
+    "ThingCOCOEvaluator",
     "TokenSemanticsEvaluator",
     "build_evaluator",
     "cell_label_counts",
     "diversity",
     "label_histograms",
+    "match_segments",
     "present_bins",
     "semantics",
     "token_histograms",
@@ -25,6 +33,8 @@ __all__ = [
 
 _NEEDS_DETECTRON2 = {
     "CheckedSemSegEvaluator": ".sem_seg_evaluator",
+    "PanopticQualityEvaluator": ".panoptic_evaluator",
+    "ThingCOCOEvaluator": ".thing_evaluator",
     "TokenSemanticsEvaluator": ".token_evaluator",
     "build_evaluator": ".build",
 }

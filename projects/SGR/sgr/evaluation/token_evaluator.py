@@ -21,9 +21,19 @@ from sgr.data.image_files import check_labels, read_labels
 from sgr.modeling.reasoning.concept_regions import ConceptRegions
 
 from .ground_truth import has_instances, read_instance_map
-from .token_metrics import diversity, label_histograms, semantics
+from .token_metrics import (
+    cell_label_counts,
+    diversity,
+    present_bins,
+    semantics,
+    token_histograms,
+)
 
 __all__ = ["TokenSemanticsEvaluator", "regions_of"]
+
+# The blocks of the report, and the keys of an output that they measure. All models with tokens put
+# out the first; the others count where they come.
+_REGIONS = {"tokens": "concept_regions", "queries": "query_regions"}
 
 # Dataset means, in the order of the report; "active" means over the image's active tokens only.
 _METRICS = ("S_C", "D_C", "S_I", "D_I", "S_C_active", "D_C_active", "S_I_active", "D_I_active")
@@ -36,7 +46,8 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
     means over the images that have them. An image without a labelled pixel has no S_C and D_C,
     one without a thing has no S_I and D_I, and one without an active token has none of the
     ``_active`` ones. An active token is one whose region passes ``active_threshold`` somewhere in
-    the image.
+    the image. Where a model puts out ``query_regions`` too, the masks of its queries beside the
+    regions of its reasoning module, these are measured as tokens of their own.
 
     The ground truth is that of the dataset's catalog, at its own resolution: ``sem_seg_file_name``
     with the metadata's ``ignore_label``, and ``annotations`` or else ``pan_seg_file_name``. It is
@@ -55,7 +66,8 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
         Args:
             dataset_name: a registered dataset.
             distributed: gather the results of all processes; if False, evaluate this one's.
-            output_dir: where to write ``tokens.json`` with the results; None writes nothing.
+            output_dir: where to write ``tokens.json`` with the results, and ``queries.json`` if
+                there are any; None writes nothing.
             active_threshold: a probability in [0, 1).
         """
         self._logger = logging.getLogger(__name__)
@@ -76,15 +88,16 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        self._sums: dict[str, float] = defaultdict(float)
-        self._counts: dict[str, int] = defaultdict(int)
+        # By block and name of the value.
+        self._sums: dict[tuple[str, str], float] = defaultdict(float)
+        self._counts: dict[tuple[str, str], int] = defaultdict(int)
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """
         Args:
             inputs: one dict per image with "file_name" and the network's "image" (C, H, W).
             outputs: one dict per image with its "concept_regions", a ``ConceptRegions`` of batch
-                size 1 that covers the unpadded image.
+                size 1 that covers the unpadded image, and possibly "query_regions" of that kind.
 
         Raises:
             ValueError: if an output has no regions, or they do not fit the image; or if a label map
@@ -93,7 +106,12 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
             KeyError: if an image is not in the dataset.
         """
         for input_, output in zip(inputs, outputs):
-            values = self._measure(input_, regions_of(output))
+            measured = {
+                block: regions_of(output, key)
+                for block, key in _REGIONS.items()
+                if block == "tokens" or key in output
+            }
+            values = self._measure(input_, measured)
             # One transfer from the device per image.
             for name, value in zip(values, torch.stack(list(values.values())).tolist()):
                 if not math.isnan(value):  # NaN: not measurable in this image.
@@ -105,7 +123,8 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
         Returns:
             ``{"tokens": {name: value}}`` with S_C, D_C, S_I, D_I, the same over active tokens
             (S_C_active, ...), the mean number of active_tokens per image, and images_C and
-            images_I, the images measured. Names of what no image could tell are absent.
+            images_I, the images measured. Names of what no image could tell are absent. The same
+            under ``"queries"`` if outputs had ``query_regions``.
             None where the process is not the main one.
         """
         sums, counts = dict(self._sums), dict(self._counts)
@@ -116,52 +135,60 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
                 return None
             sums, counts = (_add_up(part) for part in zip(*gathered))
 
-        results = OrderedDict(
-            (name, sums[name] / counts[name]) for name in _METRICS if name in counts
-        )
-        for kind in ("C", "I"):
-            if f"S_{kind}" in counts:
-                results[f"images_{kind}"] = counts[f"S_{kind}"]
-        if "active_tokens" in counts:
-            results["active_tokens"] = sums["active_tokens"] / counts["active_tokens"]
-
-        if "images_C" not in results and "images_I" not in results:
+        blocks = OrderedDict((block, _means(block, sums, counts)) for block in _REGIONS)
+        results = OrderedDict((block, of) for block, of in blocks.items() if of)
+        results.setdefault("tokens", {})
+        if "images_C" not in results["tokens"] and "images_I" not in results["tokens"]:
             self._logger.warning(
                 f"No image of {self._dataset_name} has ground truth to measure tokens with: "
                 "neither sem_seg_file_name, nor annotations or pan_seg_file_name with things."
             )
-        if results:
-            self._logger.info(
-                f"Semantics (lower is better) and diversity (higher is better) of the tokens on "
-                f"{self._dataset_name}:\n{create_small_table(results)}"
-            )
-        if self._output_dir:
-            PathManager.mkdirs(self._output_dir)
-            with PathManager.open(os.path.join(self._output_dir, "tokens.json"), "w") as file:
-                json.dump(results, file, indent=1)
-        return OrderedDict(tokens=results)
+        for block, values in results.items():
+            if values:
+                self._logger.info(
+                    f"Semantics (lower is better) and diversity (higher is better) of the {block} "
+                    f"on {self._dataset_name}:\n{create_small_table(values)}"
+                )
+            if self._output_dir:
+                PathManager.mkdirs(self._output_dir)
+                path = os.path.join(self._output_dir, f"{block}.json")
+                with PathManager.open(path, "w") as file:
+                    json.dump(values, file, indent=1)
+        return results
 
-    def _measure(self, input_: dict, regions: ConceptRegions) -> dict[str, Tensor]:
-        """The image's values as scalars on the regions' device; NaN where not measurable."""
+    def _measure(
+        self, input_: dict, measured: dict[str, ConceptRegions]
+    ) -> dict[tuple[str, str], Tensor]:
+        """The image's values by block and name, scalars on the regions' device.
+
+        NaN stands for what is not measurable in this image.
+        """
         record = self._record(input_["file_name"])
         input_size = tuple(input_["image"].shape[-2:])
-        probabilities = regions.probabilities[0]
-        active = probabilities.flatten(1).amax(dim=1) > self._active_threshold
-        values = {"active_tokens": active.sum().float()}
+        values = {}
+        probabilities, active = {}, {}
+        for block, regions in measured.items():
+            probabilities[block] = regions.probabilities[0]
+            active[block] = probabilities[block].flatten(1).amax(dim=1) > self._active_threshold
+            values[block, "active_tokens"] = active[block].sum().float()
 
         def add(kind: str, labels: np.ndarray, ignore_label: int | None = None) -> None:
-            histograms, _, _ = label_histograms(
-                probabilities,
-                torch.from_numpy(labels).to(probabilities.device),
-                regions.stride,
-                input_size=input_size,
-                ignore_label=ignore_label,
-            )
-            of_active = histograms * active[:, None]  # Rows of zeros are left out.
-            values[f"S_{kind}"] = semantics(histograms)
-            values[f"D_{kind}"] = diversity(histograms)
-            values[f"S_{kind}_active"] = semantics(of_active)
-            values[f"D_{kind}_active"] = diversity(of_active)
+            on_device = torch.from_numpy(labels).to(probabilities["tokens"].device)
+            bins, present = present_bins(on_device, ignore_label=ignore_label)
+            for block, regions in measured.items():
+                counts = cell_label_counts(
+                    bins,
+                    tuple(probabilities[block].shape[-2:]),
+                    regions.stride,
+                    input_size=input_size,
+                    num_bins=len(present),
+                )
+                histograms = token_histograms(probabilities[block].flatten(1), counts)
+                of_active = histograms * active[block][:, None]  # Rows of zeros are left out.
+                values[block, f"S_{kind}"] = semantics(histograms)
+                values[block, f"D_{kind}"] = diversity(histograms)
+                values[block, f"S_{kind}_active"] = semantics(of_active)
+                values[block, f"D_{kind}_active"] = diversity(of_active)
 
         if "sem_seg_file_name" in record:
             label_file = record["sem_seg_file_name"]
@@ -179,8 +206,7 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
                 int(record.get(side, input_.get(side, default)))
                 for side, default in zip(("height", "width"), input_size)
             )
-            instances = read_instance_map(record, size, self._thing_ids)
-            add("I", instances)
+            add("I", read_instance_map(record, size, self._thing_ids))
         return values
 
     def _record(self, file_name: str) -> dict:
@@ -192,16 +218,16 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
         return self._records[file_name]
 
 
-def regions_of(output: dict) -> ConceptRegions:
-    """The regions in a model's output for one image.
+def regions_of(output: dict, key: str = "concept_regions") -> ConceptRegions:
+    """The regions under ``key`` in a model's output for one image.
 
     Raises:
         ValueError: if there are none, or they are not those of one image at a known stride.
     """
-    regions = output.get("concept_regions")
+    regions = output.get(key)
     if regions is None:
         raise ValueError(
-            'the model\'s output has no "concept_regions": it records none. Wrap the model with '
+            f'the model\'s output has no "{key}": it records none. Wrap the model with '
             "sgr.supervise_concepts and let it have a module with tokens, or set "
             "TEST.TOKENS.ENABLED to False to evaluate without token metrics"
         )
@@ -213,6 +239,21 @@ def regions_of(output: dict) -> ConceptRegions:
             "ConceptRegions.crop"
         )
     return regions
+
+
+def _means(block: str, sums: dict, counts: dict) -> OrderedDict:
+    """The values of one block over the dataset."""
+    results = OrderedDict(
+        (name, sums[block, name] / counts[block, name])
+        for name in _METRICS
+        if (block, name) in counts
+    )
+    for kind in ("C", "I"):
+        if (block, f"S_{kind}") in counts:
+            results[f"images_{kind}"] = counts[block, f"S_{kind}"]
+    if (block, "active_tokens") in counts:
+        results["active_tokens"] = sums[block, "active_tokens"] / counts[block, "active_tokens"]
+    return results
 
 
 def _add_up(parts: tuple[dict, ...]) -> dict:

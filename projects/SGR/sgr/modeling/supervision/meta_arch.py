@@ -27,7 +27,8 @@ def supervise_concepts(meta_arch_class: type[nn.Module]) -> type[nn.Module]:
       :mod:`sgr.data` make them.
     * in evaluation, where asked, adds to each image's output dict ``concept_regions``, the
       :class:`~sgr.modeling.reasoning.ConceptRegions` of batch size 1 of the coarsest reasoning
-      module (where there is none, the query masks of a mask classifier), cut to the image.
+      module, cut to the image. The query masks of a mask classifier come as ``query_regions``
+      beside them, or, where there is no reasoning module, in their place.
 
     Built from a config, it reads ``cfg.MODEL.SGR.SUPERVISION`` (no losses where WEIGHT is 0) and
     ``cfg.TEST.TOKENS.ENABLED``; built with arguments, it takes two more, by keyword:
@@ -73,9 +74,10 @@ def supervise_concepts(meta_arch_class: type[nn.Module]) -> type[nn.Module]:
                 outputs = super().forward(batched_inputs)
             if self.training:
                 return {**outputs, **_concept_losses(self, record, batched_inputs)}
-            regions = _regions_to_show(self, record)
+            shown = _regions_to_show(self, record)
             for index, (image, output) in enumerate(zip(batched_inputs, outputs)):
-                output["concept_regions"] = regions.crop(index, *image["image"].shape[-2:])
+                size = image["image"].shape[-2:]
+                output.update((key, each.crop(index, *size)) for key, each in shown.items())
             return outputs
 
     ConceptSupervised.__name__ = f"Concept{meta_arch_class.__name__}"
@@ -132,14 +134,22 @@ def _concept_losses(
     return losses
 
 
-def _regions_to_show(model: nn.Module, record: dict[str, ConceptRegions]) -> ConceptRegions:
+def _regions_to_show(
+    model: nn.Module, record: dict[str, ConceptRegions]
+) -> dict[str, ConceptRegions]:
+    """The coarsest regions of each kind, by their key in an image's output."""
     if not record:
         raise RuntimeError(
             f"{type(model).__name__} made no concept regions; put a reasoning module on its "
             "backbone, or set TEST.TOKENS.ENABLED to False"
         )
-    supervised = [regions for name, regions in record.items() if _is_supervised(model, name)]
-    return max(supervised or record.values(), key=lambda regions: regions.stride or 0)
+    supervised, queries = [], []
+    for name, regions in record.items():
+        (supervised if _is_supervised(model, name) else queries).append(regions)
+    found = [
+        max(kind, key=lambda regions: regions.stride or 0) for kind in (supervised, queries) if kind
+    ]
+    return dict(zip(("concept_regions", "query_regions"), found))
 
 
 def _is_supervised(model: nn.Module, name: str) -> bool:

@@ -1,0 +1,245 @@
+"""What all mappers share: image, augmentation, padding and components."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog, detection_utils
+from detectron2.data import transforms as T
+from detectron2.structures import Instances
+
+from ..components import connected_components
+from ..image_files import read_image
+from .augmentations import build_augmentations
+
+__all__ = [
+    "ConceptMapper",
+    "check_ignored",
+    "labels_of_training_data",
+    "mask_targets",
+    "resizable",
+    "size_of",
+    "to_integers",
+]
+
+# What images are padded with; close to the mean that the models subtract.
+_IMAGE_PADDING = 128
+
+# Ground truth can be long, and a model has no use for it beside the targets.
+_GROUND_TRUTH = ("annotations", "pan_seg_file_name", "segments_info", "sem_seg_file_name")
+
+
+class ConceptMapper:
+    """Base of the mappers: record of an image and its ground truth -> what a model trains on.
+
+    Adds to a copy of the record, which loses its ground truth:
+
+    - ``image``: (3, H, W) uint8 tensor;
+    - ``height``, ``width``: size of the image file;
+    - if ``with_components``, the connected components of the crop (Sec. 3.3):
+      ``component_map``, (H, W) int16 tensor, each pixel's component or -1, and
+      ``component_classes``, (C,) int64 tensor, each component's class. C may be 0;
+    - what subclasses add.
+
+    All randomness is drawn from NumPy's and Python's global generators, which
+    ``detectron2.utils.env.seed_all_rng`` seeds, in the loader's workers too.
+    """
+
+    def __init__(
+        self,
+        *,
+        augmentations: Sequence[T.Augmentation | T.Transform],
+        image_format: str,
+        min_side: int = 0,
+        size_divisibility: int = -1,
+        with_components: bool = True,
+        max_components: int = 64,
+        min_area_ratio: float = 0.05,
+        kernel_size: int = 3,
+    ):
+        """
+        Args:
+            augmentations: applied to image and ground truth together.
+            image_format: see :func:`sgr.data.image_files.read_image`.
+            min_side: pad to at least this many pixels along each side, at the right and the bottom.
+                Padding is ignored ground truth, and part of no mask.
+            size_divisibility: pad to a multiple of this many pixels; 0 or less leaves the size.
+            with_components: whether to compute components.
+            max_components, min_area_ratio, kernel_size: see
+                :func:`sgr.data.components.connected_components`.
+        """
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.min_side = min_side
+        self.size_divisibility = size_divisibility
+        self.with_components = with_components
+        self.max_components = max_components
+        self.min_area_ratio = min_area_ratio
+        self.kernel_size = kernel_size
+
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, is_train: bool = True, *, large_scale_jitter: bool = False
+    ) -> dict[str, Any]:
+        if not is_train:
+            raise ValueError(
+                f"{cls.__name__} is for training; for testing use "
+                "detectron2.data.DatasetMapper(cfg, is_train=False)"
+            )
+        return {
+            "augmentations": build_augmentations(cfg, large_scale_jitter=large_scale_jitter),
+            "image_format": cfg.INPUT.FORMAT,
+            "min_side": cfg.INPUT.IMAGE_SIZE if large_scale_jitter else 0,
+            "size_divisibility": cfg.INPUT.SIZE_DIVISIBILITY,
+            "with_components": cfg.MODEL.SGR.SUPERVISION.WEIGHT > 0,
+            "max_components": cfg.MODEL.SGR.SUPERVISION.MAX_ACTIVE,
+            "min_area_ratio": cfg.INPUT.COMPONENTS.MIN_AREA_RATIO,
+            "kernel_size": cfg.INPUT.COMPONENTS.KERNEL_SIZE,
+        }
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        """
+        Args:
+            dataset_dict: a record with ``file_name`` and ground truth, left unchanged.
+
+        Raises:
+            FileNotFoundError, OSError: a file is missing or damaged.
+            ValueError: the ground truth is not of the mapper's kind, differs from the image in
+                size, or has a class that does not exist. The message names the file.
+        """
+        if torch.utils.data.get_worker_info() is not None:
+            # Each worker is a process of its own: threads of theirs would only fight for cores.
+            cv2.setNumThreads(0)
+        record = {key: value for key, value in dataset_dict.items() if key not in _GROUND_TRUTH}
+        image = read_image(record["file_name"], self.image_format)
+        detection_utils.check_image_size(record, image)
+        truth = self._read(dataset_dict, size=image.shape[:2])
+
+        image, truth = self._augment(image, truth)
+        image = self._pad(image, _IMAGE_PADDING)
+        record["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        self._add_targets(record, truth)
+        return record
+
+    def _read(self, dataset_dict: dict, *, size: tuple[int, int]) -> Any:
+        """The ground truth of a record, in the form that :meth:`_augment` takes.
+
+        ``size`` is the image's (height, width).
+        """
+        raise NotImplementedError
+
+    def _augment(self, image: np.ndarray, truth: Any) -> tuple[np.ndarray, Any]:
+        """Augment image and ground truth together; the latter comes back padded, the image not."""
+        raise NotImplementedError
+
+    def _add_targets(self, record: dict, truth: Any) -> None:
+        """Add what models learn from, made of the augmented ground truth."""
+        raise NotImplementedError
+
+    def _add_components(self, record: dict, labels: np.ndarray, ignore_label: int) -> None:
+        """Add the components of (H, W) labels, if they are wanted."""
+        if not self.with_components:
+            return
+        components = connected_components(
+            labels,
+            ignore_label=ignore_label,
+            min_area_ratio=self.min_area_ratio,
+            max_components=self.max_components,
+            kernel_size=self.kernel_size,
+        )
+        record["component_map"] = torch.from_numpy(components.indices)
+        record["component_classes"] = torch.from_numpy(components.classes)
+
+    def _pad(self, array: np.ndarray, value: int) -> np.ndarray:
+        """An (H, W, ...) image or map with its padding, itself where there is none to add."""
+        height, width = (max(side, self.min_side) for side in array.shape[:2])
+        if self.size_divisibility > 0:
+            height, width = (
+                -(-side // self.size_divisibility) * self.size_divisibility
+                for side in (height, width)
+            )
+        if (height, width) == array.shape[:2]:
+            return array
+        padded = np.full((height, width, *array.shape[2:]), value, array.dtype)
+        padded[: array.shape[0], : array.shape[1]] = array
+        return padded
+
+
+def mask_targets(masks: np.ndarray, classes: np.ndarray) -> Instances:
+    """What mask classification learns from.
+
+    Args:
+        masks: (N, H, W) bool, padded; N may be 0.
+        classes: (N,) integers.
+
+    Returns:
+        ``gt_masks``, (N, H, W) bool, and ``gt_classes``, (N,) int64: the form that the public
+        MaskFormer and Mask2Former read.
+    """
+    instances = Instances(masks.shape[1:])
+    instances.gt_classes = torch.from_numpy(np.asarray(classes, np.int64))
+    instances.gt_masks = torch.from_numpy(masks)
+    return instances
+
+
+def resizable(labels: np.ndarray, *values: int) -> np.ndarray:
+    """Labels in a type that Detectron2 can resize: bytes where ``values`` fit, else float32.
+
+    Pillow resizes bytes only; other integers must be floats. :func:`to_integers` leads back.
+    """
+    return labels.astype(np.uint8 if all(0 <= each <= 255 for each in values) else np.float32)
+
+
+def to_integers(labels: np.ndarray) -> np.ndarray:
+    """Augmented labels of :func:`resizable` as integers."""
+    return labels if labels.dtype == np.uint8 else labels.astype(np.int32)
+
+
+def check_ignored(num_classes: int, **values: int) -> None:
+    """Raise ValueError if one of the ``values``, given by name, is the label of a class."""
+    for name, value in values.items():
+        if 0 <= value < num_classes:
+            raise ValueError(
+                f"{name} is {value}, which is one of the {num_classes} classes; it must be "
+                f"negative or at least {num_classes}"
+            )
+
+
+def labels_of_training_data(cfg: CfgNode, key: str = "stuff_classes") -> tuple[int, int]:
+    """Number of classes and ignore label of ``cfg.DATASETS.TRAIN``, from the metadata.
+
+    Args:
+        cfg: the config; its head's keys stand in for what the metadata lack.
+        key: of the list of class names in the metadata.
+
+    Raises:
+        ValueError: a dataset has more classes than the head, or the datasets differ.
+    """
+    head = cfg.MODEL.SEM_SEG_HEAD
+    labels: dict[str, tuple[int, int]] = {}
+    for name in cfg.DATASETS.TRAIN:
+        metadata = MetadataCatalog.get(name)
+        classes = metadata.get(key)
+        num_classes = head.NUM_CLASSES if classes is None else len(classes)
+        if num_classes > head.NUM_CLASSES:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head.NUM_CLASSES}, but the dataset {name} "
+                f"has {num_classes} classes"
+            )
+        labels[name] = (num_classes, metadata.get("ignore_label", head.IGNORE_VALUE))
+    if len(set(labels.values())) > 1:
+        raise ValueError(
+            "the datasets of DATASETS.TRAIN differ in (number of classes, ignore label), so one "
+            f"mapper cannot serve them all: {labels}"
+        )
+    return next(iter(labels.values()), (head.NUM_CLASSES, head.IGNORE_VALUE))
+
+
+def size_of(shape: tuple[int, ...]) -> str:
+    """Width x height of an array's shape, as users say it."""
+    return f"{shape[1]} x {shape[0]}"

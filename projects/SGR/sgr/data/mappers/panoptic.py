@@ -1,0 +1,149 @@
+"""Mappers of panoptic datasets: an image, a picture of segments, and their categories."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import transforms as T
+
+from ..segments import read_segment_map
+from .build import MAPPER_REGISTRY
+from .concept_mapper import (
+    ConceptMapper,
+    check_ignored,
+    labels_of_training_data,
+    mask_targets,
+    resizable,
+    size_of,
+    to_integers,
+)
+
+__all__ = ["PanopticConceptMapper"]
+
+
+class _Segments(NamedTuple):
+    """The segments of one image.
+
+    Attributes:
+        indices: (H, W) map, each pixel's segment in [0, N), or N where there is none.
+        classes: (N,) int64.
+        crowd: (N,) bool.
+    """
+
+    indices: np.ndarray
+    classes: np.ndarray
+    crowd: np.ndarray
+
+
+class PanopticConceptMapper(ConceptMapper):
+    """Record of an image and its panoptic segments -> image, one mask per segment, components.
+
+    Records are those of Detectron2's panoptic datasets in their standard form, with
+    ``pan_seg_file_name`` and ``segments_info``: dicts of ``id``, ``category_id`` (contiguous, over
+    things and stuff alike) and ``iscrowd``. Adds to what :class:`ConceptMapper` does
+
+    - ``instances``: Instances with ``gt_classes``, (N,) int64, and ``gt_masks``, (N, H, W) bool:
+      the segments seen in the crop, in the order of ``segments_info``, without crowds. N may be 0;
+    - ``sem_seg``: (H, W) int64 tensor, the segments' classes, ``ignore_value`` for unlabelled
+      pixels and crowds. Always taken from the segments: a label map that a record may name beside
+      them can count its classes in another way (Detectron2's "separated" datasets do).
+
+    The components are those of ``sem_seg``. One map of segments is augmented; masks are made of the
+    crop only.
+    """
+
+    @configurable
+    def __init__(self, *, num_classes: int, ignore_value: int = 255, **options: Any):
+        """
+        Args:
+            num_classes: categories are in ``[0, num_classes)``.
+            ignore_value: label of ignored pixels in ``sem_seg``.
+            **options: see :class:`ConceptMapper`.
+
+        Raises:
+            ValueError: ``ignore_value`` is the label of a class.
+        """
+        super().__init__(**options)
+        check_ignored(num_classes, ignore_value=ignore_value)
+        self.num_classes = num_classes
+        self.ignore_value = ignore_value
+
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, is_train: bool = True, *, large_scale_jitter: bool = False
+    ) -> dict[str, Any]:
+        options = super().from_config(cfg, is_train, large_scale_jitter=large_scale_jitter)
+        num_classes, _ = labels_of_training_data(cfg)
+        return {
+            **options,
+            "num_classes": num_classes,
+            "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+        }
+
+    def _read(self, dataset_dict: dict, *, size: tuple[int, int]) -> _Segments:
+        file_name = dataset_dict["file_name"]
+        missing = [key for key in ("pan_seg_file_name", "segments_info") if key not in dataset_dict]
+        if missing:
+            raise ValueError(
+                f"the record of {file_name} has no {missing[0]}: {type(self).__name__} needs a "
+                "panoptic dataset in its standard, not its separated form"
+            )
+        indices = read_segment_map(dataset_dict)
+        if indices.shape != size:
+            raise ValueError(
+                f"image {file_name} is {size_of(size)} pixels, but its panoptic picture "
+                f"{dataset_dict['pan_seg_file_name']} is {size_of(indices.shape)}"
+            )
+        segments = dataset_dict["segments_info"]
+        for segment in segments:
+            if not 0 <= segment["category_id"] < self.num_classes:
+                raise ValueError(
+                    f"segment {segment['id']} of {file_name} has category_id "
+                    f"{segment['category_id']}; expected are 0 to {self.num_classes - 1}"
+                )
+        indices[indices < 0] = len(segments)
+        return _Segments(
+            indices,
+            np.array([segment["category_id"] for segment in segments], np.int64),
+            np.array([segment.get("iscrowd", 0) for segment in segments], bool),
+        )
+
+    def _augment(self, image: np.ndarray, truth: _Segments) -> tuple[np.ndarray, _Segments]:
+        # Segments are augmented, but crops are drawn by the classes that they show.
+        labels = resizable(self._labels(truth), self.num_classes - 1, self.ignore_value)
+        aug_input = T.AugInput(image, sem_seg=labels)
+        transforms = self.augmentations(aug_input)
+        nothing = len(truth.classes)
+        indices = transforms.apply_segmentation(resizable(truth.indices, nothing))
+        return aug_input.image, truth._replace(indices=self._pad(to_integers(indices), nothing))
+
+    def _add_targets(self, record: dict, truth: _Segments) -> None:
+        labels = self._labels(truth)
+        record["sem_seg"] = torch.from_numpy(labels)
+        self._add_components(record, labels, self.ignore_value)
+        areas = np.bincount(truth.indices.ravel(), minlength=len(truth.classes) + 1)[:-1]
+        shown = np.flatnonzero((areas > 0) & ~truth.crowd)
+        masks = truth.indices == shown.astype(truth.indices.dtype)[:, None, None]
+        record["instances"] = mask_targets(masks, truth.classes[shown])
+
+    def _labels(self, truth: _Segments) -> np.ndarray:
+        """(H, W) int64: the class of each pixel's segment, or ``ignore_value``."""
+        classes = np.append(
+            np.where(truth.crowd, self.ignore_value, truth.classes), self.ignore_value
+        )
+        return classes[truth.indices]
+
+
+@MAPPER_REGISTRY.register()
+def mask_former_panoptic_concept(cfg: CfgNode) -> PanopticConceptMapper:
+    """One mask per segment, labels and components, for mask classification."""
+    return PanopticConceptMapper(cfg)
+
+
+@MAPPER_REGISTRY.register()
+def coco_panoptic_lsj_concept(cfg: CfgNode) -> PanopticConceptMapper:
+    """``mask_former_panoptic_concept`` with large-scale jittering."""
+    return PanopticConceptMapper(cfg, large_scale_jitter=True)

@@ -1,0 +1,127 @@
+"""Mappers of datasets for semantic segmentation: an image and a label map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import transforms as T
+
+from ..image_files import check_labels, read_labels
+from .build import MAPPER_REGISTRY
+from .concept_mapper import (
+    ConceptMapper,
+    check_ignored,
+    labels_of_training_data,
+    mask_targets,
+    resizable,
+    size_of,
+    to_integers,
+)
+
+__all__ = ["MaskFormerSemanticConceptMapper", "SemanticConceptMapper"]
+
+
+class SemanticConceptMapper(ConceptMapper):
+    """Record of an image and its label map -> augmented image, labels and components.
+
+    Adds to what :class:`ConceptMapper` does ``sem_seg``: (H, W) int64 tensor of labels,
+    ``ignore_value`` where there is none. The components are those of the labels.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        ignore_label: int = 255,
+        ignore_value: int = 255,
+        **options: Any,
+    ):
+        """
+        Args:
+            num_classes: labels are in ``[0, num_classes)``.
+            ignore_label: the label of unlabelled pixels in the files.
+            ignore_value: their label in the result, which is what the models' losses leave out.
+                Augmentations see it too.
+            **options: see :class:`ConceptMapper`.
+
+        Raises:
+            ValueError: ``ignore_label`` or ``ignore_value`` is the label of a class.
+        """
+        super().__init__(**options)
+        check_ignored(num_classes, ignore_label=ignore_label, ignore_value=ignore_value)
+        self.num_classes = num_classes
+        self.ignore_label = ignore_label
+        self.ignore_value = ignore_value
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        options = super().from_config(cfg, is_train)
+        num_classes, ignore_label = labels_of_training_data(cfg)
+        return {
+            **options,
+            "num_classes": num_classes,
+            "ignore_label": ignore_label,
+            "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+        }
+
+    def _read(self, dataset_dict: dict, *, size: tuple[int, int]) -> np.ndarray:
+        """(H, W) labels, in which ignored pixels have ``ignore_value``."""
+        if "sem_seg_file_name" not in dataset_dict:
+            raise ValueError(
+                f"the record of {dataset_dict['file_name']} has no sem_seg_file_name: "
+                f"{type(self).__name__} needs a dataset for semantic segmentation"
+            )
+        label_file = dataset_dict["sem_seg_file_name"]
+        labels = read_labels(label_file)
+        if labels.shape != size:
+            raise ValueError(
+                f"image {dataset_dict['file_name']} is {size_of(size)} pixels, "
+                f"but its label map {label_file} is {size_of(labels.shape)}"
+            )
+        check_labels(
+            labels, label_file, num_classes=self.num_classes, ignore_label=self.ignore_label
+        )
+        ignored = labels == self.ignore_label
+        labels = resizable(labels, self.num_classes - 1, self.ignore_value)
+        if self.ignore_value != self.ignore_label:
+            labels[ignored] = self.ignore_value
+        return labels
+
+    def _augment(self, image: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        aug_input = T.AugInput(image, sem_seg=truth)
+        self.augmentations(aug_input)
+        return aug_input.image, self._pad(to_integers(aug_input.sem_seg), self.ignore_value)
+
+    def _add_targets(self, record: dict, truth: np.ndarray) -> None:
+        record["sem_seg"] = torch.from_numpy(truth.astype(np.int64))
+        self._add_components(record, truth, self.ignore_value)
+
+
+class MaskFormerSemanticConceptMapper(SemanticConceptMapper):
+    """:class:`SemanticConceptMapper` with one mask for each class present, for mask classification.
+
+    Adds ``instances``: Instances with ``gt_classes``, (N,) int64, and ``gt_masks``, (N, H, W)
+    bool, which is the form that the public MaskFormer and Mask2Former read. N may be 0.
+    """
+
+    def _add_targets(self, record: dict, truth: np.ndarray) -> None:
+        super()._add_targets(record, truth)
+        classes = np.flatnonzero(np.bincount(truth[truth != self.ignore_value]))
+        masks = truth == classes.astype(truth.dtype)[:, None, None]
+        record["instances"] = mask_targets(masks, classes)
+
+
+@MAPPER_REGISTRY.register()
+def semantic_concept(cfg: CfgNode) -> SemanticConceptMapper:
+    """Labels and components, for per-pixel heads."""
+    return SemanticConceptMapper(cfg)
+
+
+@MAPPER_REGISTRY.register()
+def mask_former_semantic_concept(cfg: CfgNode) -> MaskFormerSemanticConceptMapper:
+    """Labels, components and one mask per class, for mask classification and per-pixel heads."""
+    return MaskFormerSemanticConceptMapper(cfg)

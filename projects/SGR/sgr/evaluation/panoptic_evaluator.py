@@ -1,0 +1,210 @@
+"""Evaluator of panoptic quality over a dataset."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import OrderedDict
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from tabulate import tabulate
+
+from sgr.data.segments import read_segment_map
+
+from .panoptic_quality import PanopticCounts, match_segments
+
+__all__ = ["PanopticQualityEvaluator"]
+
+_NAMES = ("PQ", "SQ", "RQ")
+
+
+class PanopticQualityEvaluator(DatasetEvaluator):
+    """PQ, SQ and RQ over all classes, things and stuff, and of each class, in percent.
+
+    The definition is that of :func:`sgr.evaluation.panoptic_quality.match_segments`. A class that
+    occurs neither in the ground truth nor in a prediction is left out of the means.
+
+    The ground truth is that of the dataset's catalog: ``pan_seg_file_name`` and ``segments_info``
+    in Detectron2's standard form, whose categories count over ``stuff_classes``, things included;
+    ``thing_dataset_id_to_contiguous_id`` says which are things. Nothing of an image is kept but its
+    counts.
+    """
+
+    def __init__(
+        self, dataset_name: str, *, distributed: bool = True, output_dir: str | None = None
+    ) -> None:
+        """
+        Args:
+            dataset_name: a registered dataset.
+            distributed: add up the counts of all processes; if False, evaluate this one's.
+            output_dir: where to write ``panoptic.json`` with the results; None writes nothing.
+
+        Raises:
+            ValueError: if records or metadata are not those of a panoptic dataset.
+        """
+        self._logger = logging.getLogger(__name__)
+        self._dataset_name = dataset_name
+        self._distributed = distributed
+        self._output_dir = output_dir
+
+        metadata = MetadataCatalog.get(dataset_name)
+        for key in ("stuff_classes", "thing_dataset_id_to_contiguous_id"):
+            if metadata.get(key) is None:
+                raise ValueError(f"panoptic quality needs {key} in the metadata of {dataset_name}")
+        self._class_names = list(metadata.stuff_classes)
+        things = sorted(set(metadata.thing_dataset_id_to_contiguous_id.values()))
+        self._is_thing = np.isin(np.arange(len(self._class_names)), things)
+        # The mapper of the test loader drops the ground truth from what the model gets.
+        self._records = {
+            record["file_name"]: record for record in DatasetCatalog.get(dataset_name)
+        }
+        for file_name, record in self._records.items():
+            if not {"pan_seg_file_name", "segments_info"} <= record.keys():
+                raise ValueError(
+                    f"the record of {file_name} in {dataset_name} has no pan_seg_file_name and "
+                    "segments_info: panoptic quality needs a panoptic dataset in its standard, not "
+                    "its separated form"
+                )
+        self.reset()
+
+    def reset(self) -> None:
+        self._counts = PanopticCounts.zeros(len(self._class_names))
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """
+        Args:
+            inputs: one dict per image with "file_name".
+            outputs: one dict per image with "panoptic_seg": (H, W) integer tensor of segment ids at
+                the size of the ground truth, 0 or less where there is none, and a list of dicts
+                with "id" and "category_id".
+
+        Raises:
+            FileNotFoundError, OSError: if a picture of the ground truth is missing or damaged.
+            ValueError: if an output has no segments, segments of unknown ids or categories, or
+                another size than the ground truth; or if the ground truth is wrong in these ways.
+            KeyError: if an image is not in the dataset.
+        """
+        for input_, output in zip(inputs, outputs):
+            file_name = input_["file_name"]
+            if file_name not in self._records:
+                raise KeyError(
+                    f"{file_name} is not an image of {self._dataset_name}: the loader and the "
+                    "evaluator must be of the same dataset"
+                )
+            record = self._records[file_name]
+            truth = read_segment_map(record)
+            predicted, predicted_classes = self._prediction(file_name, output)
+            if predicted.shape != truth.shape:
+                raise ValueError(
+                    f"panoptic_seg of {file_name} is {predicted.shape}, but its ground truth "
+                    f"{record['pan_seg_file_name']} is {truth.shape} (height, width)"
+                )
+            segments = record["segments_info"]
+            counts = match_segments(
+                predicted,
+                predicted_classes,
+                truth,
+                self._categories(segments, f"the ground truth of {file_name}"),
+                truth_is_crowd=np.array([each.get("iscrowd", 0) for each in segments], bool),
+                num_classes=len(self._class_names),
+            )
+            self._counts = self._counts.plus(counts)
+
+    def evaluate(self) -> OrderedDict | None:
+        """
+        Returns:
+            ``{"panoptic_seg": {name: percent}}`` with PQ, SQ, RQ over all classes, PQ_th, SQ_th,
+            RQ_th over things, PQ_st, SQ_st, RQ_st over stuff, and "PQ-" and the name of a class.
+            Names that no image tells about are absent. None where the process is not the main one.
+        """
+        counts = self._counts
+        if self._distributed:
+            comm.synchronize()
+            gathered = comm.gather(counts)
+            if not comm.is_main_process():
+                return None
+            counts = PanopticCounts(*(np.sum(part, axis=0) for part in zip(*gathered)))
+
+        measured, qualities = counts.measured, 100 * counts.qualities()
+        groups = {"": measured, "_th": measured & self._is_thing, "_st": measured & ~self._is_thing}
+        means = OrderedDict()
+        rows = []
+        for (suffix, chosen), title in zip(groups.items(), ("all", "things", "stuff")):
+            if chosen.any():
+                values = qualities[chosen].mean(axis=0).tolist()
+                means.update((name + suffix, value) for name, value in zip(_NAMES, values))
+                rows.append([title, *values, int(chosen.sum())])
+        classes = self._table_of_classes(counts, qualities)
+        self._log(rows, classes)
+        if self._output_dir:
+            PathManager.mkdirs(self._output_dir)
+            with PathManager.open(os.path.join(self._output_dir, "panoptic.json"), "w") as file:
+                json.dump({**means, "classes": classes}, file, indent=1)
+        means.update((f"PQ-{name}", row["PQ"]) for name, row in classes.items())
+        return OrderedDict(panoptic_seg=means)
+
+    def _prediction(self, file_name: str, output: dict) -> tuple[np.ndarray, np.ndarray]:
+        """(H, W) map of places in the list of segments, -1 where there is none; their classes."""
+        if "panoptic_seg" not in output:
+            raise ValueError(
+                f'the model\'s output for {file_name} has no "panoptic_seg"; mask classifiers put '
+                "it out where MODEL.MASK_FORMER.TEST.PANOPTIC_ON is True"
+            )
+        id_map, segments = output["panoptic_seg"]
+        id_map = id_map.cpu().numpy()
+        what = f"panoptic_seg of {file_name}"
+        classes = self._categories(segments, what)
+        # Ids of predictions are small, so a table does what the ground truth needs a search for.
+        size = max([int(id_map.max(initial=0)), *(segment["id"] for segment in segments)]) + 1
+        index_of = np.full(size, -1, np.int64)
+        for index, segment in enumerate(segments):
+            index_of[segment["id"]] = index
+        id_map = id_map.clip(min=0)
+        predicted = index_of[id_map]
+        unknown = np.unique(id_map[(predicted < 0) & (id_map > 0)])
+        if len(unknown):
+            raise ValueError(f"{what} holds the ids {unknown[:10].tolist()} without a segment")
+        return predicted, classes
+
+    def _categories(self, segments: list[dict], what: str) -> np.ndarray:
+        categories = np.array([segment["category_id"] for segment in segments], np.int64)
+        wrong = categories[(categories < 0) | (categories >= len(self._class_names))]
+        if len(wrong):
+            raise ValueError(
+                f"{what} has a segment of category_id {wrong[0]}; expected are 0 to "
+                f"{len(self._class_names) - 1}"
+            )
+        return categories
+
+    def _table_of_classes(
+        self, counts: PanopticCounts, qualities: np.ndarray
+    ) -> dict[str, dict[str, float | int | bool]]:
+        """What there is to say of each measured class, by its name."""
+        return {
+            self._class_names[index]: {
+                **dict(zip(_NAMES, qualities[index].tolist())),
+                "TP": int(counts.true_positives[index]),
+                "FP": int(counts.false_positives[index]),
+                "FN": int(counts.false_negatives[index]),
+                "isthing": bool(self._is_thing[index]),
+            }
+            for index in np.flatnonzero(counts.measured)
+        }
+
+    def _log(self, rows: list[list], classes: dict[str, dict]) -> None:
+        if not rows:
+            self._logger.warning(f"No image of {self._dataset_name} has or got a segment")
+            return
+        options = {"floatfmt": ".3f", "tablefmt": "pipe"}
+        table = tabulate(rows, headers=["", *_NAMES, "classes"], **options)
+        per_class = tabulate(
+            [[name, *list(row.values())[:-1]] for name, row in classes.items()],
+            headers=["class", *_NAMES, "TP", "FP", "FN"],
+            **options,
+        )
+        self._logger.info(f"Panoptic quality on {self._dataset_name}:\n{table}\n\n{per_class}")

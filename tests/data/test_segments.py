@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from sgr.data.segments import read_segment_map, to_rle, valid_polygons
+
+
+def save(path, ids):
+    picture = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
+    Image.fromarray(picture).save(path)
+    return str(path)
+
+
+def test_ids_of_three_bytes(tmp_path):
+    ids = np.array([[0, 7, 256], [16777215, 70000, 7]])
+    segments = [{"id": 70000}, {"id": 7}, {"id": 16777215}, {"id": 256}, {"id": 9}]
+    record = {"pan_seg_file_name": save(tmp_path / "ids.png", ids), "segments_info": segments}
+    indices = read_segment_map(record)
+    assert indices.dtype == np.int32
+    assert indices.tolist() == [[-1, 1, 3], [2, 0, 1]]
+
+
+def test_ids_of_one_channel_and_a_segment_of_id_zero(tmp_path):
+    ids = np.array([[0, 1], [2, 0]], np.uint8)
+    Image.fromarray(ids).save(tmp_path / "ids.png")
+    segments = [{"id": 2}, {"id": 0}, {"id": 1}]
+    record = {"pan_seg_file_name": str(tmp_path / "ids.png"), "segments_info": segments}
+    assert read_segment_map(record).tolist() == [[1, 2], [0, 1]]
+
+
+def test_unlabelled_picture(tmp_path):
+    path = save(tmp_path / "ids.png", np.zeros((3, 4), int))
+    assert (read_segment_map({"pan_seg_file_name": path, "segments_info": []}) == -1).all()
+
+
+@pytest.mark.parametrize("known", [[], [3], [8000]])
+def test_unknown_ids_are_named(tmp_path, known):
+    ids = np.array([[0, 5000, 12]])
+    record = {
+        "pan_seg_file_name": save(tmp_path / "ids.png", ids),
+        "segments_info": [{"id": id} for id in known],
+    }
+    with pytest.raises(ValueError, match=r"ids\.png holds the id\(s\) 12, 5000, which its segm"):
+        read_segment_map(record)
+
+
+def test_polygons_that_enclose_nothing():
+    corner = [0, 0, 4, 0, 4, 4]
+    assert [each.tolist() for each in valid_polygons([[1, 2, 3, 4], corner, [0] * 7])] == [corner]
+    assert valid_polygons(None) == [] and to_rle([[0, 0, 1, 1]], (5, 5)) is None
