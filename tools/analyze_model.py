@@ -7,7 +7,8 @@
 Inference of one square image is counted from the image to the result at the image's size, as fvcore
 counts: a multiply-add is one flop; normalisation and interpolation count, other elementwise
 operations do not. The two products inside fused attention, which fvcore leaves out, have a line of
-their own. No checkpoint is needed.
+their own. So have the predictions of a mask classifier's inner decoder layers: they serve the
+losses, and inference leaves them out, but published counts have them. No checkpoint is needed.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from sgr.engine import load_config
+from sgr.modeling.mask_classification import MaskedAttentionPredictor, TransformerPredictor
 from sgr.modeling.reasoning import ReasoningModule
 
 _ATTENTION = "attention"
@@ -42,12 +44,20 @@ class Cost:
         gflops: multiply-adds, in 10^9, as fvcore counts.
         attention_gflops: multiply-adds of the fused attention's two products, in 10^9, which fvcore
             does not count: they come on top.
+        auxiliary_gflops: multiply-adds, in 10^9, that the predictions of inner decoder layers would
+            add if inference made them.
         params_m: parameters, in 10^6.
     """
 
     gflops: float
     attention_gflops: float
+    auxiliary_gflops: float
     params_m: float
+
+    @property
+    def published_gflops(self) -> float:
+        """All of them, which is what the public models' counts compare with."""
+        return self.gflops + self.attention_gflops + self.auxiliary_gflops
 
 
 @dataclass
@@ -95,19 +105,25 @@ def analyze(model: nn.Module, size: int = 512) -> ModelCost:
         ValueError: the model does not give semantic segmentation.
     """
     traced = SemanticInference(model).eval()
-    flops = FlopCountAnalysis(traced, torch.zeros(3, size, size))
-    flops.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
-    flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+    params_by_module = parameter_count(traced)
     with torch.no_grad(), _plain_attention():
+        flops = _count(traced, size)
         flops_by_module = flops.by_module_and_operator()
         uncounted = flops.unsupported_ops()
-    params_by_module = parameter_count(traced)
+        with _auxiliary_predictions(model):
+            flops_with_auxiliary = _count(traced, size).by_module_and_operator()
 
     def cost(names: list[str]) -> Cost:
-        counts = sum((flops_by_module[name] for name in names), Counter())
+        counts, with_auxiliary = (
+            sum((by_module[name] for name in names), Counter())
+            for by_module in (flops_by_module, flops_with_auxiliary)
+        )
         attention = counts.pop(_ATTENTION, 0)
+        with_auxiliary.pop(_ATTENTION, None)
+        total = sum(counts.values())
+        auxiliary = sum(with_auxiliary.values()) - total
         params = sum(params_by_module[name] for name in names)
-        return Cost(sum(counts.values()) / 1e9, attention / 1e9, params / 1e6)
+        return Cost(total / 1e9, attention / 1e9, auxiliary / 1e9, params / 1e6)
 
     reasoning = [n for n, m in traced.named_modules() if isinstance(m, ReasoningModule)]
     return ModelCost(size, cost([""]), cost(reasoning), dict(sorted(uncounted.items())))
@@ -118,6 +134,8 @@ def format_table(cost: ModelCost) -> str:
     names = {
         "gflops": "GFLOPs (fvcore)",
         "attention_gflops": "+ attention products",
+        "auxiliary_gflops": "+ auxiliary predictions",
+        "published_gflops": "= GFLOPs as published",
         "params_m": "parameters (M)",
     }
     rows = []
@@ -144,6 +162,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     cost = analyze(build_model(cfg), args.size)
     print(json.dumps(asdict(cost), indent=2) if args.json else format_table(cost))
     return 0
+
+
+def _count(traced: nn.Module, size: int) -> FlopCountAnalysis:
+    flops = FlopCountAnalysis(traced, torch.zeros(3, size, size))
+    flops.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
+    flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+    return flops
+
+
+@contextmanager
+def _auxiliary_predictions(model: nn.Module) -> Iterator[None]:
+    """Let predictors predict from all their layers, as they do in training."""
+    kinds = (MaskedAttentionPredictor, TransformerPredictor)
+    predictors = [module for module in model.modules() if isinstance(module, kinds)]
+    for predictor in predictors:
+        predictor.train()
+    try:
+        yield
+    finally:
+        for predictor in predictors:
+            predictor.eval()
 
 
 def _attention_flops(inputs: list, outputs: list) -> Counter:

@@ -1,0 +1,68 @@
+"""Every file under configs/: it can be read, does what its name says, and builds."""
+
+import re
+from pathlib import Path
+
+import pytest
+from detectron2.modeling import build_model
+
+from sgr.engine import load_config
+from sgr.modeling.reasoning import ReasoningModule
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+# What has a schedule in its name; the others are bases, or small.
+SCHEDULED = sorted(CONFIGS.glob("*/*_bs*.yaml"))
+WITH_SGR = sorted(CONFIGS.glob("*/*_sgr_bs*.yaml"))
+
+
+def name(path):
+    return str(path.relative_to(CONFIGS).with_suffix(""))
+
+
+def flat(node, prefix=""):
+    for key, value in node.items():
+        if hasattr(value, "items"):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=name)
+def test_file_can_be_read(path):
+    cfg = load_config(str(path))
+    assert bool(cfg.DATASETS.TRAIN) == bool(cfg.DATASETS.TEST)
+
+
+@pytest.mark.parametrize("path", SCHEDULED, ids=name)
+def test_schedule_is_the_one_in_the_name(path):
+    batch, iterations, unit = re.search(r"_bs(\d+)_(\d+)(k?)$", path.stem).groups()
+    cfg = load_config(str(path))
+    assert cfg.SOLVER.IMS_PER_BATCH == int(batch)
+    expected = int(iterations) * (1000 if unit else 1)
+    assert abs(cfg.SOLVER.MAX_ITER - expected) < (500 if unit else 1)
+
+
+@pytest.mark.parametrize("path", WITH_SGR, ids=name)
+def test_sgr_changes_the_backbone_and_its_own_keys_only(path):
+    with_sgr = dict(flat(load_config(str(path))))
+    without = dict(flat(load_config(str(path.with_name(path.name.replace("_sgr_", "_"))))))
+    changed = {key for key in with_sgr if with_sgr[key] != without[key]}
+    changed = {key for key in changed if not key.startswith("MODEL.SGR.")}
+    assert changed == {"MODEL.BACKBONE.NAME"}
+    assert with_sgr["MODEL.SGR.SUPERVISION.WEIGHT"] > 0
+    assert without["MODEL.SGR.SUPERVISION.WEIGHT"] == 0
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "shapes/mask2former_R50_sgr.yaml",
+        "shapes/mask2former_swin_sgr.yaml",
+        "cityscapes-19/mask2former_swin_tiny_sgr_bs8_89250.yaml",
+        "ade20k-150/maskformer_swin_tiny_sgr_bs16_160k.yaml",
+    ],
+)
+def test_model_can_be_built(path):
+    model = build_model(load_config(str(CONFIGS / path), ["MODEL.DEVICE", "cpu"]))
+    assert any(isinstance(module, ReasoningModule) for module in model.modules())
+    assert model.concept_criterion is not None
