@@ -11,16 +11,12 @@ See docs/public_mask2former.md.
 
 import argparse
 
-import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup, launch
-from detectron2.evaluation import verify_results
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.projects.deeplab import add_deeplab_config
-from detectron2.utils import comm
 
 import sgr
-from sgr.engine import Trainer, argument_parser, evaluate, setup_config
+from sgr.engine import argument_parser, launch, setup_config, train_or_evaluate
 
 try:
     from mask2former import MaskFormer, add_maskformer2_config
@@ -84,26 +80,8 @@ def main(args):
     else:
         put_sgr_in(cfg)
     cfg.freeze()
-    default_setup(cfg, args)
-    if args.eval_only:
-        results = evaluate(cfg, allow_pickle=args.allow_pickle, resume=args.resume)
-        if comm.is_main_process():
-            verify_results(cfg, results)
-        return results
-    trainer = Trainer(cfg, allow_pickle=args.allow_pickle)
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+    return train_or_evaluate(cfg, args)
 
 
 if __name__ == "__main__":
-    args = parser().parse_args()
-    if not torch.cuda.is_available():
-        args.num_gpus = 0  # one process; setup_config says so
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    launch(main, parser().parse_args())

@@ -22,8 +22,10 @@ from detectron2.engine import (
     SimpleTrainer,
     create_ddp_model,
     default_argument_parser,
+    default_setup,
 )
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.engine import launch as detectron2_launch
+from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
@@ -35,7 +37,15 @@ from .modeling.reasoning import ReasoningModule
 from .modeling.supervision import ConceptCriterion, ConceptLosses
 from .solver import build_lr_scheduler, build_optimizer
 
-__all__ = ["Trainer", "argument_parser", "evaluate", "load_config", "setup_config"]
+__all__ = [
+    "Trainer",
+    "argument_parser",
+    "evaluate",
+    "launch",
+    "load_config",
+    "setup_config",
+    "train_or_evaluate",
+]
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -325,3 +335,38 @@ def evaluate(
         )
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     return Trainer.test(cfg, model)
+
+
+def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> OrderedDict[str, Any]:
+    """What the command line asks for, in this process.
+
+    Args:
+        cfg: of :func:`setup_config`.
+        args: of :func:`argument_parser`.
+
+    Returns:
+        The results of the evaluation, or of the last one of the training.
+    """
+    default_setup(cfg, args)
+    if args.eval_only:
+        results = evaluate(cfg, allow_pickle=args.allow_pickle, resume=args.resume)
+        if comm.is_main_process():
+            verify_results(cfg, results)
+        return results
+    trainer = Trainer(cfg, allow_pickle=args.allow_pickle)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
+    """Run ``main(args)`` in a process for each of ``--num-gpus``; in this one without a GPU."""
+    if not torch.cuda.is_available():
+        args.num_gpus = 0  # setup_config says so
+    detectron2_launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )

@@ -173,6 +173,8 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
             values[block, "active_tokens"] = active[block].sum().float()
 
         def add(kind: str, labels: np.ndarray, ignore_label: int | None = None) -> None:
+            # torch has no arrays that cannot be written, which Pillow's are.
+            labels = np.require(labels, requirements="W")
             on_device = torch.from_numpy(labels).to(probabilities["tokens"].device)
             bins, present = present_bins(on_device, ignore_label=ignore_label)
             for block, regions in measured.items():

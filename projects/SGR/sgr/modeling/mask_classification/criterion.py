@@ -6,6 +6,7 @@ from typing import Sequence
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,7 +43,9 @@ class SetCriterion(nn.Module):
 
     # (N, P) logits and their targets -> mean over the places, sum over the masks.
     _mask_loss = staticmethod(sigmoid_focal_loss)
+    _matcher_class = HungarianMatcher
 
+    @configurable
     def __init__(
         self,
         *,
@@ -66,6 +69,20 @@ class SetCriterion(nn.Module):
         empty_weight = torch.ones(num_classes + 1)
         empty_weight[-1] = no_object_weight
         self.register_buffer("empty_weight", empty_weight)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        options = cfg.MODEL.MASK_FORMER
+        return {
+            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "matcher": cls._matcher_class(cfg),
+            "weight_dict": {
+                "loss_ce": options.CLASS_WEIGHT,
+                "loss_mask": options.MASK_WEIGHT,
+                "loss_dice": options.DICE_WEIGHT,
+            },
+            "no_object_weight": options.NO_OBJECT_WEIGHT,
+        }
 
     def forward(self, outputs: dict, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """

@@ -7,6 +7,7 @@ from typing import Sequence
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode, configurable
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -70,6 +71,7 @@ class HungarianMatcher(nn.Module):
     # (B, Q, P) logits and (B, T, P) targets -> (B, Q, T).
     _pairwise_mask_cost = staticmethod(pairwise_focal_cost)
 
+    @configurable
     def __init__(
         self, *, class_weight: float = 1.0, mask_weight: float = 20.0, dice_weight: float = 1.0
     ):
@@ -79,6 +81,15 @@ class HungarianMatcher(nn.Module):
         self.class_weight = class_weight
         self.mask_weight = mask_weight
         self.dice_weight = dice_weight
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        options = cfg.MODEL.MASK_FORMER
+        return {
+            "class_weight": options.CLASS_WEIGHT,
+            "mask_weight": options.MASK_WEIGHT,
+            "dice_weight": options.DICE_WEIGHT,
+        }
 
     @torch.no_grad()
     def forward(

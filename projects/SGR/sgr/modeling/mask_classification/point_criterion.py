@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from detectron2.config import CfgNode, configurable
 from detectron2.projects.point_rend.point_features import (
     get_uncertain_point_coords_with_randomness,
     point_sample,
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from .criterion import SetCriterion
 from .matcher import HungarianMatcher
+from .point_matcher import PointMatcher
 from .points import sample_masks
 
 __all__ = ["PointSetCriterion", "sigmoid_cross_entropy_loss"]
@@ -33,7 +35,9 @@ class PointSetCriterion(SetCriterion):
     """
 
     _mask_loss = staticmethod(sigmoid_cross_entropy_loss)
+    _matcher_class = PointMatcher
 
+    @configurable
     def __init__(
         self,
         *,
@@ -73,6 +77,16 @@ class PointSetCriterion(SetCriterion):
         self.num_points = num_points
         self.oversample_ratio = oversample_ratio
         self.importance_sample_ratio = importance_sample_ratio
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        options = cfg.MODEL.MASK_FORMER
+        return {
+            **super().from_config(cfg),
+            "num_points": options.TRAIN_NUM_POINTS,
+            "oversample_ratio": options.OVERSAMPLE_RATIO,
+            "importance_sample_ratio": options.IMPORTANCE_SAMPLE_RATIO,
+        }
 
     def _masks_to_compare(
         self, logits: Tensor, masks: Tensor, index: Tensor

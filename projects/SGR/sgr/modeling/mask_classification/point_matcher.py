@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Sequence
 
 import torch
+from detectron2.config import CfgNode, configurable
 from detectron2.projects.point_rend.point_features import point_sample
 from torch import Tensor
 from torch.nn import functional as F
@@ -47,6 +48,7 @@ class PointMatcher(HungarianMatcher):
 
     _pairwise_mask_cost = staticmethod(pairwise_cross_entropy_cost)
 
+    @configurable
     def __init__(
         self,
         *,
@@ -64,6 +66,10 @@ class PointMatcher(HungarianMatcher):
                 f"got {num_points}"
             )
         self.num_points = num_points
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        return {**super().from_config(cfg), "num_points": cfg.MODEL.MASK_FORMER.TRAIN_NUM_POINTS}
 
     def _masks_to_compare(
         self, predictions: Sequence[dict[str, Tensor]], targets: Sequence[dict[str, Tensor]]

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from .criterion import SetCriterion
 from .inference import instance_inference, panoptic_inference, semantic_inference
-from .matcher import HungarianMatcher
 from .strips import Strips
 
 __all__ = ["MaskFormerSegmentor"]
@@ -25,9 +24,11 @@ class MaskFormerSegmentor(nn.Module):
     """Segmentation by mask classification (MaskFormer): semantic, panoptic and of instances.
 
     Attributes:
+        criterion_class: what is built from a config as ``criterion``.
         panoptic_within_masks: ``within_masks`` of :func:`panoptic_inference`.
     """
 
+    criterion_class = SetCriterion
     panoptic_within_masks = False
 
     @configurable
@@ -112,7 +113,7 @@ class MaskFormerSegmentor(nn.Module):
         return {
             "backbone": backbone,
             "sem_seg_head": sem_seg_head,
-            "criterion": cls.build_criterion(cfg, sem_seg_head.num_classes),
+            "criterion": cls.criterion_class(cfg, num_classes=sem_seg_head.num_classes),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "size_divisibility": options.SIZE_DIVISIBILITY,
@@ -131,25 +132,6 @@ class MaskFormerSegmentor(nn.Module):
                 or test.INSTANCE_ON
             ),
         }
-
-    @classmethod
-    def build_criterion(cls, cfg: CfgNode, num_classes: int) -> SetCriterion:
-        """The losses, and the matching by the same weights, of ``cfg.MODEL.MASK_FORMER``."""
-        options = cfg.MODEL.MASK_FORMER
-        return SetCriterion(
-            num_classes=num_classes,
-            matcher=HungarianMatcher(
-                class_weight=options.CLASS_WEIGHT,
-                mask_weight=options.MASK_WEIGHT,
-                dice_weight=options.DICE_WEIGHT,
-            ),
-            weight_dict={
-                "loss_ce": options.CLASS_WEIGHT,
-                "loss_mask": options.MASK_WEIGHT,
-                "loss_dice": options.DICE_WEIGHT,
-            },
-            no_object_weight=options.NO_OBJECT_WEIGHT,
-        )
 
     @property
     def device(self) -> torch.device:
