@@ -1,4 +1,4 @@
-"""A MaskFormer with SGR that trains in seconds on 96-pixel scenes."""
+"""Models of the Shapes configs that train in seconds on 96-pixel scenes."""
 
 from pathlib import Path
 
@@ -36,5 +36,5 @@ def tiny_options(**more) -> list[str]:
     return [str(each) for pair in options.items() for each in pair]
 
 
-def tiny_config(output: Path, **more):
-    return load_config(str(CONFIG), tiny_options(OUTPUT_DIR=output, **more))
+def tiny_config(output: Path, config: Path = CONFIG, **more):
+    return load_config(str(config), tiny_options(OUTPUT_DIR=output, **more))

@@ -1,0 +1,39 @@
+"""Each framework, with SGR, learns and is evaluated on tiny scenes."""
+
+import numpy as np
+import pytest
+
+from sgr.engine import Trainer
+from tiny_model import CONFIG, tiny_config
+
+
+@pytest.mark.parametrize("config", ["mask2former_R50_sgr", "mask2former_swin_sgr"])
+def test_loss_falls(config, tiny_shapes, tmp_path):
+    cfg = tiny_config(
+        tmp_path,
+        CONFIG.with_name(f"{config}.yaml"),
+        MODEL__SWIN__EMBED_DIM=16,
+        MODEL__SWIN__DROP_PATH_RATE=0.0,
+        MODEL__MASK_FORMER__DEC_LAYERS=3,
+        MODEL__MASK_FORMER__TRAIN_NUM_POINTS=400,
+        MODEL__MASK_FORMER__TEST__SEMANTIC_OUTPUT="labels",
+        SOLVER__MAX_ITER=30,
+        SOLVER__BASE_LR=0.005,
+        TEST__EVAL_PERIOD=30,
+    )
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    results = trainer._last_eval_results
+
+    losses = [value for value, _ in trainer.storage.history("total_loss").values()]
+    assert len(losses) == 30 and np.isfinite(losses).all()
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    for name in ("focal", "dice", "cosine"):
+        assert trainer.storage.history(f"loss_concept_{name}").latest() >= 0
+
+    assert 0 <= results["sem_seg"]["mIoU"] <= 100
+    # Concept regions, and beside them the masks of the queries.
+    for block in ("tokens", "queries"):
+        assert results[block].keys() >= {"S_C", "D_C", "S_I", "D_I"}
+        assert results[block]["images_C"] == 5
