@@ -66,3 +66,21 @@ def test_model_can_be_built(path):
     model = build_model(load_config(str(CONFIGS / path), ["MODEL.DEVICE", "cpu"]))
     assert any(isinstance(module, ReasoningModule) for module in model.modules())
     assert model.concept_criterion is not None
+
+
+@pytest.mark.parametrize(
+    ("path", "published"),
+    [
+        ("coco-stuff-10k-171/maskformer_R101_bs16_78750", "maskformer_R101_coco-stuff-10k-171"),
+        ("ade20k-150/maskformer_swin_tiny_bs16_160k", "maskformer_swin-tiny_ade20k-150"),
+        ("ade20k-150/mask2former_R101_bs16_160k", "mask2former_R101_ade20k-150"),
+        ("ade20k-150/mask2former_swin_tiny_bs16_160k", "mask2former_swin-tiny_ade20k-150"),
+    ],
+)
+def test_names_and_shapes_are_the_public_ones(path, published, shared):
+    opts = ["MODEL.DEVICE", "cpu"]
+    if published.startswith("mask2former_R101"):
+        opts += ["MODEL.RESNETS.NORM", "BN"]  # the list is of a model with trainable norms
+    state = build_model(load_config(str(CONFIGS / f"{path}.yaml"), opts)).state_dict()
+    lines = (shared / "reference" / f"{published}.keys.txt").read_text().splitlines()
+    assert sorted(f"{key} {tuple(value.shape)}" for key, value in state.items()) == sorted(lines)

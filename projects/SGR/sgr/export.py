@@ -1,0 +1,199 @@
+"""Semantic segmentors as one file each: ``torch.export`` programs and ONNX."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from os import PathLike
+from typing import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+__all__ = ["SemanticExport", "export_onnx", "export_program"]
+
+
+class SemanticExport(nn.Module):
+    """A meta-architecture's semantic inference between plain tensors, at a fixed image size.
+
+    What a meta-architecture does with lists of dicts, images of several sizes and recorded concept
+    regions cannot be exported. Here a batch of images of one size goes through the same backbone
+    and head, and comes out with the same scores. The model's modules are shared, not copied.
+
+    Args:
+        model: a mask classifier (:class:`MaskFormerSegmentor`, :class:`Mask2FormerSegmentor`, the
+            public MaskFormer and Mask2Former), or a per-pixel model with a head of Detectron2's
+            interface (``SemanticSegmentor``); with concept supervision or without.
+        size: height and width of the images, pixels. Those that are no multiple of the model's
+            size divisibility are padded inside, and the scores cut.
+        labels: give the best class of every pixel instead of the scores of all.
+
+    Raises:
+        ValueError: the model gives no semantic segmentation, or ``size`` is not two positive
+            integers.
+    """
+
+    def __init__(self, model: nn.Module, size: Sequence[int], *, labels: bool = False):
+        super().__init__()
+        _check_semantic(model)
+        if len(size) != 2 or any(not isinstance(side, int) or side < 1 for side in size):
+            raise ValueError(
+                f"the size must be a positive height and width in pixels, got {tuple(size)}"
+            )
+        self.model = model
+        self.size = tuple(size)
+        self.labels = labels
+        divisibility = getattr(model, "size_divisibility", model.backbone.size_divisibility)
+        self.padded_size = tuple(_round_up(side, divisibility) for side in size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """
+        Args:
+            images: (B, 3, H, W) float or uint8, in the channel order of the config's INPUT.FORMAT,
+                values 0 to 255.
+
+        Returns:
+            (B, C, H, W) scores, those of the model's own "sem_seg" at the image's size (of mask
+            classifiers, sums of probabilities; of per-pixel models, logits), or with ``labels``
+            (B, H, W) int64 classes. A mask classifier holds (B, Q, H, W) masks on the way there.
+        """
+        (height, width), (padded_height, padded_width) = self.size, self.padded_size
+        if tuple(images.shape[-2:]) != self.size:
+            raise ValueError(
+                f"images are {tuple(images.shape[-2:])}, but this module is for {self.size}"
+            )
+        images = (images - self.model.pixel_mean) / self.model.pixel_std
+        images = F.pad(images, (0, padded_width - width, 0, padded_height - height))
+        outputs = self.model.sem_seg_head(self.model.backbone(images))
+        if isinstance(outputs, dict):
+            scores = self._classify_masks(outputs["pred_logits"], outputs["pred_masks"])
+        else:
+            scores = outputs[0][..., :height, :width]
+        return scores.argmax(dim=1) if self.labels else scores
+
+    def _classify_masks(self, class_logits: Tensor, mask_logits: Tensor) -> Tensor:
+        """:func:`semantic_inference` of a batch, from (B, Q, C + 1) and (B, Q, h, w)."""
+        masks = F.interpolate(
+            mask_logits, size=self.padded_size, mode="bilinear", align_corners=False
+        )[..., : self.size[0], : self.size[1]]
+        probabilities = class_logits.softmax(dim=-1)[..., :-1]
+        return torch.einsum("bqc,bqhw->bchw", probabilities, masks.sigmoid())
+
+
+def export_program(
+    model: nn.Module,
+    size: Sequence[int],
+    *,
+    labels: bool = False,
+    batch: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> torch.export.ExportedProgram:
+    """Export a model's semantic inference with ``torch.export``.
+
+    Takes seconds to minutes and about the memory of one forward pass. The program runs on the
+    model's device.
+
+    Args:
+        model, size, labels: as for :class:`SemanticExport`; put into evaluation mode.
+        batch: images in a batch; None for any number.
+        dtype: of the images, torch.float32 or torch.uint8; a program takes the one that it was
+            exported for.
+
+    Returns:
+        A program ``images (B, 3, H, W) -> scores (B, C, H, W)``, or ``labels (B, H, W)``;
+        ``torch.export.save`` writes it, and ``program.module()`` calls it.
+
+    Raises:
+        ValueError: as for :class:`SemanticExport`; for another ``dtype``; ``batch`` is not
+            positive; or it is None and the model's own code works at one batch size only.
+    """
+    if dtype not in (torch.float32, torch.uint8):
+        raise ValueError(f"images are torch.float32 or torch.uint8, not {dtype}")
+    if batch is not None and batch < 1:
+        raise ValueError(f"the batch must be at least 1 image, or None for any, got {batch}")
+    module = SemanticExport(model, size, labels=labels).eval()
+    # An example of one image would fix the batch at one: torch.export takes 0 and 1 as constants.
+    shape = (batch or 2, len(model.pixel_mean), *module.size)
+    images = torch.zeros(shape, dtype=dtype, device=model.pixel_mean.device)
+    try:
+        with torch.no_grad():
+            # Not strict: the reasoning modules of a backbone run in a forward hook.
+            return torch.export.export(
+                module, (images,), dynamic_shapes=_dynamic_shapes(batch), strict=False
+            )
+    except RuntimeError as error:
+        if batch is None and "Constraints violated" in str(error):
+            raise ValueError(
+                f"{type(model).__name__} does not export for any batch size (see above); name the "
+                "one that you need, as in batch=1"
+            ) from error
+        raise
+
+
+def export_onnx(
+    model: nn.Module,
+    size: Sequence[int],
+    path: str | PathLike,
+    *,
+    labels: bool = False,
+    batch: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Export a model's semantic inference to an ONNX file, weights included.
+
+    Takes seconds to minutes, and memory for two copies of the weights. The input is named "images",
+    the output "sem_seg" or, with ``labels``, "labels"; a batch of any size is the axis "batch".
+
+    Args:
+        path: the file to write.
+        model, size, labels, batch, dtype: as for :func:`export_program`.
+
+    Raises:
+        ImportError: the packages for it are not installed.
+        ValueError: as for :func:`export_program`.
+    """
+    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"the export to ONNX needs {' and '.join(missing)}: pip install 'sgr[export]'"
+        )
+    program = export_program(model, size, labels=labels, batch=batch, dtype=dtype)
+    # ONNX gets attention as products and a softmax. Of the fused kernels, the exporter would take
+    # the strides of the result, and with them views that the plain products do not allow.
+    with sdpa_kernel(SDPBackend.MATH):
+        torch.onnx.export(
+            program,
+            f=path,
+            dynamo=True,
+            input_names=["images"],
+            output_names=["labels" if labels else "sem_seg"],
+            dynamic_shapes=_dynamic_shapes(batch),  # once more: names the axis
+            external_data=False,  # one file
+            verbose=False,
+        )
+
+
+def _dynamic_shapes(batch: int | None) -> tuple | None:
+    return ({0: torch.export.Dim("batch", min=1)},) if batch is None else None
+
+
+def _round_up(length: int, divisibility: int) -> int:
+    return -(-length // divisibility) * divisibility if divisibility > 1 else length
+
+
+def _check_semantic(model: nn.Module) -> None:
+    name = type(model).__name__
+    parts = ("backbone", "sem_seg_head", "pixel_mean", "pixel_std")
+    missing = [part for part in parts if not hasattr(model, part)]
+    if missing:
+        raise ValueError(
+            f"{name} has no {' and no '.join(missing)}; only models of semantic segmentation can "
+            "be exported: MaskFormerSegmentor, Mask2FormerSegmentor, SemanticSegmentor, their "
+            "Concept variants, and models built like them"
+        )
+    if not getattr(model, "semantic_on", True):
+        raise ValueError(
+            f"{name} is built without semantic results; set MODEL.MASK_FORMER.TEST.SEMANTIC_ON to "
+            "True"
+        )

@@ -1,0 +1,93 @@
+"""The tool from its command line to a file that it has checked."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from sgr.engine import load_config
+from tiny_model import CONFIG, tiny_options
+
+TOOL = Path(__file__).parents[2] / "tools" / "export_model.py"
+# The least model there is: what is exported is the business of tests/test_export.py.
+OPTIONS = [
+    *tiny_options(),
+    *("MODEL.META_ARCHITECTURE", "SemanticSegmentor", "MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHead"),
+    *("MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.RESNETS.DEPTH", "18"),
+    *("MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "MODEL.RESNETS.OUT_FEATURES", "['res2']"),
+    *("MODEL.SEM_SEG_HEAD.IN_FEATURES", "['res2']"),
+]
+
+
+@pytest.fixture
+def main():
+    return runpy.run_path(str(TOOL))["main"]
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A checkpoint of the model."""
+    model = build_model(load_config(str(CONFIG), OPTIONS))
+    torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
+    return tmp_path / "weights.pth"
+
+
+def arguments(output, *more):
+    return [
+        *("--config-file", str(CONFIG), "--size", "50", "70"),
+        *("--format", output.suffix[1:], "--output", str(output)),
+        *(str(each) for each in more),
+        *OPTIONS,
+    ]
+
+
+def test_program_of_a_checkpoint(main, weights, tmp_path, capsys):
+    output = tmp_path / "new" / "model.pt2"
+    main(arguments(output, "--weights", weights, "--labels", "--uint8"))
+    printed = capsys.readouterr().out
+    assert "random" not in printed
+    assert re.search(r"model\.pt2: \d+\.\d MB in \d+ s", printed)
+    assert re.search(r"batch 1: 0\.\d+ % of the labels differ \([2-9] classes\)", printed)
+    assert "batch 2: " in printed
+    images = torch.randint(0, 256, (3, 3, 50, 70), dtype=torch.uint8)
+    labels = torch.export.load(output).module()(images)
+    assert labels.shape == (3, 50, 70) and labels.dtype == torch.int64
+
+
+def test_onnx_of_random_weights(main, tmp_path, capsys):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    main(arguments(tmp_path / "model.onnx", "--batch", 1))
+    printed = capsys.readouterr().out
+    assert "exporting random ones" in printed
+    assert re.search(r"batch 1: largest difference \d\.\de-\d+ \(scores .* to .*\)", printed)
+    assert "batch 2" not in printed
+
+
+def test_a_file_that_differs_is_a_failure(main, tmp_path, monkeypatch):
+    monkeypatch.setitem(main.__globals__, "TOLERANCE", -1.0)
+    with pytest.raises(SystemExit, match="model.pt2 and the model differ by .*, more than -1"):
+        main(arguments(tmp_path / "model.pt2", "--batch", 1))
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--size", "0", "70"], "--size must be positive"),
+        (["--batch", "0"], "--batch must be at least 1"),
+    ],
+)
+def test_numbers_below_one_are_refused(main, capsys, more, message):
+    with pytest.raises(SystemExit):
+        main(arguments(Path("model.pt2"), *more))
+    assert message in capsys.readouterr().err
+
+
+def test_missing_onnxruntime_is_named_before_the_export(main, capsys, monkeypatch):
+    monkeypatch.setitem(main.__globals__, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        main(arguments(Path("model.onnx")))
+    assert "pip install 'sgr[export]'" in capsys.readouterr().err

@@ -1,0 +1,166 @@
+#!/usr/bin/env python
+"""Export a model's semantic segmentation to one file, and run the file beside the model.
+
+    python tools/export_model.py --config-file configs/... --weights model_final.pth \
+        --size 512 512 --format onnx --output model.onnx
+
+Prints the largest difference between the two, the size of the file and the seconds of both; fails
+where the difference is too large. See docs/export.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Callable
+
+import torch
+from detectron2.modeling import build_model
+from torch import Tensor, nn
+
+import sgr  # noqa: F401 (registers)
+from sgr.checkpoint import SafeCheckpointer
+from sgr.engine import load_config
+from sgr.export import export_onnx, export_program
+
+# Of scores, relative to the largest where that is above 1; of labels, the share of the pixels.
+TOLERANCE = 1e-3
+TIMED_RUNS = 3
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Export a model's semantic segmentation, and run the file beside the model."
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE")
+    parser.add_argument("--allow-pickle", action="store_true", help="as in train_net.py")
+    parser.add_argument("--allow-unsafe-yaml", action="store_true", help="as in train_net.py")
+    parser.add_argument("--weights", metavar="FILE", help="default: the config's MODEL.WEIGHTS")
+    parser.add_argument(
+        "--size", type=int, nargs=2, required=True, metavar=("H", "W"), help="of images, pixels"
+    )
+    parser.add_argument("--format", choices=("pt2", "onnx"), required=True)
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--labels", action="store_true", help="give classes, not their scores")
+    parser.add_argument("--uint8", action="store_true", help="take uint8 images, not float32")
+    parser.add_argument("--batch", type=int, metavar="B", help="images in a batch; default: any")
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes of the config"
+    )
+    args = parser.parse_args(arguments)
+    if min(args.size) < 1:
+        parser.error("--size must be positive")
+    if args.batch is not None and args.batch < 1:
+        parser.error("--batch must be at least 1")
+    if args.format == "onnx" and find_spec("onnxruntime") is None:
+        parser.error("--format onnx needs onnxruntime to check the file: pip install 'sgr[export]'")
+    return args
+
+
+def load_model(args: argparse.Namespace) -> nn.Module:
+    """The model with its weights, in evaluation mode; on the CPU unless the options say more."""
+    opts = ["MODEL.DEVICE", "cpu", *args.opts, "TEST.TOKENS.ENABLED", "False"]
+    opts += ["MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT", "scores"]  # to compare with
+    if args.weights:
+        opts += ["MODEL.WEIGHTS", args.weights]
+    cfg = load_config(args.config_file, opts, allow_unsafe=args.allow_unsafe_yaml)
+    model = build_model(cfg)
+    SafeCheckpointer(model, allow_pickle=args.allow_pickle).load(cfg.MODEL.WEIGHTS)
+    if not cfg.MODEL.WEIGHTS:
+        print("no weights are given (--weights): exporting random ones")
+    return model.eval()
+
+
+def export(model: nn.Module, args: argparse.Namespace) -> None:
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    options = {
+        "labels": args.labels,
+        "batch": args.batch,
+        "dtype": torch.uint8 if args.uint8 else torch.float32,
+    }
+    if args.format == "onnx":
+        export_onnx(model, args.size, args.output, **options)
+    else:
+        torch.export.save(export_program(model, args.size, **options), args.output)
+
+
+def load_exported(args: argparse.Namespace, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """What the file holds, as a function images -> result."""
+    if args.format == "pt2":
+        module = torch.export.load(args.output).module()
+        return lambda images: module(images.to(device)).cpu()
+
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # as many as the model has
+    session = onnxruntime.InferenceSession(
+        args.output, options, providers=["CPUExecutionProvider"]
+    )
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def evaluate(model: nn.Module, images: Tensor) -> Tensor:
+    """(B, C, H, W) scores of the meta-architecture itself."""
+    outputs = model([{"image": image} for image in images])
+    return torch.stack([output["sem_seg"] for output in outputs]).cpu()
+
+
+def compare(
+    model: nn.Module, exported: Callable[[Tensor], Tensor], images: Tensor, labels: bool
+) -> float:
+    """Run both on a batch, print how they differ and their seconds, and return the difference."""
+    expected, expected_time = _timed(evaluate, model, images)
+    result, result_time = _timed(exported, images)
+    if labels:
+        difference = (result != expected.argmax(dim=1)).float().mean().item()
+        text = f"{100 * difference:.3f} % of the labels differ ({len(result.unique())} classes)"
+    else:
+        largest = (result - expected).abs().max().item()
+        low, high = expected.aminmax()
+        difference = largest / max(1.0, expected.abs().max().item())
+        text = f"largest difference {largest:.1e} (scores {low:.3g} to {high:.3g})"
+    print(f"batch {len(images)}: {text}; {result_time:.2f} s, the model {expected_time:.2f} s")
+    return difference
+
+
+def _timed(function: Callable, *arguments) -> tuple[Tensor, float]:
+    """The result, and seconds of the fastest of a few runs once warmed up."""
+    result = function(*arguments)
+    seconds = []
+    for _ in range(TIMED_RUNS):
+        start = time.perf_counter()
+        function(*arguments)
+        seconds.append(time.perf_counter() - start)
+    return result, min(seconds)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parse_args(arguments)
+    # It warns of every split that its optimiser leaves as it is.
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    model = load_model(args)
+    start = time.perf_counter()
+    export(model, args)
+    seconds = time.perf_counter() - start
+    print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB in {seconds:.0f} s")
+
+    exported = load_exported(args, model.pixel_mean.device)
+    generator = torch.Generator().manual_seed(0)
+    differences = []
+    with torch.inference_mode():
+        for batch in (1, 2) if args.batch is None else (args.batch,):
+            images = torch.randint(0, 256, (batch, 3, *args.size), generator=generator)
+            images = images.to(torch.uint8 if args.uint8 else torch.float32)
+            differences.append(compare(model, exported, images, args.labels))
+    if max(differences) > TOLERANCE:
+        raise SystemExit(
+            f"{args.output} and the model differ by {max(differences):.1e}, more than {TOLERANCE}"
+        )
+
+
+if __name__ == "__main__":
+    main()
