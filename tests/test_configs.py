@@ -53,9 +53,42 @@ def test_sgr_changes_the_backbone_and_its_own_keys_only(path):
     assert without["MODEL.SGR.SUPERVISION.WEIGHT"] == 0
 
 
+# What the papers and the public configs say: batch, rate, its factor for the backbone, decay,
+# crop, and the weights of the losses.
+MASKFORMER = {"CLASS_WEIGHT": 1.0, "MASK_WEIGHT": 20.0, "DICE_WEIGHT": 1.0, "DEC_LAYERS": 6}
+MASK2FORMER = {"CLASS_WEIGHT": 2.0, "MASK_WEIGHT": 5.0, "DICE_WEIGHT": 5.0, "DEC_LAYERS": 10}
+
+
+@pytest.mark.parametrize(
+    ("path", "rate", "factor", "decay", "crop", "losses"),
+    [
+        ("coco-stuff-10k-171/maskformer_R101_sgr_bs16_78750", 1e-4, 0.1, 1e-4, 512, MASKFORMER),
+        ("ade20k-150/maskformer_swin_tiny_sgr_bs16_160k", 6e-5, 1.0, 0.01, 512, MASKFORMER),
+        ("ade20k-150/mask2former_swin_tiny_sgr_bs16_151575", 1e-4, 0.1, 0.05, 512, MASK2FORMER),
+        ("coco-stuff-10k-171/mask2former_R101_sgr_bs16_78750", 1e-4, 0.1, 0.05, 512, MASK2FORMER),
+        ("cityscapes-19/mask2former_R101_sgr_bs8_89250", 1e-4, 0.1, 0.05, 768, MASK2FORMER),
+        ("coco/mask2former_R50_panoptic_sgr_bs16_368750", 1e-4, 0.1, 0.05, None, MASK2FORMER),
+    ],
+)
+def test_settings(path, rate, factor, decay, crop, losses):
+    cfg = load_config(str(CONFIGS / f"{path}.yaml"))
+    assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.BACKBONE_MULTIPLIER) == (rate, factor)
+    assert (cfg.SOLVER.OPTIMIZER, cfg.SOLVER.WEIGHT_DECAY) == ("ADAMW", decay)
+    if crop is None:
+        assert (cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE) == (1024, 0.1, 2.0)
+    else:
+        assert cfg.INPUT.CROP.SIZE == [crop, crop]
+        scales = [size / cfg.INPUT.MIN_SIZE_TEST for size in cfg.INPUT.MIN_SIZE_TRAIN]
+        assert (scales[0], scales[-1], len(scales)) == (0.5, 2.0, 16)
+    assert {key: cfg.MODEL.MASK_FORMER[key] for key in losses} == losses
+    assert cfg.MODEL.SGR.SUPERVISION.WEIGHT == 0.25
+
+
 @pytest.mark.parametrize(
     "path",
     [
+        "coco/mask2former_R50_panoptic_sgr_bs16_368750.yaml",
+        "coco/mask2former_R50_instance_sgr_bs16_368750.yaml",
         "shapes/mask2former_R50_sgr.yaml",
         "shapes/mask2former_swin_sgr.yaml",
         "cityscapes-19/mask2former_swin_tiny_sgr_bs8_89250.yaml",

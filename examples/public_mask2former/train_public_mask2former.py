@@ -50,8 +50,21 @@ def put_sgr_in(cfg: CfgNode) -> None:
 
 
 def leave_sgr_out(cfg: CfgNode) -> None:
-    """The baseline, in place: the public model on the data and evaluators of :func:`put_sgr_in`."""
-    cfg.MODEL.SGR.SUPERVISION.WEIGHT = 0.0  # so that the mapper makes no components
+    """The baseline, in place: the public model on the data and evaluators of :func:`put_sgr_in`.
+
+    Undoes what :func:`put_sgr_in` has done to a config, such as the config.yaml that a run leaves.
+    """
+    model = cfg.MODEL
+    if model.BACKBONE.NAME == "build_sgr_backbone":
+        model.BACKBONE.NAME = model.SGR.BACKBONE_NAME
+    if model.META_ARCHITECTURE == "ConceptMaskFormer":
+        model.META_ARCHITECTURE = "MaskFormer"
+    if model.BACKBONE.NAME.startswith("build_sgr_"):
+        raise ValueError(
+            f"--without-sgr, but MODEL.BACKBONE.NAME is {model.BACKBONE.NAME!r}; name the backbone "
+            "that it builds on"
+        )
+    model.SGR.SUPERVISION.WEIGHT = 0.0  # so that the mapper makes no components
     cfg.TEST.TOKENS.ENABLED = False
     use_own_mapper(cfg)
 

@@ -137,6 +137,17 @@ class TestConfig:
         script.put_sgr_in(cfg)
         assert cfg.dump() == once
 
+    def test_can_be_undone(self, script):
+        expected = configure(script, script.leave_sgr_out)
+        cfg = configure(script, script.put_sgr_in)
+        script.leave_sgr_out(cfg)
+        assert cfg.MODEL.META_ARCHITECTURE == "MaskFormer"
+        assert cfg.MODEL.BACKBONE.NAME == expected.MODEL.BACKBONE.NAME == "build_resnet_backbone"
+        assert cfg.INPUT.DATASET_MAPPER_NAME == expected.INPUT.DATASET_MAPPER_NAME
+        cfg.MODEL.BACKBONE.NAME = "build_sgr_resnet_backbone"
+        with pytest.raises(ValueError, match="NAME is 'build_sgr_resnet_backbone'"):
+            script.leave_sgr_out(cfg)
+
     def test_sets_what_the_guide_says(self, script):
         guide = (CHECKOUT / "docs" / "public_mask2former.md").read_text()
         said = yaml.safe_load(guide.partition("```yaml")[2].partition("```")[0])
