@@ -3,6 +3,7 @@ import pickle
 
 import pytest
 import torch
+from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
 from sgr.checkpoint import SafeCheckpointer
@@ -87,6 +88,72 @@ def test_checkpoint_of_another_model(model, tmp_path):
     SafeCheckpointer(nn.Sequential(nn.Linear(2, 3)), str(tmp_path)).save("other")
     with pytest.raises(ValueError, match="0.weight.*another model"):
         SafeCheckpointer(model).load(str(tmp_path / "other.pth"))
+
+
+@pytest.mark.parametrize("kind", ["of another Swin", "of a frozen norm", "in other shapes"])
+def test_buffers_are_no_parameters(kind, tmp_path):
+    """What is taken, or filled in, although the file has nothing for the model to learn from."""
+    if kind == "of another Swin":
+        model, words = Segmentor(embed_dim=16, num_heads=(2, 4)), r"is \(8, .* the file, \(16, "
+        save_imagenet_weights(Segmentor().backbone, tmp_path / "other.pth")
+    elif kind == "of a frozen norm":
+        file = nn.ModuleDict({"linear": nn.Linear(2, 2)})
+        model = nn.Sequential(nn.Conv2d(3, 4, 1), FrozenBatchNorm2d(4))
+        words = "it has linear.weight, linear.bias .*the model 0.weight"
+        SafeCheckpointer(file, str(tmp_path)).save("other")
+    else:
+        file, model = nn.Linear(3, 4), nn.Linear(2, 3)
+        words = r"weight is \(4, 3\) in the file, \(3, 2\) in the model"
+        SafeCheckpointer(file, str(tmp_path)).save("other")
+    with pytest.raises(ValueError, match=f"holds no parameter .*{words}.*another model"):
+        SafeCheckpointer(model).load(str(tmp_path / "other.pth"))
+
+
+def test_models_without_parameters(tmp_path):
+    norm, other = FrozenBatchNorm2d(4), FrozenBatchNorm2d(4)
+    norm.running_mean += 1
+    SafeCheckpointer(norm, str(tmp_path)).save("model")
+    SafeCheckpointer(other).load(str(tmp_path / "model.pth"))
+    assert torch.equal(other.running_mean, norm.running_mean)
+
+
+def test_one_of_two_tied_names_is_enough(tmp_path):
+    tied = nn.ModuleDict({"first": nn.Linear(2, 2, bias=False)})
+    torch.save({"second.weight": torch.ones(2, 2)}, tmp_path / "tied.pth")
+    tied["second"] = nn.Linear(2, 2, bias=False)
+    tied["second"].weight = tied["first"].weight
+    SafeCheckpointer(tied).load(str(tmp_path / "tied.pth"))
+    assert (tied["first"].weight == 1).all()
+
+
+def test_state_dict_of_another_trainer(model, tmp_path):
+    file = {"meta": {"epoch": 3}, "state_dict": model.state_dict(), "optimizer": {"state": {}}}
+    torch.save(file, tmp_path / "mm.pth")
+    other = nn.Linear(2, 3)
+    assert "optimizer" not in SafeCheckpointer(other).load(str(tmp_path / "mm.pth"))
+    assert torch.equal(other.weight, model.weight)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ([torch.zeros(2)], "holds a list;"),
+        (torch.zeros(2), "holds a Tensor;"),
+        ({"epoch": 1, "net": {"weight": torch.zeros(2)}}, "holds a dict of 'epoch', 'net';"),
+        ({"model": [1], "iteration": 3}, "holds a dict of 'model', 'iteration';"),
+        ({"model": {"weight": 1}}, "holds a dict of 'model';"),
+    ],
+)
+def test_files_of_another_kind(model, content, words, tmp_path):
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=f"other.pth' {words} a checkpoint is .*{{name: tensor}}"):
+        SafeCheckpointer(model).load(str(tmp_path / "other.pth"))
+
+
+def test_pickle_of_another_kind(model, tmp_path):
+    (tmp_path / "list.pkl").write_bytes(pickle.dumps([1, 2]))
+    with pytest.raises(ValueError, match="list.pkl' is no checkpoint"):
+        SafeCheckpointer(model, allow_pickle=True).load(str(tmp_path / "list.pkl"))
 
 
 def test_no_weights_is_fine(model):

@@ -8,8 +8,17 @@ import pytest
 import torch
 import yaml
 from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 
-from sgr.engine import Trainer, argument_parser, evaluate, load_config, setup_config
+from sgr.engine import (
+    Trainer,
+    argument_parser,
+    evaluate,
+    load_config,
+    setup_config,
+    train_or_evaluate,
+)
 from tiny_model import CONFIG, tiny_config, tiny_options
 
 
@@ -104,6 +113,21 @@ class TestTraining:
         train(tiny_config(tmp_path, SOLVER__MAX_ITER=2))
         cfg = tiny_config(tmp_path, SOLVER__MAX_ITER=3, SOLVER__AMP__ENABLED=True)
         assert train(cfg, resume=True).start_iter == 2
+
+
+def test_the_results_come_back_from_a_training_and_an_evaluation(
+    tiny_shapes, tmp_path, monkeypatch
+):
+    # It would take the loggers of the other tests away.
+    monkeypatch.setattr("sgr.engine.default_setup", lambda cfg, args: None)
+    parse = argument_parser().parse_args
+    options = ["--config-file", str(CONFIG)]
+    cfg = tiny_config(tmp_path, SOLVER__MAX_ITER=1)
+    trained = train_or_evaluate(cfg, parse(options))
+    assert list(trained) == ["sem_seg", "tokens", "queries"]
+    cfg = tiny_config(tmp_path, MODEL__WEIGHTS=tmp_path / "model_final.pth")
+    evaluated = train_or_evaluate(cfg, parse([*options, "--eval-only"]))
+    assert evaluated["sem_seg"]["mIoU"] == pytest.approx(trained["sem_seg"]["mIoU"])
 
 
 class TestResume:
@@ -210,6 +234,34 @@ class TestConfig:
     def test_nothing_to_evaluate(self, tiny_shapes, tmp_path):
         with pytest.raises(ValueError, match="no weights to evaluate"):
             evaluate(tiny_config(tmp_path))
+
+    def test_fewer_classes_than_the_data_have(self, tmp_path):
+        """Which Detectron2 knows only once they are loaded."""
+        name, file = f"lazy_{tmp_path.name}", tmp_path / "instances.json"
+        categories = [{"id": id, "name": str(id)} for id in range(1, 6)]
+        image = {"id": 1, "file_name": "a.jpg", "width": 9, "height": 9}
+        annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "area": 25}
+        annotation.update(segmentation=[[1, 1, 6, 1, 6, 6]], iscrowd=0)
+        coco = {"images": [image], "annotations": [annotation], "categories": categories}
+        file.write_text(json.dumps(coco))
+        register_coco_instances(name, {}, str(file), str(tmp_path))
+        cfg = tiny_config(
+            tmp_path,
+            DATASETS__TRAIN=f"('{name}',)",
+            INPUT__CROP__ENABLED=False,
+            INPUT__DATASET_MAPPER_NAME="mask_former_instance_concept",
+            MODEL__SEM_SEG_HEAD__NUM_CLASSES=4,
+        )
+        with pytest.raises(ValueError, match=f"NUM_CLASSES is 4, but the dataset {name} has 5 cl"):
+            Trainer.build_train_loader(cfg)
+        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 5
+        assert Trainer.build_train_loader(cfg).num_images == 1
+        annotation["iscrowd"] = 1
+        file.write_text(json.dumps(coco))
+        with pytest.raises(ValueError, match=f"no image of {name} has an instance.*FILTER_EMPTY"):
+            Trainer.build_train_loader(cfg)
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
 
     def test_missing_dataset(self, tmp_path, monkeypatch):
         monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nothing"))

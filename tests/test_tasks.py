@@ -4,12 +4,16 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BitMasks, Instances
 from PIL import Image
 
 from sgr.data.datasets.shapes import SHAPES_CLASSES, SHAPES_STUFF, load_shapes_sem_seg
+from sgr.data.segments import read_segment_map
 from sgr.engine import Trainer
 from sgr.evaluation.ground_truth import read_instance_map
+from sgr.modeling.reasoning.concept_regions import ConceptRegions
 from tiny_model import tiny_config
 
 
@@ -82,10 +86,72 @@ def test_panoptic(panoptic_shapes, tmp_path):
     results = trainer._last_eval_results
     assert list(results) == ["sem_seg", "panoptic_seg", "bbox", "segm", "tokens", "queries"]
     assert 0 <= results["panoptic_seg"]["PQ"] <= 100
+    assert results["tokens"]["images_C"] == results["queries"]["images_C"] == 5
     assert results["tokens"]["images_I"] == results["queries"]["images_I"] == 5
     inference = tmp_path / "out" / "inference"
     for file in ("panoptic.json", "tokens.json", "queries.json"):
         assert json.loads((inference / file).read_text())
+
+
+class Perfect(torch.nn.Module):
+    """Puts out the ground truth of the records of a panoptic dataset."""
+
+    def __init__(self, records):
+        super().__init__()
+        self.records = {record["file_name"]: record for record in records}
+
+    def forward(self, inputs):
+        return [self.of(self.records[each["file_name"]]) for each in inputs]
+
+    def of(self, record):
+        places = torch.from_numpy(read_segment_map(record))
+        categories = [segment["category_id"] for segment in record["segments_info"]]
+        # Numbered anew, as a model would.
+        segments = [{"id": n, "category_id": each} for n, each in enumerate(categories, start=1)]
+        masks = torch.stack([places == index for index in range(len(segments))])
+        labels = torch.tensor([*categories, 0])[places]
+        things = torch.tensor([each >= len(SHAPES_STUFF) for each in categories])
+        instances = Instances(tuple(places.shape))
+        instances.pred_masks = masks[things]
+        instances.pred_boxes = BitMasks(masks[things]).get_bounding_boxes()
+        instances.pred_classes = torch.tensor(categories)[things]
+        instances.scores = torch.ones(int(things.sum()))
+        regions = torch.stack([labels == each for each in sorted(set(categories))])
+        return {
+            "sem_seg": labels.int(),
+            "panoptic_seg": ((places + 1).int(), segments),
+            "instances": instances,
+            "concept_regions": ConceptRegions(regions[None].double().logit(), stride=1),
+        }
+
+
+@pytest.mark.parametrize("label_maps", [True, False])
+def test_a_perfect_panoptic_prediction(panoptic_shapes, tmp_path, label_maps):
+    """Of all evaluators of a panoptic dataset, from the loader to the results."""
+    name = panoptic_shapes[1]
+    records = DatasetCatalog.get(name)
+    for record in records if not label_maps else ():
+        del record["sem_seg_file_name"]
+    cfg = tiny_config(
+        tmp_path,
+        DATASETS__TEST=f"('{name}',)",
+        **switched_on("SEMANTIC", "PANOPTIC", "INSTANCE"),
+    )
+    results = Trainer.test(cfg, Perfect(records))
+    tasks = ["sem_seg", "panoptic_seg", "bbox", "segm", "tokens"]
+    assert list(results) == tasks[0 if label_maps else 1 :]
+    if label_maps:
+        assert results["sem_seg"]["mIoU"] == results["sem_seg"]["pACC"] == pytest.approx(100)
+    panoptic = results["panoptic_seg"]
+    groups = [name + suffix for name in ("PQ", "SQ", "RQ") for suffix in ("", "_th", "_st")]
+    assert all(panoptic[each] == pytest.approx(100) for each in groups)
+    present = {segment["category_id"] for record in records for segment in record["segments_info"]}
+    of_classes = {each for each in panoptic if each.startswith("PQ-")}
+    assert of_classes == {f"PQ-{SHAPES_CLASSES[category]}" for category in present}
+    assert results["segm"]["AP"] == pytest.approx(100)
+    assert results["bbox"]["AP"] > 90  # boxes of corners in the file, of pixels here
+    assert results["tokens"]["S_C"] == pytest.approx(0, abs=1e-6)
+    assert results["tokens"]["images_C"] == results["tokens"]["images_I"] == len(records)
 
 
 @pytest.mark.parametrize(

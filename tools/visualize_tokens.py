@@ -25,10 +25,14 @@ from PIL import Image
 import sgr  # noqa: F401 (registers)
 from sgr.checkpoint import SafeCheckpointer
 from sgr.data.components import connected_components
-from sgr.data.image_files import check_labels, read_labels
 from sgr.engine import setup_config
 from sgr.evaluation import label_histograms
-from sgr.evaluation.ground_truth import has_instances, read_instance_map
+from sgr.evaluation.ground_truth import (
+    has_classes,
+    has_instances,
+    read_class_map,
+    read_instance_map,
+)
 from sgr.evaluation.sem_seg_evaluator import predicted_labels
 from sgr.evaluation.token_evaluator import regions_of
 from sgr.visualization import (
@@ -116,14 +120,13 @@ def draw(
         ]
     )
 
-    def histograms(labels: np.ndarray, ignore_label: int | None = None) -> list[np.ndarray]:
+    def histograms(labels: np.ndarray) -> list[np.ndarray]:
         """The shown tokens' histograms, the bins' labels, and the map of bins."""
         results = label_histograms(
             probabilities[shown.tolist()],
             torch.from_numpy(labels),
             regions.stride,
             input_size=input_size,
-            ignore_label=ignore_label,
         )
         return [result.numpy() for result in results]
 
@@ -131,20 +134,19 @@ def draw(
     colors = class_colors(metadata, len(names))
     titles = [f"concept {k}, peak {probabilities[k].max():.2f}" for k in shown]
     in_panel, in_tokens = {}, {}
-    if names and "sem_seg_file_name" in record:
-        label_file = record["sem_seg_file_name"]
-        labels = read_labels(label_file)
-        ignore_label = metadata.get("ignore_label", 255)
-        check_labels(labels, label_file, num_classes=len(names), ignore_label=ignore_label)
+    if names and has_classes(record):
+        labels = read_class_map(
+            record, num_classes=len(names), ignore_label=metadata.get("ignore_label", 255)
+        )
         in_panel["ground_truth"] = labels
         in_panel["components"] = connected_components(
             labels,
-            ignore_label=ignore_label,
+            ignore_label=-1,
             min_area_ratio=cfg.INPUT.COMPONENTS.MIN_AREA_RATIO,
             kernel_size=cfg.INPUT.COMPONENTS.KERNEL_SIZE,
             max_components=cfg.MODEL.SGR.SUPERVISION.MAX_ACTIVE,
         )
-        values, present, _ = histograms(labels, ignore_label)
+        values, present, _ = histograms(labels)
         if len(present):
             in_tokens["class_histograms"] = values[: args.num_tokens]
             in_tokens["class_names"] = [names[label] for label in present]
@@ -159,13 +161,14 @@ def draw(
         thing_ids = set(metadata.get("thing_dataset_id_to_contiguous_id", {}).values())
         values, present, bins = histograms(read_instance_map(record, size, thing_ids))
         if len(present):
-            # Panoptic categories count over all classes, those of annotations over the things.
-            key = "annotations" if "annotations" in record else "segments_info"
-            things = metadata.get("thing_classes") or names
+            # Those of annotations count over the things, those of segments over all classes.
+            key, categories = "segments_info", names
+            if "annotations" in record:
+                key, categories = "annotations", metadata.get("thing_classes") or names
             in_tokens["instance_map"] = bins
             in_tokens["instance_histograms"] = values[: args.num_tokens]
             in_tokens["instance_names"] = number_names(
-                [things[record[key][index]["category_id"]] for index in present]
+                [categories[record[key][index]["category_id"]] for index in present]
             )
 
     panel = draw_panel(

@@ -28,8 +28,9 @@ except ModuleNotFoundError as error:
         "its INSTALL.md, and put the clone on the path: export PYTHONPATH=/path/to/Mask2Former"
     ) from None
 
-# ConceptMaskFormer: the same model and parameters; it trains and puts out the concept regions.
-META_ARCH_REGISTRY.register(sgr.supervise_concepts(MaskFormer))
+# The same model and parameters; it trains and puts out the concept regions.
+ConceptMaskFormer = sgr.supervise_concepts(MaskFormer)
+META_ARCH_REGISTRY.register(ConceptMaskFormer)
 
 # Their functions assign, ours keeps what it finds: theirs come first.
 PUBLIC_CONFIGS = (add_deeplab_config, add_maskformer2_config)

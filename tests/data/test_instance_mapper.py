@@ -222,7 +222,8 @@ def test_user_mistakes_are_named(record, cfg):
 
     with pytest.raises(ValueError, match=r"image\.png has no annotations"):
         plain_mapper()({"file_name": record["file_name"]})
-    with pytest.raises(ValueError, match=r"annotation 0 of .*image\.png has category_id 3; .* 2"):
+    wrong = r"annotation 0 of .*image\.png has category_id 3; .* 0 to 2,.*SEM_SEG_HEAD.NUM_CLASSES"
+    with pytest.raises(ValueError, match=wrong):
         plain_mapper()(annotated(category_id=3))
     with pytest.raises(ValueError, match=r"annotation 0 of .*image\.png has no segmentation.*bbox"):
         boxes = [{"category_id": 0, "bbox": [0, 0, 3, 3]}]

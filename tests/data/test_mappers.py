@@ -6,6 +6,7 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetMapper, MetadataCatalog
+from detectron2.data import transforms as T
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
@@ -193,6 +194,14 @@ def test_flip_and_sampling_follow_the_config(record, cfg):
     assert seen == {True, False}
 
 
+@pytest.mark.parametrize("value", ["both", "Horizontal"])
+def test_unknown_flips_are_named(cfg, value):
+    cfg.INPUT.RANDOM_FLIP = value
+    match = f"INPUT.RANDOM_FLIP must be 'none', 'horizontal' or 'vertical', not '{value}'"
+    with pytest.raises(ValueError, match=match):
+        build_mapper(cfg)
+
+
 def test_padding(record):
     out = plain_mapper(size_divisibility=32)(record)
     assert out["image"].shape == (3, 96, 96)
@@ -238,6 +247,19 @@ def test_many_classes(tmp_path, record, dtype):
     out = plain_mapper(num_classes=847, ignore_label=65535, ignore_value=65535)(record)
     assert (out["sem_seg"].numpy() == labels).all()
     assert 700 in out["instances"].gt_classes and 700 in out["component_classes"]
+
+
+def test_many_classes_stay_in_register(tmp_path, record):
+    """Resized like few classes are, which lie over the image."""
+    resize = {"augmentations": [T.Resize((101, 47))]}
+    few = plain_mapper(**resize)(record)["sem_seg"]
+    labels = labels_of(record).astype(int)
+    labels = np.where(labels == 255, 65535, labels + 600).astype(np.int32)
+    record["sem_seg_file_name"] = str(tmp_path / "labels.tif")
+    save_labels(record, labels)
+    many_classes = {"num_classes": 847, "ignore_label": 65535, "ignore_value": 65535}
+    many = plain_mapper(**many_classes, **resize)(record)["sem_seg"]
+    assert torch.equal(many, torch.where(few == 255, 65535, few + 600))
 
 
 def test_palette_images_are_read_as_labels(record):

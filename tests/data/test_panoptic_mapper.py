@@ -10,6 +10,7 @@ from PIL import Image
 from sgr.config import add_sgr_config
 from sgr.data.components import connected_components
 from sgr.data.mappers import PanopticConceptMapper, build_mapper
+from sgr.data.mappers.labelled_image import LabelledImage
 
 NUM_CLASSES = 5
 SIZE = (60, 80)
@@ -171,6 +172,32 @@ def test_crops_are_drawn_by_class_not_by_segment(record, monkeypatch):
     assert np.unique(seen[0]).tolist() == [0, 1, 4, 255]
 
 
+def test_labels_are_made_only_for_augmentations_that_look_at_them(record, cfg, monkeypatch):
+    made = []
+    lazily = LabelledImage.sem_seg.fget
+    monkeypatch.setattr(
+        LabelledImage, "sem_seg", property(lambda self: made.append(1) or lazily(self))
+    )
+    build_mapper(cfg)(record)
+    assert not made
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 0.75
+    build_mapper(cfg)(record)
+    assert len(made) == 1
+
+
+def test_many_segments_stay_in_register(tmp_path, record):
+    """Beside segments that nothing shows, the same ones are resized in the same way."""
+    resize = {"augmentations": [T.Resize((101, 47))]}
+    few = plain_mapper(**resize)(record)
+    record["segments_info"] = [
+        {"id": id, "category_id": 0} for id in range(1000, 1300)
+    ] + record["segments_info"]
+    many = plain_mapper(**resize)(record)
+    assert torch.equal(many["sem_seg"], few["sem_seg"])
+    assert torch.equal(many["instances"].gt_masks, few["instances"].gt_masks)
+    assert torch.equal(many["instances"].gt_classes, few["instances"].gt_classes)
+
+
 def test_many_segments_and_an_ignore_value_beyond_a_byte(tmp_path, record):
     ids = np.arange(1, 301).reshape(15, 20).repeat(4, 0).repeat(4, 1)
     save_picture(tmp_path / "segments.png", ids)
@@ -200,7 +227,8 @@ def test_user_mistakes_are_named(tmp_path, record, ids):
         del record["segments_info"][1]
         plain_mapper()(record)
     record["segments_info"].append({"id": 300, "category_id": 5})
-    with pytest.raises(ValueError, match=r"segment 300 of .*image\.png has category_id 5; .* 4"):
+    wrong = r"segment 300 of .*image\.png has category_id 5; .* 0 to 4,.*SEM_SEG_HEAD.NUM_CLASSES"
+    with pytest.raises(ValueError, match=wrong):
         plain_mapper()(record)
     save_picture(tmp_path / "segments.png", ids[:, 1:])
     record["segments_info"][-1]["category_id"] = 1

@@ -2,7 +2,35 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sgr.data.segments import read_segment_map, to_rle, valid_polygons
+from sgr.data.segments import (
+    find_segments,
+    read_segment_map,
+    segment_labels,
+    to_rle,
+    valid_polygons,
+)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
+def test_places_of_ids(dtype):
+    id_map = np.array([[0, 9, 7], [9, 3, 100]], dtype)
+    assert find_segments(id_map, [9, 2**40, 3, 100]).tolist() == [[-1, 0, -1], [0, 2, 3]]
+    assert find_segments(id_map, []).tolist() == [[-1] * 3] * 2
+    assert find_segments(id_map, [9, 9, 2**32 + 7]).dtype == np.int32
+
+
+def test_negative_and_large_ids():
+    id_map = np.array([[-1, -2, 2**40, 5]])
+    assert find_segments(id_map, [5, 2**40, -2]).tolist() == [[-1, 2, 1, 0]]
+    assert find_segments(id_map, [5]).tolist() == [[-1, -1, -1, 0]]
+
+
+def test_labels_of_segments():
+    segments = [{"category_id": 3}, {"category_id": 4, "iscrowd": 1}, {"category_id": 0}]
+    labels = segment_labels(segments, ignore_value=255)
+    assert labels.dtype == np.int64 and labels.tolist() == [3, 255, 0, 255]
+    assert labels[np.array([[2, -1], [1, 0]])].tolist() == [[0, 255], [255, 3]]
+    assert segment_labels([], ignore_value=-1).tolist() == [-1]
 
 
 def save(path, ids):

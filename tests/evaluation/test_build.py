@@ -245,6 +245,26 @@ def test_what_a_panoptic_dataset_does_not_tell(panoptic, tmp_path, caplog, chang
         build_evaluator(mask_classifier(tmp_path, dropped), name)
 
 
+@pytest.mark.parametrize(
+    "evaluator_type, serves, lacks",
+    [
+        ("sem_seg", "SEMANTIC", {"PANOPTIC": "panoptic quality", "INSTANCE": "AP"}),
+        ("coco", "INSTANCE", {"SEMANTIC": "mIoU", "PANOPTIC": "panoptic quality"}),
+    ],
+)
+def test_what_is_switched_on_for_another_kind_of_dataset_is_said(
+    panoptic, tmp_path, caplog, evaluator_type, serves, lacks
+):
+    name = panoptic(evaluator_type=evaluator_type)
+    with caplog.at_level(logging.INFO):
+        build_evaluator(mask_classifier(tmp_path, serves), name)
+        assert "Not measured" not in caplog.text
+        build_evaluator(mask_classifier(tmp_path, serves, *lacks), name)
+    (line,) = [each for each in caplog.messages if "Not measured" in each]
+    whys = [f"{what}, since its evaluator_type is '{evaluator_type}'" for what in lacks.values()]
+    assert line == f"Not measured on {name}: {' and '.join(whys)}"
+
+
 def test_separated_panoptic_datasets_have_no_segments(panoptic, tmp_path):
     name = panoptic(without=["pan_seg_file_name", "segments_info"])
     with pytest.raises(ValueError, match="a.jpg in build_.*standard, not its separated form"):

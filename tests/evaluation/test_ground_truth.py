@@ -3,7 +3,12 @@ import pycocotools.mask as mask_util
 import pytest
 from PIL import Image
 
-from sgr.evaluation.ground_truth import has_instances, read_instance_map
+from sgr.evaluation.ground_truth import (
+    has_classes,
+    has_instances,
+    read_class_map,
+    read_instance_map,
+)
 
 SIZE = (10, 12)
 
@@ -77,3 +82,44 @@ def test_has_instances():
     assert has_instances({"annotations": []})
     assert has_instances({"pan_seg_file_name": "x"})
     assert not has_instances({"sem_seg_file_name": "x"})
+
+
+@pytest.fixture
+def panoptic(tmp_path):
+    """A record of four segments, one of them a crowd, and an unlabelled pixel."""
+    ids = np.array([[1000, 70000, 3], [70000, 5, 0]])
+    picture = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
+    path = str(tmp_path / "panoptic.png")
+    Image.fromarray(picture).save(path)
+    segments = [
+        {"id": 3, "category_id": 0},
+        {"id": 70000, "category_id": 6},
+        {"id": 5, "category_id": 1, "iscrowd": 1},
+        {"id": 1000, "category_id": 2},
+    ]
+    return {"pan_seg_file_name": path, "segments_info": segments}
+
+
+def test_classes_of_segments(panoptic):
+    expected = [[2, 6, 0], [6, -1, -1]]
+    assert read_class_map(panoptic).tolist() == expected
+    assert read_class_map(panoptic, num_classes=7, ignore_label=255).tolist() == expected
+    with pytest.raises(ValueError, match=r"panoptic.png has .* category_id 6; expected are 0 to 5"):
+        read_class_map(panoptic, num_classes=6)
+
+
+@pytest.mark.parametrize("ignore_label", [7, 255])
+def test_classes_of_a_label_map_come_before_those_of_segments(panoptic, tmp_path, ignore_label):
+    labels = np.array([[0, 1, ignore_label]], np.uint8)
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    record = {**panoptic, "sem_seg_file_name": str(tmp_path / "labels.png")}
+    labels = read_class_map(record, num_classes=2, ignore_label=ignore_label)
+    assert labels.tolist() == [[0, 1, -1]]
+    assert read_class_map(record).tolist() == [[0, 1, ignore_label]]
+    with pytest.raises(ValueError, match=r"labels.png holds the label\(s\) 1"):
+        read_class_map(record, num_classes=1, ignore_label=ignore_label)
+
+
+def test_has_classes():
+    assert has_classes({"sem_seg_file_name": "x"}) and has_classes({"pan_seg_file_name": "x"})
+    assert not has_classes({"annotations": []})

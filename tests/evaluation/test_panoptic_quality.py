@@ -298,6 +298,35 @@ def test_user_mistakes_are_named(dataset):
         PanopticQualityEvaluator(name)
 
 
+@pytest.mark.parametrize("id", [0, -1])
+def test_ids_below_one_are_refused(dataset, id):
+    evaluator = PanopticQualityEvaluator(dataset((IDS, TRUTH)))
+    with pytest.raises(ValueError, match=f"0.jpg has a segment of id {id}; ids must be 1 or more"):
+        process(evaluator, segments=[*SEGMENTS, {"id": id, "category_id": 1}])
+
+
+def test_ids_may_be_large(dataset):
+    name = dataset((IDS, TRUTH))
+    results = []
+    for large in (2, 2**30, 2**40):
+        evaluator = PanopticQualityEvaluator(name)
+        predicted = torch.where(PREDICTED == 2, large, PREDICTED.long())
+        segments = [SEGMENTS[0], {**SEGMENTS[1], "id": large}]
+        process(evaluator, predicted=predicted, segments=segments)
+        results.append(evaluator.evaluate())
+    assert results[0] == results[1] == results[2]
+    with pytest.raises(ValueError, match=rf"0.jpg holds the ids \[{2**30}\] without a segment"):
+        predicted = torch.where(PREDICTED == 2, 2**30, PREDICTED.long())
+        process(evaluator, predicted=predicted)
+
+
+def test_a_prediction_without_a_list_of_segments(dataset):
+    """Panoptic-DeepLab's."""
+    evaluator = PanopticQualityEvaluator(dataset((IDS, TRUTH)))
+    with pytest.raises(ValueError, match="0.jpg comes without the list of its segments"):
+        process(evaluator, segments=None)
+
+
 def test_metadata_must_name_classes_and_things(dataset):
     name = dataset((IDS, TRUTH), thing_dataset_id_to_contiguous_id=None)
     with pytest.raises(ValueError, match="needs thing_dataset_id_to_contiguous_id"):

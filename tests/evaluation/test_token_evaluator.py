@@ -121,6 +121,27 @@ def test_instances_of_panoptic_segments(dataset):
     assert evaluator.evaluate()["tokens"]["S_I"] == pytest.approx(expected)
 
 
+def test_classes_of_panoptic_segments(dataset):
+    """Two cars are one class; a crowd and what is in no segment vote for nothing."""
+    ids = halves(1, 2)
+    ids[:2, 8:], ids[2:4, 8:], ids[4:, 8:12] = 3, 0, 4
+    segments = [
+        {"id": 1, "category_id": 0, "isthing": True},
+        {"id": 2, "category_id": 5, "isthing": False},
+        {"id": 3, "category_id": 5, "isthing": False, "iscrowd": 1},
+        {"id": 4, "category_id": 0, "isthing": True},
+    ]
+    names = [str(number) for number in range(6)]
+    record = {"pan_seg_file_name": ids, "segments_info": segments}
+    name = dataset([record], stuff_classes=names, ignore_label=255)
+    evaluator = TokenSemanticsEvaluator(name)
+    evaluator.process(inputs(), outputs([WEAK]))
+    tokens = evaluator.evaluate()["tokens"]
+    shares = 80 / 96, 16 / 96
+    assert tokens["S_C"] == pytest.approx(-sum(p * math.log(p) for p in shares))
+    assert tokens["images_C"] == tokens["images_I"] == 1
+
+
 def test_means_are_over_the_images_that_have_a_value(dataset):
     records = [
         {"sem_seg_file_name": halves(0, 1), "annotations": [box(0, 0, 8, 8), box(8, 0, 8, 8)]},

@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from PIL import Image
 
+from sgr.engine import load_config
 from sgr.modeling.reasoning.concept_regions import ConceptRegions
 
 TOOL = Path(__file__).parents[2] / "tools" / "visualize_tokens.py"
@@ -56,6 +57,41 @@ def dataset(scene, tmp_path):
     META_ARCH_REGISTRY._obj_map.pop("RandomTokens")
     DatasetCatalog.remove(name)
     MetadataCatalog.remove(name)
+
+
+@pytest.fixture
+def panoptic(dataset, scene, tmp_path):
+    """The dataset with segments, whose things are the last of the classes, and nothing else."""
+    _, labels, segments, _ = scene
+    ids = np.where(segments >= 0, segments + 10, labels + 1) * (labels < 255)
+    Image.fromarray(ids.astype(np.uint8)).save(tmp_path / "segments.png")
+    (record,) = DatasetCatalog.get(dataset)
+    del record["annotations"], record["sem_seg_file_name"]
+    categories = {1: 0, 2: 1, 10: 2, 11: 2}
+    record["pan_seg_file_name"] = str(tmp_path / "segments.png")
+    record["segments_info"] = [{"id": id, "category_id": c} for id, c in categories.items()]
+    MetadataCatalog.get(dataset).set(thing_dataset_id_to_contiguous_id={3: 2})
+    return dataset
+
+
+def test_panoptic_records(panoptic, tmp_path):
+    """Names and ground truth are those of the segments, whose categories count over all classes."""
+    (record,) = DatasetCatalog.get(panoptic)
+    seen = {}
+    tool = runpy.run_path(str(TOOL))
+    draw = tool["draw"]
+    for name in ("draw_panel", "draw_token_histograms"):
+        draw.__globals__[name] = lambda *args, **options: seen.update(options)
+    image = torch.zeros(3, 60, 80)
+    with torch.no_grad():
+        output = RandomTokens(None)([{"image": image, "height": 60, "width": 80}])[0]
+    args = tool["parse_args"](["--config-file", "x.yaml"])
+    metadata = MetadataCatalog.get(panoptic)
+    draw(load_config(""), metadata, record, {"image": image}, output, args)
+    assert seen["class_names"] == ["sky", "road", "car"]
+    assert seen["instance_names"] == ["car 1", "car 2"]
+    assert np.unique(seen["ground_truth"]).tolist() == [-1, 0, 1, 2]
+    assert seen["components"].classes.tolist() == [0, 1, 2, 2]
 
 
 @pytest.mark.parametrize("gives_labels", [False, True])

@@ -7,6 +7,7 @@ import os
 import pickle
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
@@ -22,6 +23,9 @@ class SafeCheckpointer(DetectionCheckpointer):
     ``.pth`` files are read with ``weights_only=True``. Files that only a full unpickling can read,
     Detectron2's model zoo (``.pkl``) among them, can run any code of their author's, and are
     refused without ``allow_pickle``.
+
+    A file holds a dict of ``model`` (name -> tensor) and what else belongs to a run, such a dict of
+    ``state_dict``, of which the rest is left alone, or the tensors themselves.
 
     Besides what Detectron2 reads, ImageNet weights of Swin load into a
     :class:`~sgr.modeling.backbone.SwinTransformer` anywhere in the model, from the original release
@@ -42,8 +46,8 @@ class SafeCheckpointer(DetectionCheckpointer):
 
         Raises:
             FileNotFoundError: if there is none.
-            ValueError: if the file needs ``allow_pickle``, cannot be read, or holds no parameter
-                of the model.
+            ValueError: if the file needs ``allow_pickle``, cannot be read, holds no tensors with
+                names, or none that becomes a parameter of the model.
         """
         if path and not os.path.isfile(path):
             # Perhaps a name such as "detectron2://...", of which a copy is fetched. Newer versions
@@ -55,10 +59,13 @@ class SafeCheckpointer(DetectionCheckpointer):
         return super().load(path, *args, **kwargs)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        if self.allow_pickle and filename.endswith((".pkl", ".pyth")):
-            return super()._load_file(filename)
         if filename.endswith((".pkl", ".pyth")):
-            raise ValueError(_pickle_message(filename))
+            if not self.allow_pickle:
+                raise ValueError(_pickle_message(filename))
+            try:
+                return _with_model(super()._load_file(filename), filename)
+            except (AssertionError, AttributeError, TypeError) as error:
+                raise ValueError(f"{filename!r} is no checkpoint: {error}") from error
         try:
             loaded = torch.load(
                 filename, map_location="cpu", weights_only=not self.allow_pickle
@@ -69,10 +76,10 @@ class SafeCheckpointer(DetectionCheckpointer):
             raise ValueError(_pickle_message(filename)) from error
         except (EOFError, RuntimeError) as error:
             raise ValueError(f"{filename!r} is damaged or no checkpoint: {error}") from error
-        return loaded if "model" in loaded else {"model": loaded}
+        return _with_model(loaded, filename)
 
     def _load_model(self, checkpoint: dict[str, Any]):
-        names = list(checkpoint["model"])
+        in_file = list(checkpoint["model"])
         self._convert_ndarray_to_tensor(checkpoint["model"])
         converted = convert_imagenet_weights(self.model, checkpoint["model"])
         if converted is not None:
@@ -81,12 +88,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         resize_position_tables(self.model, checkpoint["model"])
         shapes = {name: tuple(value.shape) for name, value in checkpoint["model"].items()}
         incompatible = super()._load_model(checkpoint)
-        if len(incompatible.missing_keys) == len(self.model.state_dict()):
-            raise ValueError(
-                "the checkpoint holds no parameter of this model: it has "
-                f"{', '.join(names[:3])} ..., the model {', '.join(incompatible.missing_keys[:3])}"
-                " ...; is it a checkpoint of another model?"
-            )
+        self._check_any_loaded(in_file, incompatible)
         table = report_differences(
             self.model,
             shapes,
@@ -102,8 +104,52 @@ class SafeCheckpointer(DetectionCheckpointer):
             )
         return incompatible
 
+    def _check_any_loaded(self, in_file: list[str], incompatible) -> None:
+        """Raise a ValueError if no parameter (of a model without any, no buffer) was taken."""
+        # Buffers do not count: statistics of frozen norms are never missing, and constants of Swin
+        # fit any other Swin.
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        in_model = list(parameters or self.model.state_dict())
+        mismatched = {name: shapes for name, *shapes in incompatible.incorrect_shapes}
+        if not in_model or set(in_model) - {*incompatible.missing_keys, *mismatched}:
+            return
+        shapes = ""
+        for name in [name for name in in_model if name in mismatched][:1]:
+            old, new = map(tuple, mismatched[name])
+            shapes = f"; {name} is {old} in the file, {new} in the model"
+        raise ValueError(
+            "the checkpoint holds no parameter of this model: it has "
+            f"{', '.join(in_file[:3])} ..., the model {', '.join(in_model[:3])} ...{shapes}; is it "
+            "a checkpoint of another model?"
+        )
+
     def _log_incompatible_keys(self, incompatible) -> None:
         """Nothing: the table has told it."""
+
+
+def _with_model(loaded: Any, filename: str) -> dict[str, Any]:
+    """What a file holds as a dict with the model's tensors under "model"."""
+    if isinstance(loaded, dict):
+        if _are_named_arrays(loaded.get("model")):
+            return loaded
+        # Of others' trainers; the rest of their files belongs to their optimizers.
+        for model in (loaded.get("state_dict"), loaded):
+            if _are_named_arrays(model):
+                return {"model": model}
+        found = f"a dict of {', '.join(map(repr, list(loaded)[:5])) or 'nothing'}"
+    else:
+        found = f"a {type(loaded).__name__}"
+    raise ValueError(
+        f"{filename!r} holds {found}; a checkpoint is {{'model': {{name: tensor}}}}, "
+        "{'state_dict': {name: tensor}} or {name: tensor}"
+    )
+
+
+def _are_named_arrays(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(each, (torch.Tensor, np.ndarray))
+        for name, each in value.items()
+    )
 
 
 def _pickle_message(filename: str) -> str:

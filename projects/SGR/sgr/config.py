@@ -6,6 +6,7 @@ and Mask2Former know.
 """
 
 from detectron2.config import CfgNode as CN
+from detectron2.projects.deeplab import add_deeplab_config
 
 __all__ = ["add_sgr_config"]
 
@@ -20,6 +21,7 @@ def add_sgr_config(cfg: CN) -> None:
     _add_reasoning(cfg)
     _add_swin(cfg)
     _add_mask_classification(cfg)
+    _add_per_pixel(cfg)
     _add_data(cfg)
     _add_solver(cfg)
     _add_test(cfg)
@@ -133,6 +135,8 @@ def _add_mask_classification(cfg: CN) -> None:
                 "DROPOUT": 0.1,
                 "DIM_FEEDFORWARD": 2048,
                 "ENC_LAYERS": 0,
+                # With "MaskedAttentionPredictor" one more than its layers: it counts the
+                # prediction before the first of them, as in Mask2Former.
                 "DEC_LAYERS": 6,
                 "PRE_NORM": False,
                 "HIDDEN_DIM": 256,
@@ -173,12 +177,37 @@ def _add_mask_classification(cfg: CN) -> None:
             # Channels of the mask features, and the pixel decoder (SEM_SEG_HEADS_REGISTRY).
             "MASK_DIM": 256,
             "PIXEL_DECODER_NAME": "FPNPixelDecoder",
+            # Of the pixel decoder's transformer; "DeformablePixelDecoder" needs at least 1.
             "TRANSFORMER_ENC_LAYERS": 0,
             # Deformable attention over several strides ("DeformablePixelDecoder"): the features
             # that it encodes, its sampling points per head and stride, and its heads.
             "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": ["res3", "res4", "res5"],
             "DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS": 4,
             "DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": 8,
+        },
+    )
+
+
+def _add_per_pixel(cfg: CN) -> None:
+    if "ASPP_CHANNELS" not in cfg.MODEL.SEM_SEG_HEAD:
+        # DeepLabV3 and the dilated ResNet are Detectron2's. The paper's loss is cross entropy, of
+        # all pixels; "hard_pixel_mining" keeps the fifth of them with the largest.
+        add_deeplab_config(cfg)
+        cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE = "cross_entropy"
+    _set_defaults(
+        cfg.MODEL.SEM_SEG_HEAD,
+        {
+            # Put the reasoning module of MODEL.SGR into the head ("FCNHead"): behind its 3x3
+            # convolution, where features have a quarter of the backbone's channels.
+            "REASONING": False,
+            # Dropout before the classifier.
+            "DROPOUT": 0.1,
+            # UperNet: sides of the grids of its pyramid pooling.
+            "POOL_SCALES": [1, 2, 3, 6],
+            # A second classifier on an inner feature ("" for none), for training only.
+            "AUX_IN_FEATURE": "",
+            "AUX_CHANNELS": 256,
+            "AUX_LOSS_WEIGHT": 0.4,
         },
     )
 

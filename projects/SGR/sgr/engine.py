@@ -16,6 +16,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
+from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.engine import (
     DefaultTrainer,
     HookBase,
@@ -293,12 +294,17 @@ class Trainer(DefaultTrainer):
         """The loader of DATASETS.TRAIN with the mapper INPUT.DATASET_MAPPER_NAME.
 
         Its attribute ``num_images`` is the number of images in an epoch.
+
+        Raises:
+            ValueError: if no image is left of instance data; see :func:`build_mapper` for others.
         """
+        # The data first: some fill the metadata, which mappers read, as they are loaded.
+        dataset = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
         mapper = build_mapper(cfg)
         # An image without instances has labels all the same.
         labelled = isinstance(mapper, (SemanticConceptMapper, PanopticConceptMapper))
-        filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and not labelled
-        dataset = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=filter_empty)
+        if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and not labelled:
+            dataset = _without_empty(dataset, cfg.DATASETS.TRAIN)
         loader = build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
         loader.num_images = len(dataset)
         return loader
@@ -316,6 +322,20 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
         return build_lr_scheduler(cfg, optimizer)
+
+
+def _without_empty(dataset: Any, names: Iterable[str]) -> Any:
+    """Records without those that have no instance but crowds; other data as they are."""
+    # Detectron2 does not filter datasets that are no lists of records either.
+    if not isinstance(dataset, list) or "annotations" not in dataset[0]:
+        return dataset
+    dataset = filter_images_with_only_crowd_annotations(dataset)
+    if not dataset:
+        raise ValueError(
+            f"no image of {', '.join(names)} has an instance that is not a crowd; to train on "
+            "images without any, set DATALOADER.FILTER_EMPTY_ANNOTATIONS to False"
+        )
+    return dataset
 
 
 def evaluate(
@@ -345,7 +365,8 @@ def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> OrderedDict[str
         args: of :func:`argument_parser`.
 
     Returns:
-        The results of the evaluation, or of the last one of the training.
+        The results of the evaluation, or of the last one of the training, by task; in the main
+        process only.
     """
     default_setup(cfg, args)
     if args.eval_only:
@@ -355,7 +376,9 @@ def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> OrderedDict[str
         return results
     trainer = Trainer(cfg, allow_pickle=args.allow_pickle)
     trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+    trainer.train()
+    # Detectron2's train() returns them only where the config has TEST.EXPECTED_RESULTS.
+    return trainer._last_eval_results
 
 
 def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from sgr import add_sgr_config
 from sgr.modeling.backbone import SwinTransformer
+from sgr.modeling.backbone import swin as swin_module
 from sgr.modeling.backbone.swin import SwinBlock, WindowAttention, make_shift_mask
 
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
@@ -140,6 +141,25 @@ def test_scale_of_the_logits():
         scaled.qkv.weight[:8] *= 2  # queries, from 0.25 to 4^-0.5
         scaled.qkv.bias[:8] *= 2
     torch.testing.assert_close(scaled(windows), plain(windows))
+
+
+@pytest.mark.parametrize("most", [1, 4, 5])
+def test_windows_beyond_the_limit_of_kernels_come_in_parts(monkeypatch, most):
+    block = randomize(SwinBlock(4, window_size=2, num_heads=2, shift=1))
+    maps = torch.randn(3, 6, 6, 4)
+    mask = make_shift_mask(6, 6, 2, 1, maps.device)
+    expected = block(maps, mask)
+    monkeypatch.setattr(swin_module, "MAX_HEADS_AT_ONCE", most)
+    seen = []
+
+    def attend(query, *args, **kwargs):
+        seen.append(query.shape[1])
+        return attention(query, *args, **kwargs)
+
+    attention = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attend)
+    torch.testing.assert_close(block(maps, mask), expected)
+    assert sum(seen) == 9 * 2 and max(seen) <= max(most, 2)
 
 
 def test_cost_of_attention():
@@ -302,6 +322,8 @@ def test_from_config(cfg):
     [
         ({"num_heads": (1, 2, 2)}, r"DEPTHS \[2, 2, 2, 2\] and NUM_HEADS \[1, 2, 2\]"),
         ({"num_heads": (1, 2, 5, 4)}, "stage 3 of Swin has 32 channels, which 5 heads"),
+        ({"num_heads": (1, 0, 2, 4)}, "stage 2 of Swin has 16 channels, which 0 heads"),
+        ({"window_size": 0}, "MODEL.SWIN.WINDOW_SIZE must be at least 1, got 0"),
         ({"drop_path_rate": 1.0}, r"DROP_PATH_RATE is 1.0.*\[0, 1\)"),
         ({"out_features": ("res2", "res6")}, r"\['res2', 'res6'\].*res2, res3, res4, res5"),
         ({"out_features": ()}, r"OUT_FEATURES is \[\]"),
@@ -324,3 +346,11 @@ def test_gpu_as_cpu(dtype):
             outputs = swin(images.cuda())
     for name, value in outputs.items():
         torch.testing.assert_close(value.float().cpu(), expected[name], atol=0.1, rtol=0.05)
+
+
+@pytest.mark.gpu
+def test_more_windows_than_a_kernel_takes():
+    attention = WindowAttention(32, 2, 4).cuda()
+    windows = torch.randn(1, 16_400, 4, 32, device="cuda")
+    no_mask = torch.zeros(16_400, 4, 4, device="cuda")
+    torch.testing.assert_close(attention(windows, no_mask), attention(windows))

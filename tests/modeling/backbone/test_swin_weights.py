@@ -91,6 +91,14 @@ def test_absolute_positions_of_the_original_release():
     assert positions.shape == (1, 8, 3, 3) and torch.equal(positions[0, :, 1, 2], rows[0, 5])
 
 
+@pytest.mark.parametrize("shape", [(1, 10, 8), (9, 8)])
+def test_absolute_positions_that_are_no_square_stay(shape):
+    swin = SwinTransformer(**OPTIONS, ape=True, pretrain_img_size=12)
+    file = original_release(swin) | {"absolute_pos_embed": torch.zeros(shape)}
+    model = nn.ModuleDict({"backbone": swin})
+    assert convert_imagenet_weights(model, file)["backbone.absolute_pos_embed"].shape == shape
+
+
 @pytest.mark.parametrize(
     "case", ["no Swin in the model", "the model's own", "another network", "Swin V2"]
 )

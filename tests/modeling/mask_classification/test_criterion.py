@@ -136,6 +136,14 @@ def test_float32_under_autocast():
         assert loss.item() == pytest.approx(exact[name].item(), abs=1e-6)
 
 
+def test_in_a_model_of_half_precision():
+    outputs, targets = _outputs(), _targets(2, 1)
+    expected = _criterion()(outputs, targets)["loss_ce"]
+    torch.testing.assert_close(
+        _criterion().half()(outputs, targets)["loss_ce"], expected, atol=1e-3, rtol=1e-3
+    )
+
+
 def test_reference(reference, reference_outputs, reference_targets):
     criterion = SetCriterion(
         num_classes=7,

@@ -119,6 +119,31 @@ def test_gradients_are_exact():
     assert torch.autograd.gradcheck(lambda *each: _run(*each, shapes), inputs)
 
 
+def test_any_layout():
+    inputs = _inputs(queries=6)
+    expected, gradients = _run(*inputs), _gradients(_run, inputs)
+    # Queries before images, as an interface of sequences first has them.
+    inputs = [each.transpose(0, 1).contiguous().transpose(0, 1) for each in inputs]
+    assert not inputs[1].is_contiguous()
+    assert torch.equal(_run(*inputs), expected)
+    leaves = [each.requires_grad_() for each in inputs]
+    output = _run(*leaves)
+    scale = torch.arange(output.shape[-1])
+    for each in zip(torch.autograd.grad((output.float() * scale).sum(), leaves), gradients):
+        torch.testing.assert_close(*each)
+
+
+@pytest.mark.parametrize("empty", [{"batch": 0}, {"queries": 0}])
+def test_nothing_there(empty):
+    inputs = _inputs(**empty)
+    for function in (_run, lambda *each: _read_by_grid_sample(*each, SHAPES)):
+        leaves = _leaves(inputs)
+        output = function(*leaves)
+        assert output.shape == (*inputs[1].shape[:2], HEADS * CHANNELS)
+        for leaf, gradient in zip(leaves, torch.autograd.grad(output.sum(), leaves)):
+            assert gradient.shape == leaf.shape and not gradient.any()
+
+
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2)])
 def test_gradients_of_some_inputs(wanted):
     inputs = _inputs()
@@ -311,9 +336,17 @@ def test_autocast_leaves_locations_precise():
     assert half.dtype == torch.bfloat16 and half.isfinite().all()
 
 
-def test_heads_must_divide_the_channels():
-    with pytest.raises(ValueError, match="3 heads do not divide 32 channels"):
-        DeformableAttention(32, num_heads=3)
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"num_heads": 3}, "3 heads .* do not divide 32 channels"),
+        ({"num_heads": 0}, "0 heads .* do not divide 32 channels"),
+        ({"num_points": 0}, "num_points must be at least 1, got 0"),
+    ],
+)
+def test_sizes_that_make_no_sense(options, message):
+    with pytest.raises(ValueError, match=message):
+        DeformableAttention(32, **options)
 
 
 def test_maps_must_be_as_many_as_levels():

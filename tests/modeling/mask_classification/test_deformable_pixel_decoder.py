@@ -1,3 +1,4 @@
+import logging
 import re
 
 import pytest
@@ -133,9 +134,12 @@ def test_other_features(
     assert decoder.mask_stride == 4
 
 
-def test_pyramid_ends_at_the_common_stride(input_shape, features):
-    decoder = _decoder(input_shape, transformer_in_features=["res4", "res5"], common_stride=8)
+def test_pyramid_ends_at_the_common_stride(input_shape, features, caplog):
+    with caplog.at_level(logging.WARNING):
+        decoder = _decoder(input_shape, transformer_in_features=["res4", "res5"], common_stride=8)
     assert decoder.pyramid_in_features == ["res3"]
+    (message,) = caplog.messages
+    assert "does not read res2" in message and "COMMON_STRIDE 8" in message
     assert decoder(features).mask_features.shape == (2, 16, 8, 12)
 
 
@@ -150,13 +154,33 @@ def test_odd_sizes(input_shape):
     assert [each.shape[-2:] for each in out.multi_scale_features] == [(1, 2), (4, 6), (8, 11)]
 
 
-def test_bfloat16_by_autocast(input_shape, features):
+def test_autocast_changes_nothing(input_shape, features):
     decoder = _decoder(input_shape).eval()
     precise = decoder(features)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        coarse = decoder(features)
-    for first, second in zip(precise.multi_scale_features, coarse.multi_scale_features):
-        assert (first - second).abs().max() < 0.05 * first.abs().max()
+        other = decoder(features)
+        of_coarse = decoder({name: each.bfloat16() for name, each in features.items()})
+    for first, second in zip(
+        (precise.mask_features, *precise.multi_scale_features),
+        (other.mask_features, *other.multi_scale_features),
+    ):
+        assert torch.equal(first, second)
+    assert of_coarse.mask_features.dtype == torch.float32
+    halved = decoder.bfloat16()(features)
+    assert halved.mask_features.dtype == torch.bfloat16
+    assert halved.mask_features.isfinite().all()
+
+
+def test_equal_strides_have_an_order(input_shape):
+    """As the public code has it, whatever the seed of strings' hashes."""
+    shapes = {
+        name: ShapeSpec(channels=shape.channels, stride=16 if name > "res3" else shape.stride)
+        for name, shape in input_shape.items()
+    } | {"res6": ShapeSpec(channels=8, stride=16)}
+    names = ["res3", "res6", "res4", "res5"]
+    for asked in (names, names[::-1], sorted(names)):
+        decoder = _decoder(shapes, transformer_in_features=asked)
+        assert decoder.transformer_in_features == ["res6", "res5", "res4", "res3"]
 
 
 class _Exported(torch.nn.Module):
@@ -215,7 +239,10 @@ def test_build_from_config(input_shape, features):
     "options, message",
     [
         ({"conv_dim": 48}, "CONVS_DIM.* is 48; it must be a multiple of 32"),
-        ({"num_heads": 5}, "5 heads .* do not divide conv_dim .* 32"),
+        ({"num_heads": 5}, "5 heads .*ENCODER_N_HEADS.* do not divide 32 channels .*CONVS_DIM"),
+        ({"num_heads": 0}, "0 heads .*ENCODER_N_HEADS"),
+        ({"num_points": 0}, "ENCODER_N_POINTS must be at least 1, got 0"),
+        ({"num_layers": 0}, "SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS must be at least 1, got 0"),
         ({"transformer_in_features": ["res3", "res6"]}, "got .*'res6'"),
         ({"transformer_in_features": []}, r"got \[\]"),
     ],

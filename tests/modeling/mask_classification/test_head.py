@@ -115,6 +115,18 @@ def test_input_convolution_only_where_needed(enforce):
     assert any(name.startswith("input_proj") for name in predictor.state_dict()) == enforce
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"num_heads": 5}, "5 heads .*NHEADS.* do not divide 32 .*HIDDEN_DIM"),
+        ({"num_queries": 0}, "NUM_OBJECT_QUERIES must be at least 1, got 0"),
+    ],
+)
+def test_sizes_that_make_no_sense(options, message):
+    with pytest.raises(ValueError, match=message):
+        TransformerPredictor(32, num_classes=7, hidden_dim=32, **options)
+
+
 def test_query_masks_as_regions(input_shape, features):
     head = MaskClassificationHead(_config(), input_shape)
     outputs = head(features)

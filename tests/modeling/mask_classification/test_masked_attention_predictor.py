@@ -167,6 +167,16 @@ def test_every_parameter_learns(pre_norm):
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_fewer_layers_than_scales(layers):
+    """Distributed training stops at parameters without a gradient."""
+    predictor = _predictor(24, 16, 24, decoder_layers=layers)
+    outputs = predictor(*_inputs(24, 16, 24))
+    sum((outputs[key] ** 2).sum() for key in ("pred_logits", "pred_masks")).backward()
+    assert all(parameter.grad is not None for parameter in predictor.parameters())
+    assert f"input_proj.{layers - 1}.weight" in predictor.state_dict()
+
+
 def test_no_gradient_through_the_attention_masks():
     """With the last layer's prediction only, the mask features learn from its product alone."""
     predictor = _predictor(deep_supervision=False)
@@ -215,6 +225,10 @@ def test_autocast():
 def test_user_mistakes():
     with pytest.raises(ValueError, match="at least 1 layer, got 0; .*DEC_LAYERS"):
         _predictor(decoder_layers=0)
+    with pytest.raises(ValueError, match="5 heads .*NHEADS.* do not divide 32 .*HIDDEN_DIM"):
+        _predictor(num_heads=5)
+    with pytest.raises(ValueError, match="NUM_OBJECT_QUERIES must be at least 1, got 0"):
+        _predictor(num_queries=0)
     features, mask_features = _inputs()
     with pytest.raises(ValueError, match="reads 3 scales, but got 2"):
         _predictor()(features[:2], mask_features)

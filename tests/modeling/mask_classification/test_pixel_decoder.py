@@ -95,6 +95,11 @@ def test_no_features():
         FPNPixelDecoder({})
 
 
+def test_heads_must_divide_the_channels(input_shape):
+    with pytest.raises(ValueError, match="5 heads .*NHEADS.* do not divide 32 .*CONVS_DIM"):
+        TransformerFPNPixelDecoder(input_shape, conv_dim=32, num_heads=5)
+
+
 @pytest.mark.parametrize("name", ["FPNPixelDecoder", "TransformerFPNPixelDecoder"])
 def test_build_from_config(input_shape, features, name):
     decoder = build_pixel_decoder(

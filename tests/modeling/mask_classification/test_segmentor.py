@@ -1,9 +1,11 @@
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.config import get_cfg
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.modeling import build_model
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import BitMasks, Instances, PolygonMasks
@@ -208,6 +210,29 @@ def test_training_needs_instances_of_the_image(make_model):
         model([{"image": _image(32, 32), "instances": polygons}])
 
 
+@pytest.mark.parametrize("label", [-1, 7, 255])
+def test_labels_are_classes_of_the_head(make_model, label):
+    batch = _batch()
+    batch[1]["instances"] = _instances(64, 33, [0, label, 6])
+    message = f"image 1 .* has the label {label}, .* classes 0 to 6; .*HEAD.NUM_CLASSES"
+    with pytest.raises(ValueError, match=message):
+        make_model().train()(batch)
+
+
+def test_instances_of_detectron2s_mapper(make_model):
+    """It gives masks only where MODEL.MASK_ON says so, and none with no instances."""
+    model = make_model().train()
+    boxes = Instances((32, 32))
+    boxes.gt_classes = torch.tensor([1])
+    boxes.gt_boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0]])
+    message = r"image 0 .* no gt_masks, only \['gt_boxes', 'gt_classes'\].*MODEL.MASK_ON.*MAPPER"
+    with pytest.raises(ValueError, match=message):
+        model([{"image": _image(32, 32), "instances": boxes}])
+    nothing = {"image": _image(32, 32), "instances": boxes[:0]}
+    losses = model([nothing, {"image": _image(32, 32), "instances": _instances(32, 32, [1])}])
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
 def test_panoptic_results_need_thing_classes(make_model):
     with pytest.raises(ValueError, match="thing_dataset_id_to_contiguous_id"):
         make_model(panoptic_on=True)
@@ -269,6 +294,30 @@ def test_things_are_numbered_as_the_classes(dataset, things):
     cfg.DATASETS.TRAIN = (dataset,)
     expected = None if things is None else set(things)
     assert build_model(cfg).thing_classes == expected
+
+
+def test_instance_data_need_not_be_loaded_before_the_model_is_built(tmp_path):
+    """Their metadata are filled by loading; all their classes are things either way."""
+    name, file = f"lazy_{tmp_path.name}", tmp_path / "instances.json"
+    categories = [{"id": id, "name": str(id)} for id in (3, 5, 6, 8, 9)]
+    image = {"id": 1, "file_name": "a.jpg", "width": 4, "height": 4}
+    file.write_text(json.dumps({"images": [image], "annotations": [], "categories": categories}))
+    register_coco_instances(name, {}, str(file), str(tmp_path))
+    cfg = _small_config()
+    cfg.DATASETS.TRAIN = (name,)
+    cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON = True
+    results = []
+    for known in (None, set(range(5))):
+        torch.manual_seed(0)
+        model = build_model(cfg).eval()
+        assert model.thing_classes == known
+        with torch.no_grad():
+            results.append(model([{"image": _image(40, 50)}])[0]["instances"])
+        DatasetCatalog.get(name)
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+    assert torch.equal(results[0].pred_classes, results[1].pred_classes)
+    assert torch.equal(results[0].scores, results[1].scores)
 
 
 def test_parameters_are_those_of_the_public_model():

@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 import torch
 from detectron2.config import get_cfg
@@ -8,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from foreign import ForeignModel, TinyBackbone, tiny_inputs, tiny_resnet_config
 from sgr import add_reasoning, supervise_concepts
+from sgr.modeling import supervised
 from sgr.modeling.reasoning import ConceptRegions, SemanticGlobalReasoning
 from sgr.modeling.supervision import ConceptCriterion, ConceptMatcher
 
@@ -28,6 +31,19 @@ def foreign(**arguments):
         **arguments,
     }
     return supervise_concepts(ForeignModel)(tiny_backbone(), num_classes=5, **arguments)
+
+
+ConceptForeignModel = supervise_concepts(ForeignModel)
+
+
+@pytest.mark.parametrize("name", supervised.__all__)
+def test_classes_can_be_pickled(name):
+    concept_class = getattr(supervised, name)
+    assert pickle.loads(pickle.dumps(concept_class)) is concept_class
+
+
+def test_a_class_is_of_the_module_that_calls():
+    assert ConceptForeignModel.__module__ == __name__ != ForeignModel.__module__
 
 
 @pytest.fixture

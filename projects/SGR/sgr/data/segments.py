@@ -2,12 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pycocotools.mask as mask_util
 
 from .image_files import read_image
 
-__all__ = ["read_segment_map", "to_rle", "valid_polygons"]
+__all__ = ["find_segments", "read_segment_map", "segment_labels", "to_rle", "valid_polygons"]
+
+
+def find_segments(id_map: np.ndarray, ids: Sequence[int]) -> np.ndarray:
+    """Replace the ids in a map by their places in a list.
+
+    A binary search for each pixel: ids may be as large as they like.
+
+    Args:
+        id_map: (H, W) integers.
+        ids: in any order; of equal ones the first counts.
+
+    Returns:
+        (H, W) int32: the place of each pixel's id, -1 where the list lacks it.
+    """
+    ids = np.asarray(ids, np.int64)
+    order = np.argsort(ids, kind="stable")
+    # One more at the end, found where an id is larger than all of them.
+    sorted_ids, place_of = np.append(ids[order], -1), np.append(order, -1).astype(np.int32)
+    position = np.searchsorted(sorted_ids[:-1], id_map.astype(np.int64))
+    places = place_of[position]
+    places[sorted_ids[position] != id_map] = -1
+    return places
+
+
+def segment_labels(segments: list[dict], *, ignore_value: int) -> np.ndarray:
+    """The label that each segment gives its pixels.
+
+    Indexed with the places of :func:`read_segment_map`, of which -1 finds the last, it gives the
+    label map of an image.
+
+    Args:
+        segments: dicts with ``category_id`` and, for crowds, ``iscrowd``.
+        ignore_value: the label of crowds and of pixels without a segment.
+
+    Returns:
+        (N + 1,) int64: a label for each segment, and the one of pixels without.
+    """
+    labels = [
+        ignore_value if segment.get("iscrowd", 0) else segment["category_id"]
+        for segment in segments
+    ]
+    return np.array([*labels, ignore_value], np.int64)
 
 
 def read_segment_map(record: dict) -> np.ndarray:
@@ -31,16 +75,8 @@ def read_segment_map(record: dict) -> np.ndarray:
     picture = read_image(file_name, format=None).astype(np.int32)
     if picture.ndim == 3:
         picture = picture[..., 0] + 256 * picture[..., 1] + 65536 * picture[..., 2]
-    ids = np.array([segment["id"] for segment in record["segments_info"]], np.int64)
-    order = np.argsort(ids)
-    # One more at the end, found where an id is larger than all of them.
-    sorted_ids = np.append(ids[order], -1).astype(np.int32)
-    index_of = np.append(order, -1).astype(np.int32)
-    position = np.searchsorted(sorted_ids[:-1], picture)
-    indices = index_of[position]
-    unknown = sorted_ids[position] != picture
-    indices[unknown] = -1
-    wrong = unknown & (picture != 0)
+    indices = find_segments(picture, [segment["id"] for segment in record["segments_info"]])
+    wrong = (indices < 0) & (picture != 0)
     if wrong.any():
         values = np.unique(picture[wrong])
         shown = ", ".join(map(str, values[:10])) + (", ..." if len(values) > 10 else "")

@@ -28,6 +28,8 @@ _RESULTS = {
     "sem_seg": ("SEMANTIC",),
 }
 
+_MEASURES = {"SEMANTIC": "mIoU", "PANOPTIC": "panoptic quality", "INSTANCE": "AP"}
+
 # The public MaskFormer and Mask2Former, imported beside this project, obey the same switches.
 _WITH_SWITCHES = {"MaskFormerSegmentor", "MaskFormer"}
 
@@ -49,8 +51,9 @@ def build_evaluator(
     ==========================  ========================================================
 
     Of a mask classifier only those results are measured that MODEL.MASK_FORMER.TEST switches on
-    (SEMANTIC_ON, PANOPTIC_ON, INSTANCE_ON). Other models are taken to put out ``instances`` for
-    "coco" and ``sem_seg`` elsewhere. ``cfg.TEST.TOKENS.ENABLED`` adds the token metrics to any.
+    (SEMANTIC_ON, PANOPTIC_ON, INSTANCE_ON); which of them the dataset cannot serve, and why, is
+    logged. Other models are taken to put out ``instances`` for "coco" and ``sem_seg`` elsewhere.
+    ``cfg.TEST.TOKENS.ENABLED`` adds the token metrics to any.
 
     Args:
         cfg: a config with the keys of ``add_sgr_config``.
@@ -83,15 +86,27 @@ def _task_evaluators(
     possible = _RESULTS[evaluator_type]
     results, is_panoptic = possible[:1], len(possible) > 1
     if _has_switches(cfg):
-        results = [each for each in possible if cfg.MODEL.MASK_FORMER.TEST[f"{each}_ON"]]
+        wanted = [each for each in _MEASURES if cfg.MODEL.MASK_FORMER.TEST[f"{each}_ON"]]
+        results = [each for each in wanted if each in possible]
         if not results:
             keys = " or ".join(f"{each}_ON" for each in possible)
             raise ValueError(
                 f"there is nothing to evaluate on {dataset_name}, whose evaluator_type is "
                 f"{evaluator_type!r}: set {keys} of MODEL.MASK_FORMER.TEST to True"
             )
+        missing = {
+            each: f"its evaluator_type is {evaluator_type!r}"
+            for each in wanted
+            if each not in possible
+        }
         if is_panoptic:
-            results = _with_ground_truth(cfg, dataset_name, results)
+            missing.update(_missing_ground_truth(cfg, dataset_name, results))
+        results = [each for each in results if each not in missing]
+        why = " and ".join(f"{_MEASURES[each]}, since {reason}" for each, reason in missing.items())
+        if not results:
+            raise ValueError(f"the dataset {dataset_name} cannot serve to measure {why}")
+        if missing:
+            logging.getLogger(__name__).info(f"Not measured on {dataset_name}: {why}")
 
     evaluators: dict[str, type[DatasetEvaluator]] = {
         "SEMANTIC": CheckedSemSegEvaluator,
@@ -109,25 +124,22 @@ def _has_switches(cfg: CfgNode) -> bool:
     return any(each.__name__ in _WITH_SWITCHES for each in getattr(meta_arch, "__mro__", ()))
 
 
-def _with_ground_truth(cfg: CfgNode, dataset_name: str, results: list[str]) -> list[str]:
-    """Those results that a panoptic dataset, whose segments count, has more ground truth for."""
+def _missing_ground_truth(
+    cfg: CfgNode, dataset_name: str, results: list[str]
+) -> dict[str, str]:
+    """Of the results, those that a panoptic dataset has no ground truth for beside segments."""
     metadata = MetadataCatalog.get(dataset_name)
     missing = {}
     if "SEMANTIC" in results:
         num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         found = len(metadata.get("stuff_classes", ()))
         if not all("sem_seg_file_name" in each for each in DatasetCatalog.get(dataset_name)):
-            missing["SEMANTIC"] = "mIoU, since there are records without sem_seg_file_name"
+            missing["SEMANTIC"] = "there are records without sem_seg_file_name"
         elif found != num_classes:
             # In Detectron2's "separated" datasets all things are one class of the label maps.
             missing["SEMANTIC"] = (
-                f"mIoU, since its label maps have {found} classes and the model has {num_classes}"
+                f"its label maps have {found} classes and the model has {num_classes}"
             )
     if "INSTANCE" in results and metadata.get("json_file") is None:
-        missing["INSTANCE"] = "AP, since its metadata have no json_file"
-    why = " and ".join(missing.values())
-    if len(missing) == len(results):
-        raise ValueError(f"the dataset {dataset_name} cannot serve to measure {why}")
-    if missing:
-        logging.getLogger(__name__).info(f"Not measured on {dataset_name}: {why}")
-    return [each for each in results if each not in missing]
+        missing["INSTANCE"] = "its metadata have no json_file"
+    return missing

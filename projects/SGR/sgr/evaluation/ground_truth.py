@@ -1,4 +1,4 @@
-"""The instances of one image at its own resolution, read for evaluation.
+"""Classes and instances of one image at its own resolution, read for evaluation.
 
 Records are dicts in Detectron2's standard dataset format.
 """
@@ -8,9 +8,54 @@ from __future__ import annotations
 import numpy as np
 import pycocotools.mask as mask_util
 
-from sgr.data.segments import read_segment_map, to_rle
+from sgr.data.image_files import check_labels, read_labels
+from sgr.data.segments import read_segment_map, segment_labels, to_rle
 
-__all__ = ["has_instances", "read_instance_map"]
+__all__ = ["has_classes", "has_instances", "read_class_map", "read_instance_map"]
+
+
+def has_classes(record: dict) -> bool:
+    """Whether the record's format says of which class the pixels are."""
+    return "sem_seg_file_name" in record or "pan_seg_file_name" in record
+
+
+def read_class_map(
+    record: dict, *, num_classes: int | None = None, ignore_label: int | None = None
+) -> np.ndarray:
+    """The class of each pixel.
+
+    Taken from ``sem_seg_file_name``, or else from ``pan_seg_file_name`` and ``segments_info``,
+    whose crowds are ignored like pixels without a segment.
+
+    Args:
+        record: a dataset record, see :func:`has_classes`.
+        num_classes: classes are in ``[0, num_classes)``; None if that is not known.
+        ignore_label: the label of unlabelled pixels in ``sem_seg_file_name``; None where there is
+            none.
+
+    Returns:
+        (H, W) integers, -1 where the pixel is ignored.
+
+    Raises:
+        FileNotFoundError, OSError: a file is missing or damaged.
+        ValueError: there are other classes, or the panoptic picture holds ids without a segment.
+    """
+    if "sem_seg_file_name" in record:
+        label_file = record["sem_seg_file_name"]
+        labels = read_labels(label_file)
+        if num_classes is not None:
+            check_labels(labels, label_file, num_classes=num_classes, ignore_label=ignore_label)
+        ignored = labels == ignore_label
+        labels = labels.astype(np.int32)
+        labels[ignored] = -1
+        return labels
+    labels = segment_labels(record["segments_info"], ignore_value=-1)
+    if num_classes is not None and (labels >= num_classes).any():
+        raise ValueError(
+            f"{record['pan_seg_file_name']} has a segment of category_id {labels.max()}; expected "
+            f"are 0 to {num_classes - 1}"
+        )
+    return labels[read_segment_map(record)]
 
 
 def has_instances(record: dict) -> bool:

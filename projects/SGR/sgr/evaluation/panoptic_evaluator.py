@@ -14,7 +14,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from tabulate import tabulate
 
-from sgr.data.segments import read_segment_map
+from sgr.data.segments import find_segments, read_segment_map
 
 from .panoptic_quality import PanopticCounts, match_segments
 
@@ -81,11 +81,11 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             inputs: one dict per image with "file_name".
             outputs: one dict per image with "panoptic_seg": (H, W) integer tensor of segment ids at
                 the size of the ground truth, 0 or less where there is none, and a list of dicts
-                with "id" and "category_id".
+                with "id", 1 or more, and "category_id".
 
         Raises:
             FileNotFoundError, OSError: if a picture of the ground truth is missing or damaged.
-            ValueError: if an output has no segments, segments of unknown ids or categories, or
+            ValueError: if an output has no segments, segments of wrong ids or categories, or
                 another size than the ground truth; or if the ground truth is wrong in these ways.
             KeyError: if an image is not in the dataset.
         """
@@ -156,16 +156,21 @@ class PanopticQualityEvaluator(DatasetEvaluator):
                 "it out where MODEL.MASK_FORMER.TEST.PANOPTIC_ON is True"
             )
         id_map, segments = output["panoptic_seg"]
-        id_map = id_map.cpu().numpy()
         what = f"panoptic_seg of {file_name}"
+        if segments is None:  # In Detectron2 this leaves it to the evaluator to know what ids mean.
+            raise ValueError(
+                f"{what} comes without the list of its segments, as Panoptic-DeepLab has it: "
+                "panoptic quality needs a dict with id and category_id for each"
+            )
         classes = self._categories(segments, what)
-        # Ids of predictions are small, so a table does what the ground truth needs a search for.
-        size = max([int(id_map.max(initial=0)), *(segment["id"] for segment in segments)]) + 1
-        index_of = np.full(size, -1, np.int64)
-        for index, segment in enumerate(segments):
-            index_of[segment["id"]] = index
-        id_map = id_map.clip(min=0)
-        predicted = index_of[id_map]
+        ids = [segment["id"] for segment in segments]
+        if min(ids, default=1) <= 0:
+            raise ValueError(
+                f"{what} has a segment of id {min(ids)}; ids must be 1 or more, since 0 and less "
+                "stand for no segment"
+            )
+        id_map = id_map.cpu().numpy()
+        predicted = find_segments(id_map, ids)
         unknown = np.unique(id_map[(predicted < 0) & (id_map > 0)])
         if len(unknown):
             raise ValueError(f"{what} holds the ids {unknown[:10].tolist()} without a segment")

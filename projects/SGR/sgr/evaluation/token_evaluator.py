@@ -17,10 +17,9 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 from torch import Tensor
 
-from sgr.data.image_files import check_labels, read_labels
 from sgr.modeling.reasoning.concept_regions import ConceptRegions
 
-from .ground_truth import has_instances, read_instance_map
+from .ground_truth import has_classes, has_instances, read_class_map, read_instance_map
 from .token_metrics import (
     cell_label_counts,
     diversity,
@@ -49,9 +48,10 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
     the image. Where a model puts out ``query_regions`` too, the masks of its queries beside the
     regions of its reasoning module, these are measured as tokens of their own.
 
-    The ground truth is that of the dataset's catalog, at its own resolution: ``sem_seg_file_name``
-    with the metadata's ``ignore_label``, and ``annotations`` or else ``pan_seg_file_name``. It is
-    assumed that the network sees the whole image, resized to any size.
+    The ground truth is that of the dataset's catalog, at its own resolution: for the classes
+    ``sem_seg_file_name`` with the metadata's ``ignore_label``, for the instances ``annotations``,
+    and for each of them ``pan_seg_file_name`` where it has no other. It is assumed that the network
+    sees the whole image, resized to any size.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
 
         Raises:
             ValueError: if an output has no regions, or they do not fit the image; or if a label map
-                holds a label that is neither a class nor the ignored one.
+                or a segment has a class that is neither one of the dataset's nor ignored.
             FileNotFoundError, OSError: if a file of the ground truth is missing or damaged.
             KeyError: if an image is not in the dataset.
         """
@@ -141,7 +141,8 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
         if "images_C" not in results["tokens"] and "images_I" not in results["tokens"]:
             self._logger.warning(
                 f"No image of {self._dataset_name} has ground truth to measure tokens with: "
-                "neither sem_seg_file_name, nor annotations or pan_seg_file_name with things."
+                "neither sem_seg_file_name or pan_seg_file_name with labelled pixels, nor "
+                "annotations."
             )
         for block, values in results.items():
             if values:
@@ -172,11 +173,9 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
             active[block] = probabilities[block].flatten(1).amax(dim=1) > self._active_threshold
             values[block, "active_tokens"] = active[block].sum().float()
 
-        def add(kind: str, labels: np.ndarray, ignore_label: int | None = None) -> None:
-            # torch has no arrays that cannot be written, which Pillow's are.
-            labels = np.require(labels, requirements="W")
+        def add(kind: str, labels: np.ndarray) -> None:
             on_device = torch.from_numpy(labels).to(probabilities["tokens"].device)
-            bins, present = present_bins(on_device, ignore_label=ignore_label)
+            bins, present = present_bins(on_device)
             for block, regions in measured.items():
                 counts = cell_label_counts(
                     bins,
@@ -192,17 +191,11 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
                 values[block, f"S_{kind}_active"] = semantics(of_active)
                 values[block, f"D_{kind}_active"] = diversity(of_active)
 
-        if "sem_seg_file_name" in record:
-            label_file = record["sem_seg_file_name"]
-            labels = read_labels(label_file)
-            if self._num_classes is not None:
-                check_labels(
-                    labels,
-                    label_file,
-                    num_classes=self._num_classes,
-                    ignore_label=self._ignore_label,
-                )
-            add("C", labels, self._ignore_label)
+        if has_classes(record):
+            labels = read_class_map(
+                record, num_classes=self._num_classes, ignore_label=self._ignore_label
+            )
+            add("C", labels)
         if has_instances(record):
             size = tuple(
                 int(record.get(side, input_.get(side, default)))

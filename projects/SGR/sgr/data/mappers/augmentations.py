@@ -19,7 +19,15 @@ def build_augmentations(
             at most IMAGE_SIZE; the keys MIN_SIZE_TRAIN and CROP are then of no effect. Smaller
             images are left as they are; mappers pad them, because Detectron2's own padding would
             give them a class.
+
+    Raises:
+        ValueError: INPUT.RANDOM_FLIP is none of its three values.
     """
+    if cfg.INPUT.RANDOM_FLIP not in ("none", "horizontal", "vertical"):
+        raise ValueError(
+            "INPUT.RANDOM_FLIP must be 'none', 'horizontal' or 'vertical', not "
+            f"{cfg.INPUT.RANDOM_FLIP!r}"
+        )
     if large_scale_jitter:
         side = cfg.INPUT.IMAGE_SIZE
         augmentations: list[T.Augmentation | T.Transform] = [

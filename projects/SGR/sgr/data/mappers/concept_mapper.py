@@ -19,12 +19,11 @@ from .augmentations import build_augmentations
 
 __all__ = [
     "ConceptMapper",
+    "check_category",
     "check_ignored",
     "labels_of_training_data",
     "mask_targets",
-    "resizable",
     "size_of",
-    "to_integers",
 ]
 
 # What images are padded with; close to the mean that the models subtract.
@@ -187,17 +186,13 @@ def mask_targets(masks: np.ndarray, classes: np.ndarray) -> Instances:
     return instances
 
 
-def resizable(labels: np.ndarray, *values: int) -> np.ndarray:
-    """Labels in a type that Detectron2 can resize: bytes where ``values`` fit, else float32.
-
-    Pillow resizes bytes only; other integers must be floats. :func:`to_integers` leads back.
-    """
-    return labels.astype(np.uint8 if all(0 <= each <= 255 for each in values) else np.float32)
-
-
-def to_integers(labels: np.ndarray) -> np.ndarray:
-    """Augmented labels of :func:`resizable` as integers."""
-    return labels if labels.dtype == np.uint8 else labels.astype(np.int32)
+def check_category(category: int, num_classes: int, what: str) -> None:
+    """Raise ValueError unless the category of ``what`` is in ``[0, num_classes)``."""
+    if not 0 <= category < num_classes:
+        raise ValueError(
+            f"{what} has category_id {category}; expected are 0 to {num_classes - 1}, by the class "
+            "names in the metadata of DATASETS.TRAIN or else by MODEL.SEM_SEG_HEAD.NUM_CLASSES"
+        )
 
 
 def check_ignored(num_classes: int, **values: int) -> None:
@@ -212,6 +207,9 @@ def check_ignored(num_classes: int, **values: int) -> None:
 
 def labels_of_training_data(cfg: CfgNode, key: str = "stuff_classes") -> tuple[int, int]:
     """Number of classes and ignore label of ``cfg.DATASETS.TRAIN``, from the metadata.
+
+    Load the data before: some datasets, those of Detectron2's ``register_coco_instances`` among
+    them, learn their classes only then.
 
     Args:
         cfg: the config; its head's keys stand in for what the metadata lack.

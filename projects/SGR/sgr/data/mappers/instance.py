@@ -11,7 +11,13 @@ from detectron2.data import transforms as T
 
 from ..segments import to_rle, valid_polygons
 from .build import MAPPER_REGISTRY
-from .concept_mapper import ConceptMapper, labels_of_training_data, mask_targets, size_of
+from .concept_mapper import (
+    ConceptMapper,
+    check_category,
+    labels_of_training_data,
+    mask_targets,
+    size_of,
+)
 
 __all__ = ["InstanceConceptMapper"]
 
@@ -98,10 +104,7 @@ class InstanceConceptMapper(ConceptMapper):
         for index, annotation in enumerate(dataset_dict["annotations"]):
             what = f"annotation {index} of {file_name}"
             category, segmentation = annotation["category_id"], annotation.get("segmentation")
-            if not 0 <= category < self.num_classes:
-                raise ValueError(
-                    f"{what} has category_id {category}; expected are 0 to {self.num_classes - 1}"
-                )
+            check_category(category, self.num_classes, what)
             if segmentation is None:
                 raise ValueError(
                     f"{what} has no segmentation, only {sorted(annotation)}: "

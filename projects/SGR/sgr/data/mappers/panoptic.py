@@ -7,19 +7,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import transforms as T
 
-from ..segments import read_segment_map
+from ..segments import read_segment_map, segment_labels
 from .build import MAPPER_REGISTRY
 from .concept_mapper import (
     ConceptMapper,
+    check_category,
     check_ignored,
     labels_of_training_data,
     mask_targets,
-    resizable,
     size_of,
-    to_integers,
 )
+from .labelled_image import LabelledImage, compact
 
 __all__ = ["PanopticConceptMapper"]
 
@@ -29,13 +28,12 @@ class _Segments(NamedTuple):
 
     Attributes:
         indices: (H, W) map, each pixel's segment in [0, N), or N where there is none.
-        classes: (N,) int64.
-        crowd: (N,) bool.
+        labels: (N + 1,) int64, the class of each; the value for ignored pixels for crowds and,
+            at the end, for pixels without a segment.
     """
 
     indices: np.ndarray
-    classes: np.ndarray
-    crowd: np.ndarray
+    labels: np.ndarray
 
 
 class PanopticConceptMapper(ConceptMapper):
@@ -99,42 +97,29 @@ class PanopticConceptMapper(ConceptMapper):
             )
         segments = dataset_dict["segments_info"]
         for segment in segments:
-            if not 0 <= segment["category_id"] < self.num_classes:
-                raise ValueError(
-                    f"segment {segment['id']} of {file_name} has category_id "
-                    f"{segment['category_id']}; expected are 0 to {self.num_classes - 1}"
-                )
+            what = f"segment {segment['id']} of {file_name}"
+            check_category(segment["category_id"], self.num_classes, what)
         indices[indices < 0] = len(segments)
-        return _Segments(
-            indices,
-            np.array([segment["category_id"] for segment in segments], np.int64),
-            np.array([segment.get("iscrowd", 0) for segment in segments], bool),
-        )
+        labels = segment_labels(segments, ignore_value=self.ignore_value)
+        return _Segments(compact(indices, len(segments)), labels)
 
     def _augment(self, image: np.ndarray, truth: _Segments) -> tuple[np.ndarray, _Segments]:
         # Segments are augmented, but crops are drawn by the classes that they show.
-        labels = resizable(self._labels(truth), self.num_classes - 1, self.ignore_value)
-        aug_input = T.AugInput(image, sem_seg=labels)
-        transforms = self.augmentations(aug_input)
-        nothing = len(truth.classes)
-        indices = transforms.apply_segmentation(resizable(truth.indices, nothing))
-        return aug_input.image, truth._replace(indices=self._pad(to_integers(indices), nothing))
+        labels = compact(truth.labels, self.num_classes - 1, self.ignore_value)
+        labelled = LabelledImage(image, truth.indices, labels)
+        self.augmentations(labelled)
+        nothing = len(truth.labels) - 1
+        return labelled.image, truth._replace(indices=self._pad(labelled.indices, nothing))
 
     def _add_targets(self, record: dict, truth: _Segments) -> None:
-        labels = self._labels(truth)
+        labels = truth.labels[truth.indices]
         record["sem_seg"] = torch.from_numpy(labels)
         self._add_components(record, labels, self.ignore_value)
-        areas = np.bincount(truth.indices.ravel(), minlength=len(truth.classes) + 1)[:-1]
-        shown = np.flatnonzero((areas > 0) & ~truth.crowd)
+        areas = np.bincount(truth.indices.ravel(), minlength=len(truth.labels))
+        # Not those without a segment either, whose label is the same.
+        shown = np.flatnonzero((areas > 0) & (truth.labels != self.ignore_value))
         masks = truth.indices == shown.astype(truth.indices.dtype)[:, None, None]
-        record["instances"] = mask_targets(masks, truth.classes[shown])
-
-    def _labels(self, truth: _Segments) -> np.ndarray:
-        """(H, W) int64: the class of each pixel's segment, or ``ignore_value``."""
-        classes = np.append(
-            np.where(truth.crowd, self.ignore_value, truth.classes), self.ignore_value
-        )
-        return classes[truth.indices]
+        record["instances"] = mask_targets(masks, truth.labels[shown])
 
 
 @MAPPER_REGISTRY.register()

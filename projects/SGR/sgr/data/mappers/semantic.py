@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import transforms as T
 
 from ..image_files import check_labels, read_labels
 from .build import MAPPER_REGISTRY
@@ -16,10 +15,9 @@ from .concept_mapper import (
     check_ignored,
     labels_of_training_data,
     mask_targets,
-    resizable,
     size_of,
-    to_integers,
 )
+from .labelled_image import LabelledImage, compact
 
 __all__ = ["MaskFormerSemanticConceptMapper", "SemanticConceptMapper"]
 
@@ -86,15 +84,15 @@ class SemanticConceptMapper(ConceptMapper):
             labels, label_file, num_classes=self.num_classes, ignore_label=self.ignore_label
         )
         ignored = labels == self.ignore_label
-        labels = resizable(labels, self.num_classes - 1, self.ignore_value)
+        labels = compact(labels, self.num_classes - 1, self.ignore_value)
         if self.ignore_value != self.ignore_label:
             labels[ignored] = self.ignore_value
         return labels
 
     def _augment(self, image: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        aug_input = T.AugInput(image, sem_seg=truth)
-        self.augmentations(aug_input)
-        return aug_input.image, self._pad(to_integers(aug_input.sem_seg), self.ignore_value)
+        labelled = LabelledImage(image, truth)
+        self.augmentations(labelled)
+        return labelled.image, self._pad(labelled.indices, self.ignore_value)
 
     def _add_targets(self, record: dict, truth: np.ndarray) -> None:
         record["sem_seg"] = torch.from_numpy(truth.astype(np.int64))

@@ -18,11 +18,17 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
+from ..checks import check_at_least_one
+
 __all__ = ["SwinTransformer"]
 
 # What attention logits between patches lose that only the cyclic shift has made neighbours.
 # Finite as in the models' training, so that trained weights see the function that they know.
 NOT_NEIGHBOURS = -100.0
+
+# Windows times heads in one call of the attention: fused kernels on GPUs number heads along an axis
+# of their grid that ends here. The axis of images is as short, but PyTorch splits that by itself.
+MAX_HEADS_AT_ONCE = 65_535
 
 
 class PatchEmbed(nn.Module):
@@ -62,8 +68,9 @@ class WindowAttention(nn.Module):
     """Self-attention within windows, with a learned bias per head and relative position.
 
     For a map of n patches with C channels in windows of side M it costs ``4 n C^2 + 2 n M^2 C``
-    multiply-adds. Logits and weights, n M^2 per head, are not stored where PyTorch has a fused
-    kernel; with a shift mask, their addend is, for one image.
+    multiply-adds. In inference, logits and weights, n M^2 per head, are not stored where PyTorch
+    has a fused kernel; in training as much is, for the gradient of the bias. With a shift mask, the
+    logits' addend is stored too, for one image.
 
     Args:
         dim: C, channels.
@@ -112,19 +119,28 @@ class WindowAttention(nn.Module):
         bias = self.relative_position_bias_table[self.relative_position_index]
         bias = bias.permute(2, 0, 1).to(qkv.dtype)  # (heads, M^2, M^2)
         if shift_mask is None:
-            qkv = qkv.flatten(1, 2)
+            mixed = self._mix(qkv.flatten(1, 2), bias)
         else:
             # Windows beside heads, not beside images, so that the batch shares one addend.
-            qkv = qkv.flatten(2, 3)
-            bias = (shift_mask.to(qkv.dtype)[:, None] + bias).flatten(0, 1)
-        mixed = F.scaled_dot_product_attention(
+            at_once = max(MAX_HEADS_AT_ONCE // self.num_heads, 1)
+            parts = [
+                self._mix(part.flatten(2, 3), (mask[:, None] + bias).flatten(0, 1))
+                for part, mask in zip(
+                    qkv.split(at_once, dim=2), shift_mask.to(qkv.dtype).split(at_once)
+                )
+            ]
+            mixed = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        mixed = mixed.reshape(batch, count, self.num_heads, length, -1).transpose(2, 3)
+        return self.proj_drop(self.proj(mixed.flatten(3)))
+
+    def _mix(self, qkv: Tensor, bias: Tensor) -> Tensor:
+        """Attention of (3, B', heads, M^2, C') with (heads, M^2, M^2) added to the logits."""
+        return F.scaled_dot_product_attention(
             *qkv.unbind(0),
             attn_mask=bias[None],
             dropout_p=self.attn_drop if self.training else 0.0,
             scale=self.scale,
         )
-        mixed = mixed.reshape(batch, count, self.num_heads, length, -1).transpose(2, 3)
-        return self.proj_drop(self.proj(mixed.flatten(3)))
 
 
 class Mlp(nn.Module):
@@ -304,6 +320,7 @@ class SwinTransformer(Backbone):
             ValueError: for arguments that do not fit together.
         """
         super().__init__()
+        check_at_least_one("MODEL.SWIN.WINDOW_SIZE", window_size)
         _check(embed_dim, depths, num_heads, drop_path_rate, out_features)
         stage_names = [f"res{index + 2}" for index in range(len(depths))]
         self._out_features = [name for name in stage_names if name in out_features]
@@ -481,7 +498,7 @@ def _check(
             "entry per stage each"
         )
     for index, heads in enumerate(num_heads):
-        if (embed_dim * 2**index) % heads:
+        if heads < 1 or (embed_dim * 2**index) % heads:
             raise ValueError(
                 f"stage {index + 1} of Swin has {embed_dim * 2**index} channels, which "
                 f"{heads} heads do not divide (MODEL.SWIN.EMBED_DIM, NUM_HEADS)"

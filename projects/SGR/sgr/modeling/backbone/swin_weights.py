@@ -49,7 +49,7 @@ def convert_imagenet_weights(
         " and ".join(prefix.rstrip(".") or "the model" for prefix in places),
     )
     positions = state.get("absolute_pos_embed")
-    if positions is not None and positions.dim() == 3:
+    if positions is not None:
         state["absolute_pos_embed"] = _as_map(positions)
     return {
         prefix + name: value
@@ -112,8 +112,15 @@ def _rename_torchvision(name: str) -> str:
 
 
 def _as_map(positions: Tensor) -> Tensor:
-    """(1, side^2, C) -> (1, C, side, side), the form in which the backbone has them."""
-    side = math.isqrt(positions.shape[1])  # of the square images of ImageNet
+    """(1, side^2, C) -> (1, C, side, side), the form in which the backbone has them.
+
+    Positions that are no square, which no model has, stay as they are.
+    """
+    if positions.dim() != 3:
+        return positions
+    side = math.isqrt(positions.shape[1])
+    if side**2 != positions.shape[1]:
+        return positions
     return positions.transpose(1, 2).unflatten(2, (side, side))
 
 

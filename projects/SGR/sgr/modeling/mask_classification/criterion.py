@@ -126,7 +126,7 @@ class SetCriterion(nn.Module):
     def _class_loss(self, logits: Tensor, image: Tensor, query: Tensor, labels: Tensor) -> Tensor:
         classes = labels.new_full(logits.shape[:2], self.num_classes)
         classes[image, query] = labels
-        return F.cross_entropy(logits.transpose(1, 2), classes, self.empty_weight)
+        return F.cross_entropy(logits.transpose(1, 2), classes, self.empty_weight.float())
 
     def _mask_losses(self, logits: Tensor, masks: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """Mask and dice loss, summed, of (N, h, w) predictions and ``masks[index]``.

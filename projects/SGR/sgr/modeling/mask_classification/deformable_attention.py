@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from ..checks import check_at_least_one, check_heads
+
 __all__ = ["DeformableAttention", "multi_scale_deformable_attention"]
 
 Shapes = Sequence[tuple[int, int]]
@@ -36,10 +38,11 @@ def multi_scale_deformable_attention(
 
     Locations and sums are in float32 if the inputs are of half precision. The gradients are exact,
     and cannot be differentiated once more. Beside inputs and output the memory is that of a few
-    arrays of B * N * M * L * P numbers forward, of about twenty backward; what the points read
-    (D numbers each) is never held, and only the inputs are kept for the backward pass. While a
-    model is exported, and on devices other than CPUs and CUDA's, ``grid_sample`` reads the maps
-    level by level: slower, but known to ONNX.
+    arrays of B * N * M * L * P numbers forward, of about twenty backward, and of a float32 copy of
+    the maps with zeros around and beside them (1.4 times ``value``'s elements for strides 8, 16 and
+    32), of two such tables backward. What the points read (D numbers each) is never held, and only
+    the inputs are kept for the backward pass. While a model is exported, and on devices other than
+    CPUs and CUDA's, ``grid_sample`` reads the maps level by level: slower, but known to ONNX.
 
     Args:
         value: (B, S, M, D) cells of all maps, one map after the other, rows first; M heads of D
@@ -77,18 +80,18 @@ class DeformableAttention(nn.Module):
         embed_dim: C, channels of queries and maps.
         num_levels: L, maps.
         num_heads: M; must divide C.
-        num_points: P, points per head and map.
+        num_points: P, points per head and map, at least 1.
 
     Raises:
-        ValueError: ``num_heads`` does not divide ``embed_dim``.
+        ValueError: ``num_heads`` does not divide ``embed_dim``, or there are no points.
     """
 
     def __init__(
         self, embed_dim: int, *, num_levels: int = 3, num_heads: int = 8, num_points: int = 4
     ):
         super().__init__()
-        if embed_dim % num_heads:
-            raise ValueError(f"{num_heads} heads do not divide {embed_dim} channels evenly")
+        check_heads(num_heads, embed_dim)
+        check_at_least_one("num_points", num_points)
         self.num_levels = num_levels
         self.num_heads = num_heads
         self.num_points = num_points
@@ -220,6 +223,7 @@ def _locate(
 ) -> _Points:
     """(B, N, M, L, P, 2) relative locations -> points on the canvas."""
     batch, queries, heads, levels, points, _ = locations.shape
+    size_of_rows = (batch * queries * heads, levels * points)
     device = locations.device
     locations = locations.to(dtype)
     sizes = _sizes(spatial_shapes, locations)[:, None]
@@ -231,14 +235,14 @@ def _locate(
         at = torch.minimum(at.clamp_(min=0), size + 2)
         # The index of a NaN must be one of the table; its fraction stays NaN and spoils the result.
         cell = at.floor().nan_to_num_()
-        fractions.append(at.sub_(cell).view(-1, levels * points))
+        fractions.append(at.sub_(cell).reshape(size_of_rows))
         cells.append(cell.to(_index_dtype(locations, canvas)))
     column, row = cells
     first_row = torch.arange(batch * heads, device=device, dtype=row.dtype) * canvas.rows
     tops = torch.cat([row.new_full((1,), top) for top in canvas.tops])
     first_row = first_row.view(batch, 1, heads, 1, 1) + tops[:, None]
     cell = row.add_(first_row).mul_(canvas.columns).add_(column)
-    return _Points(cell.view(-1, levels * points), *fractions)
+    return _Points(cell.reshape(size_of_rows), *fractions)
 
 
 def _index_dtype(locations: Tensor, canvas: _Canvas) -> torch.dtype:
@@ -273,7 +277,8 @@ def _read_points(value: Tensor, locations: Tensor, weights: Tensor, shapes: Shap
     total = _weighted_sums(table, cell, shares[0])
     for distance, share in zip(canvas.corners()[1:], shares[1:]):
         total += _weighted_sums(table[distance:], cell, share)
-    return total.view(*locations.shape[:2], -1).to(value.dtype)
+    batch, queries, heads = locations.shape[:3]
+    return total.view(batch, queries, heads * value.shape[-1]).to(value.dtype)
 
 
 class _ReadPoints(torch.autograd.Function):
@@ -297,7 +302,8 @@ class _ReadPoints(torch.autograd.Function):
         points = _locate(locations, ctx.shapes, canvas, dtype)
         flat_weights = weights.to(dtype).reshape(points.cell.shape)
         # A row of D numbers for each (image, query, head), as the points have them.
-        gradient = gradient.to(dtype).reshape(-1, value.shape[-1]).contiguous()
+        channels = value.shape[-1]
+        gradient = gradient.to(dtype).reshape(len(points.cell), channels).contiguous()
         of_value = of_locations = of_weights = None
         if for_locations or for_weights:
             table = _paint(value, ctx.shapes, canvas, dtype)
@@ -312,7 +318,7 @@ class _ReadPoints(torch.autograd.Function):
             batch, _, heads, _ = value.shape
             picture = _gradient_of_table(
                 gradient, flat_weights, points, canvas, batch * heads * canvas.rows
-            ).view(batch, heads, canvas.rows, canvas.columns, -1)
+            ).view(batch, heads, canvas.rows, canvas.columns, channels)
             maps = [each.flatten(1, 2) for each in canvas.maps(picture, ctx.shapes)]
             of_value = torch.cat(maps, dim=1).to(value.dtype)
         return of_value, of_locations, of_weights, None
@@ -332,7 +338,7 @@ def _gradients_of_points(
     """
     distances = [points.cell.new_full((1,), distance) for distance in canvas.corners()]
     index = points.cell[:, None] + torch.cat(distances)[:, None]  # (B * N * M, 4, L * P)
-    rows, entries = len(index), index[0].numel()
+    rows, entries = len(index), index.shape[1] * index.shape[2]
     bags = torch.arange(rows, device=index.device, dtype=index.dtype)
     # The product of the gradient and each cell that is read. PyTorch has this only as the gradient
     # of embedding_bag's weights; made of public operations it would hold all the cells.
@@ -387,7 +393,7 @@ def _read_by_grid_sample(
         each = cells[level].permute(0, 2, 3, 1).flatten(0, 1).unflatten(-1, shape)
         read = F.grid_sample(each, grids[level], align_corners=False)  # (B * M, D, N, P)
         total = total + (read * weights[level]).sum(dim=-1)
-    total = total.unflatten(0, (-1, value.shape[2])).flatten(1, 2)  # (B, M * D, N)
+    total = total.unflatten(0, value.shape[:3:2]).flatten(1, 2)  # (B, M * D, N)
     return total.transpose(1, 2).to(value.dtype)
 
 

@@ -5,6 +5,8 @@ Parameter names are those of Mask2Former's pixel decoder, so that its checkpoint
 
 from __future__ import annotations
 
+import logging
+
 import fvcore.nn.weight_init as weight_init
 import torch
 from detectron2.config import CfgNode, configurable
@@ -13,6 +15,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..checks import check_at_least_one, check_heads
 from ..initialization import xavier_init
 from .deformable_attention import DeformableAttention
 from .pixel_decoder import MULTI_SCALE, PixelDecoderOutput, conv
@@ -30,6 +33,9 @@ class DeformablePixelDecoder(nn.Module):
 
     Each cell of the transformer's features reads ``num_points`` points per head of every such
     feature, so a layer's cost grows linearly with the number of cells.
+
+    Autocast is switched off within, as in the public code: all is computed, and put out, in the
+    type of the parameters.
 
     Attributes:
         mask_stride, output_channels: as of :class:`FPNPixelDecoder`.
@@ -56,17 +62,20 @@ class DeformablePixelDecoder(nn.Module):
             input_shape: channels and stride of every input feature, at least two.
             transformer_in_features: names of the features that the transformer encodes.
             common_stride: the pyramid goes on from the finest of those through all finer input
-                features down to this stride; input features outside both ranges are not read.
+                features down to this stride. Input features that neither reads are named in a
+                warning: parameters that make nothing but them get no gradient, which stops
+                distributed training.
             conv_dim: channels of the transformer and of the pyramid, a multiple of 32 and of
                 ``num_heads``.
             mask_dim: channels of the mask features.
             norm: normalisation of the pyramid's convolutions (see detectron2's ``get_norm``); an
                 empty string leaves it out.
-            num_layers, num_heads, num_points, feedforward_dim, dropout: the transformer's.
+            num_layers, num_heads, num_points, feedforward_dim, dropout: the transformer's, which
+                has at least one layer and point.
 
         Raises:
-            ValueError: fewer than two features, names that ``input_shape`` lacks, or a
-                ``conv_dim`` that the norms' groups or the heads do not divide.
+            ValueError: fewer than two features, names that ``input_shape`` lacks, no layer or
+                point, or a ``conv_dim`` that the norms' groups or the heads do not divide.
         """
         super().__init__()
         if len(input_shape) < 2:
@@ -85,21 +94,39 @@ class DeformablePixelDecoder(nn.Module):
                 f"conv_dim (CONVS_DIM) is {conv_dim}; it must be a multiple of {NUM_GROUPS}, the "
                 "groups of the input projections' norms"
             )
-        if conv_dim % num_heads:
-            raise ValueError(
-                f"{num_heads} heads (DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS) do not divide "
-                f"conv_dim (CONVS_DIM) {conv_dim} evenly"
-            )
+        head = "MODEL.SEM_SEG_HEAD"
+        check_heads(
+            num_heads,
+            conv_dim,
+            f"{head}.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS",
+            f"{head}.CONVS_DIM",
+        )
+        check_at_least_one(f"{head}.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS", num_points)
+        check_at_least_one(f"{head}.TRANSFORMER_ENC_LAYERS", num_layers)
 
         def by_stride(names):
             return sorted(names, key=lambda name: input_shape[name].stride)
 
-        self.transformer_in_features = by_stride(set(transformer_in_features))[::-1]
+        # Among equal strides, as dilated ResNets have them, the last of the inputs comes first.
+        self.transformer_in_features = by_stride(
+            name for name in input_shape if name in transformer_in_features
+        )[::-1]
         finest = input_shape[self.transformer_in_features[-1]].stride
         self.pyramid_in_features = by_stride(
             name for name, shape in input_shape.items() if common_stride <= shape.stride < finest
         )
         decoded = [*self.transformer_in_features, *self.pyramid_in_features[::-1]]
+        unread = [name for name in input_shape if name not in decoded]
+        if unread:
+            logging.getLogger(__name__).warning(
+                "DeformablePixelDecoder does not read %s: not encoded, and outside of the pyramid "
+                "from stride %d to MODEL.SEM_SEG_HEAD.COMMON_STRIDE %d. Parameters that make only "
+                "these features get no gradient, which stops distributed training; take them out "
+                "of IN_FEATURES and of the backbone's OUT_FEATURES, or lower COMMON_STRIDE",
+                ", ".join(unread),
+                finest,
+                common_stride,
+            )
         self.mask_stride = input_shape[decoded[-1]].stride
         self.output_channels = {
             "pixel_embedding": mask_dim,
@@ -155,12 +182,19 @@ class DeformablePixelDecoder(nn.Module):
     def forward(self, features: dict[str, Tensor]) -> PixelDecoderOutput:
         """
         Args:
-            features: at least the features that are read, each (B, C_i, h_i, w_i).
+            features: at least the features that are read, each (B, C_i, h_i, w_i), of any type.
 
         Returns:
             Mask features at the finest stride of the pyramid, the transformer's coarsest map, and
-            the three coarsest maps: the transformer's, and the pyramid's where those are fewer.
+            the three coarsest maps: the transformer's, and the pyramid's where those are fewer. All
+            in the type of the parameters, also under autocast.
         """
+        weight = self.mask_features.weight
+        with torch.autocast(weight.device.type, enabled=False):
+            names = (*self.transformer_in_features, *self.pyramid_in_features)
+            return self._decode({name: features[name].to(weight.dtype) for name in names})
+
+    def _decode(self, features: dict[str, Tensor]) -> PixelDecoderOutput:
         projected = [
             projection(features[name])
             for name, projection in zip(self.transformer_in_features, self.input_proj)

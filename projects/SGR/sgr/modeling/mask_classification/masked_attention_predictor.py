@@ -11,6 +11,7 @@ from detectron2.layers import Conv2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..checks import check_at_least_one, check_heads
 from ..initialization import xavier_init
 from ..reasoning.concept_regions import ConceptRegions
 from .position_embedding import SinePositionEmbedding
@@ -23,7 +24,7 @@ class MaskedAttention(nn.MultiheadAttention):
     """Multi-head attention from queries to a memory, with one mask for all heads.
 
     Parameters are those of ``nn.MultiheadAttention``. Its own forward wants the mask once per head;
-    here the heads share one of B * Q * N bits.
+    here the heads share one of B * Q * N bytes.
 
     Args:
         embed_dim: D, channels of a token.
@@ -162,14 +163,22 @@ class MaskedAttentionPredictor(nn.Module):
             num_heads, dropout, feedforward_dim, pre_norm: of the layers; ``pre_norm`` normalises
                 each block's input instead of the sum after it.
             decoder_layers: layers, at least 1; one less than MODEL.MASK_FORMER.DEC_LAYERS, which
-                counts the prediction before the first layer too.
+                counts the prediction before the first layer too. Where they are fewer than the
+                scales, the finest scales are not read and have no input convolution.
             deep_supervision: in training, predict from every layer, and before the first.
             mask_dim: channels of the mask features.
             enforce_input_proj: keep the 1x1 input convolutions of scales that have ``hidden_dim``
                 channels and need none.
             mask_stride: pixels per cell of the mask features; only for :meth:`concept_regions`.
+
+        Raises:
+            ValueError: no layer, no query, or heads that do not divide ``hidden_dim``.
         """
         super().__init__()
+        check_at_least_one("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", num_queries)
+        check_heads(
+            num_heads, hidden_dim, "MODEL.MASK_FORMER.NHEADS", "MODEL.MASK_FORMER.HIDDEN_DIM"
+        )
         if decoder_layers < 1:
             raise ValueError(
                 f"masked attention needs at least 1 layer, got {decoder_layers}; "
@@ -201,8 +210,10 @@ class MaskedAttentionPredictor(nn.Module):
         self.query_embed = nn.Embedding(num_queries, hidden_dim)
         self.level_embed = nn.Embedding(len(in_channels), hidden_dim)
         self.input_proj = nn.ModuleList()
-        for channels in in_channels:
-            if channels != hidden_dim or enforce_input_proj:
+        for level, channels in enumerate(in_channels):
+            # Parameters without a gradient would stop distributed training.
+            is_read = level < decoder_layers
+            if is_read and (channels != hidden_dim or enforce_input_proj):
                 self.input_proj.append(Conv2d(channels, hidden_dim, kernel_size=1))
                 weight_init.c2_xavier_fill(self.input_proj[-1])
             else:
@@ -251,6 +262,8 @@ class MaskedAttentionPredictor(nn.Module):
                 f"masked attention reads {self.level_embed.num_embeddings} scales, but got "
                 f"{len(features)} feature maps"
             )
+        num_scales = len(features)
+        features = features[: len(self.transformer_cross_attention_layers)]  # what is read of them
         memories = [self._memory(level, feature) for level, feature in enumerate(features)]
         resized = [_resize_cells(mask_features, feature.shape[-2:]) for feature in features]
         position = self.query_embed.weight[None]
@@ -264,7 +277,7 @@ class MaskedAttentionPredictor(nn.Module):
                 self.transformer_ffn_layers,
             )
         ):
-            level = number % len(features)
+            level = number % num_scales
             allowed = _inside_masks(embeddings[-1], resized[level])
             queries = read(queries, position, *memories[level], allowed)
             queries = transform(compare(queries, position))

@@ -14,6 +14,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..checks import check_heads
 from .position_embedding import SinePositionEmbedding
 from .transformer import TransformerEncoderOnly
 
@@ -146,7 +147,13 @@ class TransformerFPNPixelDecoder(FPNPixelDecoder):
             input_shape, conv_dim, mask_dim, norm: as for :class:`FPNPixelDecoder`; ``conv_dim``
                 is also the encoder's width, a multiple of 4 and of ``num_heads``.
             num_layers, num_heads, feedforward_dim, dropout, pre_norm: the encoder's.
+
+        Raises:
+            ValueError: heads that do not divide ``conv_dim``.
         """
+        check_heads(
+            num_heads, conv_dim, "MODEL.MASK_FORMER.NHEADS", "MODEL.SEM_SEG_HEAD.CONVS_DIM"
+        )
         super().__init__(input_shape, conv_dim=conv_dim, mask_dim=mask_dim, norm=norm)
         self.output_channels["transformer_encoder"] = conv_dim
         coarsest = max(input_shape.values(), key=lambda shape: shape.stride)

@@ -12,6 +12,7 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..checks import check_at_least_one, check_heads
 from ..reasoning.concept_regions import ConceptRegions
 from .pixel_decoder import MULTI_SCALE
 from .position_embedding import SinePositionEmbedding
@@ -154,8 +155,15 @@ class TransformerPredictor(nn.Module):
             enforce_input_proj: keep the 1x1 input convolution where ``in_channels`` equals
                 ``hidden_dim`` and none is needed.
             mask_stride: pixels per cell of the mask features; only for :meth:`concept_regions`.
+
+        Raises:
+            ValueError: no query, or heads that do not divide ``hidden_dim``.
         """
         super().__init__()
+        check_at_least_one("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", num_queries)
+        check_heads(
+            num_heads, hidden_dim, "MODEL.MASK_FORMER.NHEADS", "MODEL.MASK_FORMER.HIDDEN_DIM"
+        )
         self.mask_stride = mask_stride
         self.position_embedding = SinePositionEmbedding(hidden_dim)
         self.transformer = Transformer(

@@ -83,8 +83,8 @@ class MaskFormerSegmentor(nn.Module):
         if panoptic_on and thing_classes is None:
             raise ValueError(
                 "panoptic results need the dataset's thing classes: set "
-                "thing_dataset_id_to_contiguous_id in the metadata of DATASETS.TRAIN[0], or switch "
-                "MODEL.MASK_FORMER.TEST.PANOPTIC_ON off"
+                "thing_dataset_id_to_contiguous_id in the metadata of DATASETS.TRAIN[0] before the "
+                "model is built, or switch MODEL.MASK_FORMER.TEST.PANOPTIC_ON off"
             )
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
@@ -156,8 +156,9 @@ class MaskFormerSegmentor(nn.Module):
             (see :func:`instance_inference`).
 
         Raises:
-            ValueError: in training, an image has no ``instances``, or its masks are polygons or not
-                of its size.
+            ValueError: in training, an image has no ``instances``, or these have no masks, polygons
+                or masks of another size than the image, or labels that are no class of the head
+                (looked at on CPUs only: elsewhere it would have to wait for the device).
         """
         images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
@@ -195,7 +196,18 @@ class MaskFormerSegmentor(nn.Module):
                     f"{sorted(inputs)}; INPUT.DATASET_MAPPER_NAME must be a mask-classification "
                     "mapper"
                 )
+            self._check_labels(index, inputs["instances"])
             instances: Instances = inputs["instances"].to(self.device)
+            if not instances.has("gt_masks"):
+                if len(instances):
+                    raise ValueError(
+                        f"the instances of image {index} of the batch have no gt_masks, only "
+                        f"{sorted(instances.get_fields())}; set MODEL.MASK_ON to True, which "
+                        "Detectron2's own mapper goes by, or INPUT.DATASET_MAPPER_NAME to a "
+                        "mask-classification mapper (mask_former_..., coco_..._lsj_concept)"
+                    )
+                # Detectron2's own mapper gives none where it finds no instance.
+                instances.gt_masks = torch.zeros(0, *size, dtype=torch.bool, device=self.device)
             masks = getattr(instances.gt_masks, "tensor", instances.gt_masks)
             if not isinstance(masks, Tensor):
                 raise ValueError(
@@ -210,6 +222,19 @@ class MaskFormerSegmentor(nn.Module):
             padding = (0, width - size[1], 0, height - size[0])
             targets.append({"labels": instances.gt_classes, "masks": F.pad(masks, padding)})
         return targets
+
+    def _check_labels(self, index: int, instances: Instances) -> None:
+        """Raise a ValueError if labels are no classes of the head, where looking is free."""
+        labels, num_classes = instances.gt_classes, self.criterion.num_classes
+        if labels.device.type != "cpu" or not len(labels):
+            return
+        for label in (labels.min().item(), labels.max().item()):
+            if not 0 <= label < num_classes:
+                raise ValueError(
+                    f"an instance of image {index} of the batch has the label {label}, but the "
+                    f"head has the classes 0 to {num_classes - 1}; set "
+                    f"MODEL.SEM_SEG_HEAD.NUM_CLASSES ({num_classes}) to those of the dataset"
+                )
 
     def _inference(
         self,
@@ -270,6 +295,9 @@ def _thing_classes(cfg: CfgNode) -> list[int] | None:
     """
     if not cfg.DATASETS.TRAIN:
         return None
+    # Of Detectron2's register_coco_instances, whose metadata are filled when the data are loaded,
+    # nothing is known here. That needs no loading, which takes long and fails where only evaluation
+    # data are at hand: in instance data all classes are things, which is what None means.
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     ids = metadata.get("thing_dataset_id_to_contiguous_id")
     ids = None if ids is None else sorted(set(ids.values()))

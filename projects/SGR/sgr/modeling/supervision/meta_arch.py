@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from ..reasoning import ConceptRegions
+from ..reasoning import ConceptRegions, ReasoningModule
 from ..recording import record_concepts
 from .criterion import ConceptCriterion
 
@@ -39,7 +40,8 @@ def supervise_concepts(meta_arch_class: type[nn.Module]) -> type[nn.Module]:
             and returns a dict of losses in training, a list of output dicts in evaluation.
 
     Returns:
-        A class named "Concept" and the name of the given one, the name for registries too.
+        A class named "Concept" and the name of the given one, the name for registries too. It is
+        of the module that calls; assigned there under its name, it can be pickled.
 
     Example::
 
@@ -82,7 +84,8 @@ def supervise_concepts(meta_arch_class: type[nn.Module]) -> type[nn.Module]:
 
     ConceptSupervised.__name__ = f"Concept{meta_arch_class.__name__}"
     ConceptSupervised.__qualname__ = ConceptSupervised.__name__
-    ConceptSupervised.__module__ = meta_arch_class.__module__
+    # Where pickle looks for it, as for a namedtuple: in the caller's module.
+    ConceptSupervised.__module__ = sys._getframe(1).f_globals.get("__name__", "__main__")
     ConceptSupervised.__doc__ = (
         f":class:`{meta_arch_class.__name__}` with concept supervision; see "
         ":func:`sgr.supervise_concepts`."
@@ -143,11 +146,12 @@ def _regions_to_show(
             f"{type(model).__name__} made no concept regions; put a reasoning module on its "
             "backbone, or set TEST.TOKENS.ENABLED to False"
         )
-    supervised, queries = [], []
+    reasoned, queries = [], []
     for name, regions in record.items():
-        (supervised if _is_supervised(model, name) else queries).append(regions)
+        from_reasoning = isinstance(model.get_submodule(name), ReasoningModule)
+        (reasoned if from_reasoning else queries).append(regions)
     found = [
-        max(kind, key=lambda regions: regions.stride or 0) for kind in (supervised, queries) if kind
+        max(kind, key=lambda regions: regions.stride or 0) for kind in (reasoned, queries) if kind
     ]
     return dict(zip(("concept_regions", "query_regions"), found))
 

@@ -1,0 +1,19 @@
+"""Checks of options that several modules have alike."""
+
+__all__ = ["check_at_least_one", "check_heads"]
+
+
+def check_at_least_one(key: str, value: int) -> None:
+    """Raise a ValueError that names the config's ``key`` if ``value`` is below 1."""
+    if value < 1:
+        raise ValueError(f"{key} must be at least 1, got {value}")
+
+
+def check_heads(
+    num_heads: int, embed_dim: int, heads_key: str = "num_heads", dim_key: str = "embed_dim"
+) -> None:
+    """Raise a ValueError that names both keys unless the heads share the channels evenly."""
+    if num_heads < 1 or embed_dim % num_heads:
+        raise ValueError(
+            f"{num_heads} heads ({heads_key}) do not divide {embed_dim} channels ({dim_key}) evenly"
+        )
