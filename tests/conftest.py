@@ -1,8 +1,10 @@
 """What the tests share."""
 
 import importlib.util
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +14,8 @@ SHARED = CHECKOUT.parent / "shared"
 
 @pytest.fixture(autouse=True)
 def _seeded():
+    random.seed(0)
+    np.random.seed(0)
     torch.manual_seed(0)
 
 

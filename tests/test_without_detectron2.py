@@ -16,7 +16,7 @@ import torch
 import sgr
 from sgr.data.components import connected_components
 from sgr.evaluation.token_metrics import label_histograms, semantics
-from sgr.modeling.reasoning import SemanticGlobalReasoning
+from sgr.modeling.reasoning import GloRe, SemanticGlobalReasoning
 from sgr.modeling.supervision import ConceptCriterion, ConceptMatcher
 
 module = SemanticGlobalReasoning(8, num_concepts=6, token_dim=8, num_heads=2, stride=4)
@@ -33,6 +33,10 @@ histograms, _, _ = label_histograms(
     regions.probabilities[0], torch.from_numpy(labels), 4, input_size=(16, 16)
 )
 assert 0 <= semantics(histograms) <= 1
+baseline = GloRe(8, num_concepts=3, token_dim=6, stride=4)
+with sgr.record_concepts(baseline) as record:
+    baseline(torch.rand(1, 8, 4, 4))
+assert record[""].probabilities.shape == (1, 3, 4, 4)
 assert not any(name.startswith("detectron2.") for name in sys.modules)
 """
 

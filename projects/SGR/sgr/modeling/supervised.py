@@ -2,6 +2,7 @@
 
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, SemanticSegmentor
 
+from . import per_pixel  # noqa: F401 (registers)
 from .mask_classification import Mask2FormerSegmentor, MaskFormerSegmentor
 from .supervision.meta_arch import supervise_concepts
 

@@ -2,12 +2,14 @@
 
 from .build import REASONING_REGISTRY, ReasoningModule, build_reasoning
 from .concept_regions import ConceptRegions
+from .glore import GloRe
 from .position_encoding import sine_encoding
 from .sgr import SemanticGlobalReasoning
 
 __all__ = [
     "REASONING_REGISTRY",
     "ConceptRegions",
+    "GloRe",
     "ReasoningModule",
     "SemanticGlobalReasoning",
     "build_reasoning",

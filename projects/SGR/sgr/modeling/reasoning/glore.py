@@ -1,0 +1,169 @@
+"""Graph-based global reasoning, the baseline of the paper's Tables 1 to 3 ("GCNET")."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..checks import check_at_least_one
+from .build import REASONING_REGISTRY, ReasoningModule
+from .concept_regions import ConceptRegions
+
+__all__ = ["GloRe"]
+
+# Regions are given by their log-odds, which are finite between this and one minus this.
+REGION_FLOOR = 1e-6
+
+
+class NodeGraphConvolution(nn.Module):
+    """One graph convolution whose adjacency is learned, not computed: ``relu(V + A V) W``.
+
+    The formula of Chen et al. is ``(I - A) V W``. The sign of a learned A is arbitrary, and their
+    code has the ReLU (and a bias of A V) that the formula leaves out. The token mixer "graph"
+    (Table 4) takes the same step differently: it stacks layers, each with the ReLU behind W, and
+    normalises the tokens at the end.
+
+    Args:
+        num_nodes: N.
+        state_dim: D.
+
+    Shape: (B, N, D) -> (B, N, D). Cost: ``N * D * (N + D)`` multiply-adds per image.
+    """
+
+    def __init__(self, num_nodes: int, state_dim: int):
+        super().__init__()
+        self.conv1 = nn.Conv1d(num_nodes, num_nodes, kernel_size=1)
+        self.conv2 = nn.Conv1d(state_dim, state_dim, kernel_size=1, bias=False)
+
+    def forward(self, nodes: Tensor) -> Tensor:
+        mixed = (nodes + self.conv1(nodes)).relu()
+        return F.linear(mixed, self.conv2.weight.squeeze(2))
+
+
+@REASONING_REGISTRY.register()
+class GloRe(ReasoningModule):
+    """The global reasoning unit of Chen et al., "Graph-Based Global Reasoning Networks".
+
+    CVPR 2019, arXiv:1811.12814. A linear projection B (N x cells) of the features pools the
+    reduced features into N nodes, a graph convolution reasons between them, and the same B lays
+    the result back over the cells:
+
+        V = B phi(X)^T / cells,   Z = relu(V + A V) W,   Y = X + BN(extend(Z^T B)),
+
+    where phi, extend and B's own are 1x1 convolutions. Parameters have the names and shapes of
+    the public code (``GloRe_Unit_2D``), whose formulas these are; the division by the number of
+    cells is what it has for images of any size.
+
+    **Regions.** B is neither positive nor bounded, and no function of it is a probability: the
+    paper does not say how its S_C and D_C read it. Here a cell's share in a node's region is
+    ``|b|``, its weight in the node's sum (and in what it gets back), relative to the node's
+    largest in the image; :class:`ConceptRegions` has the log-odds. Histograms of labels do not
+    depend on a region's scale, so these are exactly "weighted by the projection". Alternatives:
+    ``sigmoid(b)`` reads the scale of B, which the normalisation behind makes all but arbitrary,
+    and gives flat regions where it is small; the positive part drops one of the two sides that a
+    node contrasts; a softmax over the cells sharpens by that same scale. Since every node has its
+    largest weight somewhere, every token counts as active.
+
+    Nothing supervises the regions: the concept losses leave this module alone.
+
+    Args:
+        in_channels: C.
+        num_concepts: N, the nodes.
+        token_dim: D, the channels of a node's state, twice as many as nodes in the public code:
+            C/4 and C/2 in its networks for video, options in those for segmentation. The defaults
+            are those of PaddleSeg's model for Cityscapes, a head of 512 channels.
+        init_as_identity: start with a normalisation of weight zero, so that the output equals the
+            input, as published.
+        sync_batch_norm: normalise over the batches of all GPUs. The parameters are the same, and
+            :meth:`torch.nn.SyncBatchNorm.convert_sync_batchnorm` does it later as well.
+        stride: pixels per cell, for those who map recorded regions to the image.
+
+    Raises:
+        ValueError: for less than one node or channel.
+
+    Shape:
+        ``x`` (B, C, h, w) -> features (B, C, h, w) in the dtype of ``x``, and the regions, with
+        tokens (B, N, D), the nodes V, and without centroids.
+
+    Cost: ``3*h*w*C*N + 2*C*D*N + N*D*(N + D)`` multiply-adds; memory ``h*w*(2*C + 4*N)`` at most
+    beside input and output. No map of D channels is made: both 1x1 convolutions commute with the
+    sums over cells and nodes, so they run on nodes. Literally, it is
+    ``h*w*(C*(N + 2*D) + 2*N*D) + N*D*(N + D)``: more where D is at least 2N, as published, and the
+    map has at least 2N cells. Everything behind the projection runs in float32 under autocast: its
+    result is cubic in the features, and one overflow would stay in the running statistics.
+    """
+
+    supervised_concepts = False
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        num_concepts: int = 64,
+        token_dim: int = 128,
+        init_as_identity: bool = True,
+        sync_batch_norm: bool = False,
+        stride: int | None = None,
+    ):
+        super().__init__(in_channels, stride=stride)
+        check_at_least_one("num_concepts", num_concepts)
+        check_at_least_one("token_dim", token_dim)
+        self.num_concepts = num_concepts
+        self.token_dim = token_dim
+
+        self.conv_state = nn.Conv2d(in_channels, token_dim, kernel_size=1)
+        self.conv_proj = nn.Conv2d(in_channels, num_concepts, kernel_size=1)
+        self.gcn = NodeGraphConvolution(num_concepts, token_dim)
+        self.conv_extend = nn.Conv2d(token_dim, in_channels, kernel_size=1, bias=False)
+        norm = nn.SyncBatchNorm if sync_batch_norm else nn.BatchNorm2d
+        self.blocker = norm(in_channels, eps=1e-4)
+        if init_as_identity:
+            # Not the convolution before it: what has no variance, a norm magnifies the most.
+            nn.init.zeros_(self.blocker.weight)
+
+    @classmethod
+    def from_config(cls, cfg) -> dict[str, Any]:
+        """NUM_CONCEPTS (N), TOKEN_DIM (D) and INIT_AS_IDENTITY of ``cfg.MODEL.SGR``.
+
+        Their defaults are SGR's; this unit as published has 64, 128 and True. The other keys there
+        (token mixer and pooling, embeddings, prior, supervision) have no meaning for it. The batch
+        norm is synchronised where that of the head is (``cfg.MODEL.SEM_SEG_HEAD.NORM`` "SyncBN").
+        """
+        return {
+            "num_concepts": cfg.MODEL.SGR.NUM_CONCEPTS,
+            "token_dim": cfg.MODEL.SGR.TOKEN_DIM,
+            "init_as_identity": cfg.MODEL.SGR.INIT_AS_IDENTITY,
+            "sync_batch_norm": cfg.MODEL.SEM_SEG_HEAD.NORM == "SyncBN",
+        }
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ConceptRegions]:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        projection = self.conv_proj(x).to(dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            weights = projection.flatten(2)
+            nodes = self._pool(weights, x.to(dtype).flatten(2))
+            extended = F.linear(self.gcn(nodes), self.conv_extend.weight.flatten(1))
+            back = (extended.mT @ weights).unflatten(2, x.shape[-2:])
+            enhanced = x + self.blocker(back).to(x.dtype)
+            return enhanced, ConceptRegions(_log_odds(projection), nodes)
+
+    def _pool(self, weights: Tensor, features: Tensor) -> Tensor:
+        """Nodes (B, N, D): means over the cells of the reduced features, weighted by B.
+
+        The features are pooled first, (B, N, cells) by (B, C, cells), and reduced then; the bias
+        of the reduction goes into a node as often as its weights sum up to.
+        """
+        pooled = weights @ features.mT / weights.shape[2]
+        bias = weights.mean(dim=2, keepdim=True) * self.conv_state.bias
+        return F.linear(pooled, self.conv_state.weight.flatten(1)) + bias
+
+
+def _log_odds(projection: Tensor) -> Tensor:
+    """(B, N, h, w) log-odds of the weights' magnitudes, relative to the largest of each node."""
+    magnitudes = projection.abs()
+    largest = magnitudes.amax(dim=(2, 3), keepdim=True)
+    shares = magnitudes / largest.clamp_min(torch.finfo(projection.dtype).tiny)
+    return torch.logit(shares, eps=REGION_FLOOR)
