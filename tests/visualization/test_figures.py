@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 from sgr.visualization import (
+    draw_comparison,
     draw_panel,
     draw_segments,
     draw_token_histograms,
     draw_training_curves,
+    higher_is_better,
+    metric_title,
     number_names,
     read_metrics,
 )
@@ -149,3 +152,60 @@ def test_training_curves(tmp_path):
         draw_training_curves(runs)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         draw_training_curves({"x": tmp_path / "nowhere"})
+
+
+def test_comparison_of_models():
+    values = np.random.default_rng(3).random((15, 2, 3)).tolist()
+    models = {
+        f"model {index}": {"sem_seg/mIoU": miou, "tokens/S_C": s_c}
+        for index, (miou, s_c) in enumerate(values)
+    }
+    models["model 3"] = {}  # nothing of it has finished
+    models["model 4"] = {"sem_seg/mIoU": [0.5]}
+    metrics = ["sem_seg/mIoU", "tokens/S_C"]
+    picture = draw_comparison(models, metrics)
+    assert is_picture(picture)
+    fewer = draw_comparison({name: models[name] for name in list(models)[:5]}, metrics)
+    assert picture.shape[0] > 2 * fewer.shape[0]
+    narrow = draw_comparison({"a": {"sem_seg/mIoU": [1.0]}}, metrics[:1])
+    named = draw_comparison({"a long name": {"sem_seg/mIoU": [1.0]}}, metrics[:1])
+    assert is_picture(narrow) and picture.shape[1] > narrow.shape[1]
+    assert named.shape[1] > narrow.shape[1] and named.shape[0] == narrow.shape[0]
+
+
+def test_comparison_of_nothing_is_an_error():
+    with pytest.raises(ValueError, match="no metric to draw"):
+        draw_comparison({"a": {"sem_seg/mIoU": [1.0]}}, [])
+    with pytest.raises(ValueError, match="no model has a value of the metric 'tokens/S_C'"):
+        draw_comparison({"a": {"tokens/S_C": []}, "b": {}}, ["tokens/S_C"])
+
+
+def test_comparison_shows_mean_and_spread(monkeypatch):
+    import sgr.visualization.comparison as comparison
+
+    figures = []
+    monkeypatch.setattr(comparison, "render", figures.append)
+    metric = "sem_seg/mIoU"
+    draw_comparison({"a": {metric: [1.0, 3.0, 5.0]}, "b": {metric: [2.0]}}, [metric])
+    (axes,) = figures[0].axes
+    band, mean, dots, only_mean, only_dot = (line.get_xdata().tolist() for line in axes.lines)
+    assert band == [1.0, 5.0] and mean == [3.0] and dots == [1.0, 3.0, 5.0]  # sqrt(8 / 2) = 2
+    assert only_mean == only_dot == [2.0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+    assert axes.yaxis_inverted()  # the first is on top
+
+
+def test_which_way_metrics_are_better():
+    higher = "sem_seg/mIoU sem_seg/IoU-car sem_seg/pACC bbox/AP segm/AP50 bbox/AP-dog segm/APl"
+    for metric in f"{higher} panoptic_seg/PQ_th panoptic_seg/RQ tokens/D_C queries/D_I".split():
+        assert higher_is_better(metric), metric
+    for metric in ("tokens/S_C", "queries/S_I", "tokens/S_C_active", "val/tokens/S_C"):
+        assert not higher_is_better(metric), metric
+    for metric in ("total_loss", "tokens/active_tokens", "tokens/images_C", "sem_seg/", "XAP"):
+        with pytest.raises(ValueError, match=f"unknown metric '{metric}'"):
+            higher_is_better(metric)
+
+
+def test_titles_of_metrics():
+    assert metric_title("tokens/S_C") == "$S_C$ (lower is better)"
+    assert metric_title("sem_seg/IoU-car") == "sem_seg/IoU-car"

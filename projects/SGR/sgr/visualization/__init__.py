@@ -1,8 +1,10 @@
 """Pictures for people: NumPy arrays in, RGB pictures out."""
 
 from .colors import class_colors, distinct_colors
+from .comparison import draw_comparison
 from .curves import draw_training_curves, read_metrics
 from .histograms import draw_token_histograms
+from .metric_names import higher_is_better, metric_title
 from .overlays import color_labels, overlay_heat, overlay_labels
 from .panel import draw_panel
 from .regions import most_used_regions, upsample_region
@@ -12,10 +14,13 @@ __all__ = [
     "class_colors",
     "color_labels",
     "distinct_colors",
+    "draw_comparison",
     "draw_panel",
     "draw_segments",
     "draw_token_histograms",
     "draw_training_curves",
+    "higher_is_better",
+    "metric_title",
     "most_used_regions",
     "number_names",
     "overlay_heat",

@@ -10,19 +10,11 @@ import numpy as np
 from scipy.ndimage import median_filter
 
 from .figure import add_axes, new_figure, render
+from .metric_names import metric_title
 
 __all__ = ["draw_training_curves", "read_metrics"]
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 3.6, 2.4, 0.65, 0.35, 0.5
-# Names that say which way is better, for the metrics that people know.
-_TITLES = {
-    "total_loss": "total loss",
-    "sem_seg/mIoU": "mIoU (%)",
-    "tokens/S_C": "$S_C$ (lower is better)",
-    "tokens/D_C": "$D_C$ (higher is better)",
-    "tokens/S_I": "$S_I$ (lower is better)",
-    "tokens/D_I": "$D_I$ (higher is better)",
-}
 
 
 def read_metrics(path: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -92,7 +84,7 @@ def draw_training_curves(
         for index, (run, values) in enumerate(series.items()):
             if metric in values:
                 handles[run] = _show_curve(axes, *values[metric], f"C{index}")
-        axes.set_title(_TITLES.get(metric, metric), fontsize=9)
+        axes.set_title(metric_title(metric), fontsize=9)
         axes.set_xlabel("iteration", fontsize=8)
         axes.tick_params(labelsize=7.5)
         axes.spines[["top", "right"]].set_visible(False)

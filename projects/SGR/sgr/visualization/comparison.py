@@ -1,0 +1,89 @@
+"""Models beside each other: each one's metrics over several trainings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from .figure import add_axes, new_figure, render
+from .metric_names import metric_title
+
+__all__ = ["draw_comparison"]
+
+_PANEL_WIDTH, _ROW_HEIGHT, _GAP = 2.1, 0.3, 0.2
+_TOP, _BOTTOM = 0.35, 0.35
+_NAME_SIZE = 8.5
+
+
+def draw_comparison(
+    results: Mapping[str, Mapping[str, Sequence[float]]], metrics: Sequence[str]
+) -> np.ndarray:
+    """One panel per metric, one row per model: a dot per training, a line at their mean.
+
+    The band is the standard deviation (with N - 1) to both sides of the mean; a single training
+    has none. Models without a value keep their empty row.
+
+    Args:
+        results: name of a model -> metric -> values of its trainings; from top to bottom.
+        metrics: names in metrics.json, from left to right.
+
+    Returns:
+        (height, width, 3) uint8, RGB.
+
+    Raises:
+        ValueError: if no model has a value of one of the metrics.
+    """
+    if not metrics:
+        raise ValueError("there is no metric to draw")
+    for metric in metrics:
+        if not any(values.get(metric) for values in results.values()):
+            raise ValueError(f"no model has a value of the metric {metric!r}")
+
+    first = _GAP + _text_width(list(results)) + 0.12
+    width = first + len(metrics) * (_PANEL_WIDTH + _GAP)
+    height = len(results) * _ROW_HEIGHT
+    figure = new_figure(width, _TOP + height + _BOTTOM)
+    for column, metric in enumerate(metrics):
+        left = first + column * (_PANEL_WIDTH + _GAP)
+        axes = add_axes(figure, left, _TOP, _PANEL_WIDTH, height)
+        for row, values in enumerate(results.values()):
+            _show_trainings(axes, row, values.get(metric, ()))
+        axes.set_ylim(len(results) - 0.5, -0.5)
+        axes.set_yticks(range(len(results)), list(results) if column == 0 else [])
+        _style(axes, metric_title(metric))
+    return render(figure)
+
+
+def _text_width(names: Sequence[str]) -> float:
+    """Width of the longest name, in inches."""
+    figure = new_figure(1, 1)
+    renderer = figure.canvas.get_renderer()
+    boxes = (figure.text(0, 0, name, fontsize=_NAME_SIZE) for name in names)
+    return max(box.get_window_extent(renderer).width for box in boxes) / figure.dpi
+
+
+def _show_trainings(axes: Axes, row: int, values: Sequence[float]) -> None:
+    if not values:
+        return
+    center = mean(values)
+    if len(values) > 1:
+        spread = stdev(values)
+        ends = (center - spread, center + spread)
+        axes.plot(ends, (row, row), color="C0", alpha=0.25, linewidth=9, solid_capstyle="butt")
+    axes.plot(center, row, "|", color="0.15", markersize=13, markeredgewidth=2)
+    axes.plot(values, [row] * len(values), "o", color="C0", markersize=4.5, markeredgecolor="white")
+
+
+def _style(axes: Axes, title: str) -> None:
+    axes.set_title(title, fontsize=9)
+    axes.margins(x=0.08)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.tick_params(axis="x", labelsize=7.5)
+    axes.tick_params(axis="y", labelsize=_NAME_SIZE, length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.grid(color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)

@@ -1,0 +1,462 @@
+"""Several configs with several seeds: planning, processes, progress, and what comes out."""
+
+import csv
+import fcntl
+import importlib
+import importlib.util
+import json
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tiny_model import CHECKOUT, CONFIG, tiny_options
+
+MIOU, S_C = "sem_seg/mIoU", "tokens/S_C"
+
+# Stands for train_net.py: trains no model, but leaves the same files. It fails where its folder's
+# parent has a file "fail", and waits to be stopped where there is a file "hang".
+STAND_IN = """
+import json, os, sys, time
+from pathlib import Path
+
+_, folder, _, seed, *_ = sys.argv[sys.argv.index("OUTPUT_DIR"):]
+folder = Path(folder)
+print("options:", *sys.argv[1:], "threads:", os.environ["OMP_NUM_THREADS"])
+with (folder.parents[1] / "started").open("a") as file:
+    file.write(f"{folder.parent.name}{seed}\\n")
+with (folder / "metrics.json").open("a") as file:
+    for iteration in (19, 39):
+        print(json.dumps({"iteration": iteration, "total_loss": 1.0}), file=file, flush=True)
+        (folder / "last_checkpoint").write_text("model.pth")
+        if (folder.parent / "hang").exists():
+            file.write('{"iteration": 99')
+            file.flush()
+            (folder.parent / "hangs").write_text(str(os.getpid()))
+            time.sleep(60)
+    if (folder.parent / "fail").exists():
+        sys.exit("the reason why")
+    miou = 50 + int(seed)
+    print(json.dumps({"iteration": 40, "sem_seg/mIoU": miou, "tokens/S_C": 0.5}), file=file)
+"""
+
+
+@pytest.fixture(scope="module")
+def tool():
+    """The script as a module, with the parts of its package as attributes."""
+    path = list(sys.path)
+    spec = importlib.util.spec_from_file_location(
+        "run_experiments", CHECKOUT / "tools" / "run_experiments.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for part in ("runs", "processes", "progress", "results"):
+        setattr(module, part, importlib.import_module(f"experiments.{part}"))
+    yield module
+    sys.path[:] = path
+
+
+@pytest.fixture
+def stand_in(tool, tmp_path, monkeypatch):
+    """No real training, and no long waits."""
+    script = tmp_path / "stand_in.py"
+    script.write_text(STAND_IN)
+    monkeypatch.setattr(tool.processes, "TRAIN_NET", script)
+    monkeypatch.setattr(tool, "SECONDS_BETWEEN_LOOKS", 0.05)
+
+
+@pytest.fixture
+def configs(tmp_path):
+    """Two config files, a.yaml and b.yaml."""
+    files = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
+    for file in files:
+        file.write_text(f"_BASE_: {CONFIG}\nSOLVER:\n  MAX_ITER: 40\n")
+    return [str(file) for file in files]
+
+
+@pytest.fixture
+def arguments(configs, tmp_path):
+    return ["--configs", *configs, "--seeds", "0", "1", "--output", str(tmp_path / "out")]
+
+
+def mark(tmp_path, config, name):
+    folder = tmp_path / "out" / config
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).touch()
+    return folder / name
+
+
+def error_of(tool, capsys, arguments):
+    """What a call that ends at once with an error says."""
+    with pytest.raises(SystemExit, match="2"):
+        tool.main(arguments)
+    return capsys.readouterr().err
+
+
+def cells_of(text):
+    """The cells of the Markdown table in a text, without the rule below the headers."""
+    rows = [line[1:-1].split("|") for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for index, row in enumerate(rows) if index != 1]
+
+
+def outcome(tool, name, seed, status="finished", **values):
+    names = {"miou": MIOU, "s_c": S_C, "queries": "queries/S_C"}
+    values = {names[key]: value for key, value in values.items()}
+    return tool.results.Outcome(name, seed, status, values)
+
+
+def run_in(tool, folder, max_iter=40, **settings):
+    return tool.runs.Run("a", Path("a.yaml"), 0, folder, settings, max_iter)
+
+
+# Planning
+
+
+def test_runs_go_seed_by_seed_in_folders_of_their_own(tool, configs, tmp_path):
+    named = tool.parse_configs([configs[0], f"long name={configs[1]}"])
+    runs = tool.plan_runs(named, [3, 5], tmp_path, ["SOLVER.BASE_LR", "0.5"])
+    assert [(run.name, run.seed) for run in runs] == [
+        *(("a", 3), ("long name", 3), ("a", 5), ("long name", 5))
+    ]
+    assert runs[3].folder == tmp_path / "long name" / "seed_5"
+    assert runs[3].config_file == Path(configs[1]) and runs[3].max_iter == 40
+    assert runs[3].settings["SOLVER.BASE_LR"] == "0.5" and runs[3].settings["SEED"] == "5"
+    assert "OUTPUT_DIR" not in runs[3].settings
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (["--configs", "nowhere.yaml"], "no config file 'nowhere.yaml'"),
+        (["--configs", str(CONFIG), f"{CONFIG.stem}={CONFIG}"], "two configs have the name"),
+        (["--configs", f"x/y={CONFIG}"], "'x/y' of .* cannot be the name of a folder"),
+        (["--seeds"], "--seeds: expected at least one argument"),
+        (["--seeds", "0", "0"], "seed 0 is given 2 times"),
+        (["--seeds", "-1"], "seed -1 is negative"),
+        (["--metrics", "sem_seg/mIOU"], "unknown metric 'sem_seg/mIOU'; known are"),
+        (["--jobs", "0"], "must be positive, got 0"),
+        (["--", "SEED", "1"], "SEED belongs to each run; use --output and --seeds"),
+        (["--", "SOLVER.MAX_ITERS", "1"], "a.yaml: Non-existent key: SOLVER.MAX_ITERS"),
+        (["--", "SOLVER.MAX_ITER"], "Override list has odd length"),
+    ],
+)
+def test_mistakes_are_found_before_anything_runs(
+    tool, capsys, arguments, tmp_path, change, message
+):
+    assert re.search(message, error_of(tool, capsys, [*arguments, *change]))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_config_with_an_unknown_key_is_named(tool, capsys, arguments, configs):
+    Path(configs[1]).write_text(f"_BASE_: {CONFIG}\nSOLVER:\n  EPOCHS: 3\n")
+    assert "b.yaml: Non-existent config key: SOLVER.EPOCHS" in error_of(tool, capsys, arguments)
+
+
+def test_changed_configs_are_noticed(tool, tmp_path):
+    run = run_in(tool, tmp_path, A="1", B="2")
+    changed = run_in(tool, tmp_path, A="1", B="3")
+    tool.runs.check_unchanged([changed])
+    tool.runs.write_record(run, "failed")
+    tool.runs.check_unchanged([changed])  # there is nothing to lose
+    tool.runs.write_record(run, "finished")
+    # A key that came with newer code.
+    tool.runs.check_unchanged([run_in(tool, tmp_path, A="1", B="2", C="new")])
+    with pytest.raises(ValueError, match="another config: B 2 -> 3\ndelete these folders"):
+        tool.runs.check_unchanged([changed])
+    tool.runs.write_record(run, "started")
+    (tmp_path / "last_checkpoint").touch()
+    with pytest.raises(ValueError, match="another config: B 2 -> 3"):
+        tool.runs.check_unchanged([changed])
+
+
+def test_many_changes_are_cut_short(tool):
+    old, new = ({str(key): value for key in range(9)} for value in "xy")
+    assert tool.runs._changes(old, new).endswith("4 x -> y, and 4 more")
+
+
+def test_a_foreign_training_is_left_alone(tool, tmp_path):
+    (tmp_path / "metrics.json").touch()
+    with pytest.raises(ValueError, match="not started by this tool"):
+        tool.runs.check_unchanged([run_in(tool, tmp_path)])
+
+
+def test_a_new_start_forgets_old_metrics_and_a_resumed_one_keeps_whole_lines(tool, tmp_path):
+    run, metrics = run_in(tool, tmp_path), tmp_path / "metrics.json"
+    metrics.write_text('{"iteration": 19}\n{"itera')
+    (tmp_path / "last_checkpoint").touch()
+    tool.runs.prepare(run)
+    assert metrics.read_text() == '{"iteration": 19}\n'
+    (tmp_path / "last_checkpoint").unlink()
+    tool.runs.prepare(run)
+    assert not metrics.exists()
+
+
+# Processes
+
+
+def test_command_and_environment(tool, tmp_path):
+    launcher = tool.Launcher(
+        opts=["A", "1"], flags=["--allow-pickle"], num_gpus=2, threads=3, gpus=["4", "5", "6", "7"]
+    )
+    run = run_in(tool, tmp_path)
+    command = launcher.command(run)
+    assert command[3].endswith("train_net.py") and Path(command[3]).is_file()
+    assert command[4:] == [
+        *("--config-file", "a.yaml", "--num-gpus", "2", "--dist-url", "auto", "--allow-pickle"),
+        *("OUTPUT_DIR", str(tmp_path), "SEED", "0", "A", "1"),
+    ]
+    (tmp_path / "last_checkpoint").touch()
+    assert "--resume" in launcher.command(run)
+
+    environments = [launcher.environment(slot) for slot in range(3)]
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in environments] == ["4,5", "6,7", "4,5"]
+    assert environments[0]["OMP_NUM_THREADS"] == "3"
+
+
+def test_how_a_process_ended(tool):
+    assert tool.describe_end(3) == "exit status 3"
+    assert tool.describe_end(-9) == "killed by SIGKILL, perhaps for want of memory"
+    assert tool.describe_end(-11) == "killed by SIGSEGV"
+
+
+def test_a_failing_run_leaves_the_others_alone_and_is_tried_again(
+    tool, stand_in, arguments, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(tool.progress, "SECONDS_BETWEEN_LINES", 0)
+    output, failing = tmp_path / "out", mark(tmp_path, "b", "fail")
+    assert tool.main([*arguments, "--jobs", "2", "--threads", "1"]) == 1
+    printed = capsys.readouterr().out
+    assert f"FAILED b, seed 1 (exit status 1); the end of {output}/b/seed_1/console" in printed
+    assert "the reason why" in printed
+    assert re.search(r"0:00:\d\d  2 of 4 runs done, 2 failed", printed)
+    # There is nothing to be the best among.
+    assert cells_of(printed)[1:] == [
+        ["a", "2", "50.5 ± 0.7", "0.500 ± 0.000"],
+        ["b", "0 of 2, 2 failed", "", ""],
+    ]
+    assert cells_of((output / "results.md").read_text()) == cells_of(printed)
+    assert Image.open(output / "results.png").mode == "RGB"
+    with (output / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["config"], row["seed"], row["status"], row[MIOU]) for row in rows] == [
+        *(("a", "0", "finished", "50.0"), ("b", "0", "failed", "")),
+        *(("a", "1", "finished", "51.0"), ("b", "1", "failed", "")),
+    ]
+    console = (output / "a" / "seed_0" / "console.txt").read_text()
+    assert console.startswith("$ ") and "--num-gpus 1" in console and "threads: 1" in console
+    started = (output / "started").read_text().split()
+    assert sorted(started) == ["a0", "a1", "b0", "b1"]
+
+    failing.unlink()
+    assert tool.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "2 of them finished earlier" in printed and "Resuming b, seed 0" in printed
+    # The configs are equal here, so both are the best.
+    assert [row[2] for row in cells_of(printed)[1:]] == 2 * ["**50.5** ± 0.7"]
+    started = (output / "started").read_text().split()
+    assert sorted(started) == ["a0", "a1", "b0", "b0", "b1", "b1"]
+
+
+def test_never_more_than_so_many_at_a_time(tool, stand_in, arguments, monkeypatch):
+    going, collect = [], tool.Pool.collect
+
+    def watch(pool):
+        going.append(len(pool.active))
+        return collect(pool)
+
+    monkeypatch.setattr(tool.Pool, "collect", watch)
+    assert tool.main([*arguments, "--jobs", "3"]) == 0
+    assert max(going) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_stops_the_children_and_can_be_resumed(
+    tool, stand_in, arguments, tmp_path, capsys, monkeypatch, number
+):
+    hanging = mark(tmp_path, "a", "hang")
+    pid_file = hanging.with_name("hangs")
+    sleep = tool.time.sleep
+
+    def interrupt(seconds):
+        sleep(seconds)
+        if pid_file.exists() and pid_file.read_text():
+            os.kill(os.getpid(), number)
+            sleep(1)  # where the signal arrives
+
+    monkeypatch.setattr(tool, "time", SimpleNamespace(sleep=interrupt))
+    assert tool.main([*arguments, "--seeds", "0"]) == 130
+    assert "Stopped. The same command goes on" in capsys.readouterr().out
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid_file.read_text()), 0)
+    metrics = tmp_path / "out" / "a" / "seed_0" / "metrics.json"
+    assert metrics.read_text().endswith('{"iteration": 99')
+
+    hanging.unlink()
+    monkeypatch.setattr(tool, "time", SimpleNamespace(sleep=sleep))
+    assert tool.main([*arguments, "--seeds", "0"]) == 0
+    assert "Resuming a, seed 0" in capsys.readouterr().out
+    assert [json.loads(line)["iteration"] for line in metrics.read_text().splitlines()] == [
+        *(19, 19, 39, 40)
+    ]
+
+
+def test_two_tools_do_not_share_a_folder(tool, arguments, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out" / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert "another process is at work in" in error_of(tool, capsys, arguments)
+        assert tool.main([*arguments, "--report-only"]) == 0
+
+
+def test_a_report_between(tool, stand_in, arguments, tmp_path, capsys):
+    assert tool.main([*arguments, "--report-only"]) == 0
+    assert cells_of(capsys.readouterr().out)[1:] == [["a", "0 of 2"], ["b", "0 of 2"]]
+    assert not (tmp_path / "out" / "results.png").exists()
+    assert tool.main([*arguments, "--seeds", "1"]) == 0
+    capsys.readouterr()
+    options = ["--report-only", "--metrics", S_C, "bbox/AP"]
+    assert tool.main([*arguments, *options]) == 0
+    printed = capsys.readouterr().out
+    assert cells_of(printed)[:2] == [["config", "seeds", "S_C ↓"], ["a", "1 of 2", "**0.500**"]]
+    assert "No run that has finished has bbox/AP" in printed
+
+
+# Progress
+
+
+def test_iterations_done(tool, tmp_path):
+    run, metrics = run_in(tool, tmp_path), tmp_path / "metrics.json"
+    assert tool.progress.iterations_done(run) == 0
+    metrics.write_text("")
+    assert tool.progress.iterations_done(run) == 0
+    metrics.write_text('{"iteration": 9}\n{"iteration": 19, "x": 1}\n{"iteration": 3')
+    assert tool.progress.iterations_done(run) == 20
+    metrics.write_text('{"iteration": 39}\n{"iteration": 40, "sem_seg/mIoU": 1}\n')
+    assert tool.progress.iterations_done(run) == 40
+    many = "".join(f'{{"iteration": {i}, "x": "{"y" * 5000}"}}\n' for i in range(30))
+    metrics.write_text(many)
+    assert metrics.stat().st_size > tool.progress.TAIL_BYTES
+    assert tool.progress.iterations_done(run) == 30
+
+
+def test_time_left(tool):
+    assert tool.progress.seconds_left(60, gained=30, left=45) == 90
+    assert tool.progress.seconds_left(60, gained=0, left=45) is None
+    assert tool.progress.format_seconds(3725.4) == "1:02:05"
+
+
+def test_progress_of_all_runs(tool, tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(tool.progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    runs = [run_in(tool, tmp_path / str(index)) for index in range(3)]
+    for run, iteration in zip(runs, (9, 19, 29)):
+        run.folder.mkdir()
+        (run.folder / "metrics.json").write_text(f'{{"iteration": {iteration}}}\n')
+    (runs[0].folder / "last_checkpoint").touch()  # 10 iterations are done; the others start anew
+    progress = tool.progress.Progress(runs, finished=2)
+    assert progress.describe([]) == "0:00:00  2 of 5 runs done"
+    now[0] += 60
+    (runs[0].folder / "metrics.json").write_text('{"iteration": 29}\n')
+    line = progress.describe(runs[:1])
+    # 20 of 110 iterations in a minute.
+    assert line == "0:01:00  2 of 5 runs done, about 0:04:30 left | a, seed 0: 30/40"
+    progress.end(runs[0], failed=True)
+    now[0] += 20
+    # What a failed run would still have done is not waited for.
+    assert progress.describe([]) == "0:01:20  2 of 5 runs done, 1 failed, about 0:05:20 left"
+
+
+def test_a_terminal_shows_one_line_that_changes(tool, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "11")
+    display = tool.progress.Display()
+    display.update("a line that is too long")
+    display.say("message")
+    assert capsys.readouterr().out == "\r\033[Ka line tha\r\033[Kmessage\n"
+
+
+# Results
+
+
+def test_only_the_last_evaluation_counts(tool, tmp_path):
+    lines = [
+        {"iteration": 19, MIOU: 70.0, "bbox/AP": 3.0},
+        {"iteration": 39, "total_loss": 1.0},
+        {"iteration": 40, MIOU: 60.0, S_C: float("nan")},
+    ]
+    (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    assert tool.results.final_evaluation(tmp_path) == {MIOU: 60.0}
+
+
+def test_mean_and_spread_over_the_seeds(tool):
+    outcomes = [
+        outcome(tool, "a", 0, miou=70.0, s_c=0.5),
+        outcome(tool, "b", 0, miou=72.04),
+        outcome(tool, "a", 1, miou=74.0, s_c=0.5),
+        outcome(tool, "b", 1, "failed"),
+        outcome(tool, "c", 0, "started"),
+        outcome(tool, "c", 1, "new"),
+    ]
+    assert tool.results.measured(outcomes, ["bbox/AP", S_C, MIOU]) == [S_C, MIOU]
+    summaries = tool.results.summarize(outcomes)
+    assert [each.name for each in summaries] == ["a", "b", "c"]
+    assert summaries[0].values == {MIOU: [70.0, 74.0], S_C: [0.5, 0.5]}
+    # The spread is sqrt((2^2 + 2^2) / 1); the means are equal to one digit.
+    assert cells_of(tool.results.format_table(summaries, [MIOU, S_C])) == [
+        ["config", "seeds", "mIoU ↑", "S_C ↓"],
+        ["a", "2", "**72.0** ± 2.8", "0.500 ± 0.000"],
+        ["b", "1 of 2, 1 failed", "**72.0**", ""],
+        ["c", "0 of 2", "", ""],
+    ]
+
+
+def test_the_best_is_the_lowest_where_lower_is_better(tool):
+    outcomes = [outcome(tool, "a", 0, miou=9.0, s_c=0.3), outcome(tool, "b", 0, miou=10, s_c=0.4)]
+    table = tool.results.format_table(tool.results.summarize(outcomes), [MIOU, S_C])
+    assert cells_of(table)[1:] == [["a", "1", "9.0", "**0.300**"], ["b", "1", "**10.0**", "0.400"]]
+
+
+def test_headers_are_short_where_that_is_clear(tool):
+    outcomes = [outcome(tool, "a", 0, miou=9.0, s_c=0.3, queries=0.6)]
+    table = tool.results.format_table(
+        tool.results.summarize(outcomes), [MIOU, S_C, "queries/S_C"]
+    )
+    assert cells_of(table)[0][2:] == ["mIoU ↑", "tokens/S_C ↓", "queries/S_C ↓"]
+
+
+# With real trainings
+
+
+def test_trains_reports_and_resumes(tool, tiny_shapes, tmp_path, capsys):
+    """The config "after" starts from what "before" learns, so it fails at first."""
+    output, after = tmp_path / "out", tmp_path / "after.yaml"
+    weights = output / "before" / "seed_1" / "model_final.pth"
+    after.write_text(f"_BASE_: {CONFIG}\nMODEL:\n  WEIGHTS: {weights}\n")
+    arguments = ["--configs", str(after), f"before={CONFIG}", "--seeds", "1"]
+    arguments += ["--output", str(output), "--threads", "1"]
+    options = tiny_options(SOLVER__MAX_ITER=2, MODEL__SGR__SUPERVISION__MAX_ACTIVE=8)
+
+    assert tool.main([*arguments, *options]) == 1
+    printed = capsys.readouterr().out
+    assert "FAILED after, seed 1 (exit status 1)" in printed
+    assert "FileNotFoundError: there is no checkpoint" in printed
+    assert "Finished before, seed 1" in printed
+
+    assert tool.main([*arguments, *options]) == 0
+    assert "Resuming" not in capsys.readouterr().out  # it had learned nothing
+    table = cells_of((output / "results.md").read_text())
+    assert table[0][2:] == ["mIoU ↑", "S_C ↓", "D_C ↑", "S_I ↓", "D_I ↑"]
+    assert [row[:2] for row in table[1:]] == [["after", "1"], ["before", "1"]]
+    with (output / "results.csv").open() as file:
+        values = np.array([list(row.values())[3:] for row in csv.DictReader(file)], float)
+    assert values.shape == (2, 5) and np.isfinite(values).all()
+    assert (output / "results.png").is_file()
+
+    error = error_of(tool, capsys, [*arguments, *options, "SOLVER.MAX_ITER", "4"])
+    assert "before/seed_1 was trained with another config: SOLVER.MAX_ITER 2 -> 4" in error

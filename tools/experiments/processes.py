@@ -1,0 +1,194 @@
+"""Trainings as processes, some of them at a time, which end when the tool does."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from .runs import Run, prepare, write_record
+
+__all__ = ["Launcher", "Pool", "describe_end", "interruptible", "locked"]
+
+TRAIN_NET = Path(__file__).resolve().parents[2] / "train_net.py"
+SECONDS_TO_END = 10
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """How every training is started.
+
+    Args:
+        opts: KEY, VALUE, ... behind those of the run.
+        flags: of train_net.py, such as ``--allow-pickle``.
+        num_gpus: GPUs of each training.
+        threads: CPU threads of each training.
+        gpus: those of this machine, as CUDA_VISIBLE_DEVICES names them; none on a CPU.
+        lock: an open file to keep open as long as a training lives; see :func:`locked`.
+    """
+
+    opts: Sequence[str] = ()
+    flags: Sequence[str] = ()
+    num_gpus: int = 1
+    threads: int = 1
+    gpus: Sequence[str] = ()
+    lock: TextIO | None = None
+
+    def command(self, run: Run) -> list[str]:
+        """The command line of a run."""
+        return [
+            *(sys.executable, "-W", "ignore", str(TRAIN_NET)),
+            *("--config-file", str(run.config_file)),
+            # Each its own port: the default is the same for all processes of a user.
+            *("--num-gpus", str(self.num_gpus), "--dist-url", "auto"),
+            *(["--resume"] if run.has_checkpoint else []),
+            *self.flags,
+            *("OUTPUT_DIR", str(run.folder), "SEED", str(run.seed)),
+            *self.opts,
+        ]
+
+    def environment(self, slot: int) -> dict[str, str]:
+        """The environment of a training in one of the pool's slots, which share out the GPUs."""
+        # Unbuffered, so that the console has everything in its order.
+        changes = {"OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
+        if self.gpus:
+            first = slot * self.num_gpus
+            own = [self.gpus[(first + i) % len(self.gpus)] for i in range(self.num_gpus)]
+            changes["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+        return {**os.environ, **changes}
+
+    def start(self, run: Run, slot: int) -> subprocess.Popen:
+        """Start a run, or go on with it."""
+        prepare(run)
+        write_record(run, "started")
+        command = self.command(run)
+        with run.console.open("a") as console:
+            console.write(f"$ {shlex.join(command)}\n")
+            console.flush()
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                env=self.environment(slot),
+                # A group of its own, with the workers that it starts: Ctrl-C reaches only the tool,
+                # which ends them in an orderly way.
+                start_new_session=True,
+                pass_fds=[self.lock.fileno()] if self.lock else [],
+            )
+
+
+class Pool:
+    """At most ``size`` trainings at a time; leaving its ``with`` block stops them.
+
+    A training that is stopped goes on from its last checkpoint when it is started again.
+    """
+
+    def __init__(self, launcher: Launcher, size: int):
+        self.launcher = launcher
+        self.size = size
+        self._active: dict[int, tuple[Run, subprocess.Popen]] = {}
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_error) -> None:
+        processes = [process for _, process in self._active.values()]
+        for process in processes:
+            _signal_group(process, signal.SIGTERM)
+        for process in processes:
+            try:
+                process.wait(SECONDS_TO_END)
+            except subprocess.TimeoutExpired:
+                _signal_group(process, signal.SIGKILL)
+                process.wait()
+
+    @property
+    def active(self) -> list[Run]:
+        """The runs that are going."""
+        return [run for run, _ in self._active.values()]
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._active) < self.size
+
+    def start(self, run: Run) -> None:
+        """Start a run in a free slot."""
+        slot = min(set(range(self.size)) - self._active.keys())
+        self._active[slot] = run, self.launcher.start(run, slot)
+
+    def collect(self) -> list[tuple[Run, int]]:
+        """The runs that ended since the last call, noted as finished or failed, and their status.
+
+        A process ends with status 0 only after the evaluation of the last iteration.
+        """
+        ended = []
+        for slot, (run, process) in list(self._active.items()):
+            code = process.poll()
+            if code is not None:
+                del self._active[slot]
+                write_record(run, "failed" if code else "finished")
+                ended.append((run, code))
+        return ended
+
+
+def _signal_group(process: subprocess.Popen, number: signal.Signals) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        pass  # it ended by itself
+
+
+def describe_end(code: int) -> str:
+    """The exit status of a process in words."""
+    if code >= 0:
+        return f"exit status {code}"
+    name = signal.Signals(-code).name
+    return f"killed by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[TextIO]:
+    """Keep other processes of this tool off a folder.
+
+    The lock lives on in the trainings that inherit the file, so that those of a tool that was
+    killed outright are noticed.
+
+    Raises:
+        ValueError: if another process has the lock.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another process is at work in {folder}: this tool, or a training that it left "
+                "behind; wait for its end, or name another folder by --output"
+            ) from None
+        yield file
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let a polite request to end, or a closed terminal, raise KeyboardInterrupt like Ctrl-C."""
+    def interrupt(_number, _frame):
+        raise KeyboardInterrupt
+
+    old = {}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores the latter
+            old[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,190 @@
+"""What the runs' last evaluations say: a table, every run's values, and a picture."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+from PIL import Image
+from tabulate import tabulate
+
+from sgr.visualization import draw_comparison, higher_is_better, read_metrics
+
+from .runs import Run, status
+
+__all__ = [
+    "Outcome",
+    "Summary",
+    "collect",
+    "format_table",
+    "measured",
+    "summarize",
+    "write_csv",
+    "write_report",
+]
+
+CAPTION = """\
+The last evaluation of each run: mean ± standard deviation (with N - 1) over the seeds that have
+finished. Bold: the best mean. ↑ higher is better, ↓ lower is better."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        name, seed: of the run.
+        status: see :func:`.runs.status`.
+        values: metric -> value of the last evaluation; empty if the run has not finished.
+    """
+
+    name: str
+    seed: int
+    status: str
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A config over its seeds.
+
+    Attributes:
+        name: of the config.
+        statuses: status -> number of runs.
+        values: metric -> values of those runs that have it.
+    """
+
+    name: str
+    statuses: Counter[str]
+    values: dict[str, list[float]]
+
+
+def collect(runs: Sequence[Run]) -> list[Outcome]:
+    """The outcomes of all runs so far."""
+    outcomes = []
+    for run in runs:
+        state = status(run)
+        values = final_evaluation(run.folder) if state == "finished" else {}
+        outcomes.append(Outcome(run.name, run.seed, state, values))
+    return outcomes
+
+
+def final_evaluation(folder: Path) -> dict[str, float]:
+    """The values of a finished training's last evaluation; those that are not finite are left out.
+
+    The evaluation after the training stands in a line of its own, behind the last iteration.
+    """
+    series = read_metrics(folder)
+    last = max((iterations[-1] for iterations, _ in series.values()), default=None)
+    return {
+        metric: float(values[-1])
+        for metric, (iterations, values) in series.items()
+        if iterations[-1] == last and math.isfinite(values[-1])
+    }
+
+
+def measured(outcomes: Sequence[Outcome], metrics: Sequence[str]) -> list[str]:
+    """Of these metrics, those that at least one run has."""
+    return [metric for metric in metrics if any(metric in each.values for each in outcomes)]
+
+
+def summarize(outcomes: Sequence[Outcome]) -> list[Summary]:
+    """The outcomes by config, in the order in which the configs first appear."""
+    summaries: dict[str, Summary] = {}
+    for outcome in outcomes:
+        summary = summaries.setdefault(outcome.name, Summary(outcome.name, Counter(), {}))
+        summary.statuses[outcome.status] += 1
+        for metric, value in outcome.values.items():
+            summary.values.setdefault(metric, []).append(value)
+    return list(summaries.values())
+
+
+def format_table(summaries: Sequence[Summary], metrics: Sequence[str]) -> str:
+    """A Markdown table: mean and standard deviation, the best mean of a column in bold."""
+    columns = {
+        "config": [summary.name for summary in summaries],
+        "seeds": [_describe_seeds(summary.statuses) for summary in summaries],
+        **{
+            header: _column([summary.values.get(metric, []) for summary in summaries], metric)
+            for metric, header in _headers(metrics).items()
+        },
+    }
+    align = ("left", "left") + ("right",) * len(metrics)
+    return tabulate(columns, "keys", tablefmt="github", disable_numparse=True, colalign=align)
+
+
+def _headers(metrics: Sequence[str]) -> dict[str, str]:
+    """Metric -> header with the way that is better; short where that is still clear."""
+    short = Counter(metric.rpartition("/")[2] for metric in metrics)
+    headers = {}
+    for metric in metrics:
+        name = metric.rpartition("/")[2]
+        arrow = "↑" if higher_is_better(metric) else "↓"
+        headers[metric] = f"{name if short[name] == 1 else metric} {arrow}"
+    return headers
+
+
+def _describe_seeds(statuses: Counter[str]) -> str:
+    """As "3", or where not all runs have finished "1 of 3, 1 failed"."""
+    text, total = str(statuses["finished"]), statuses.total()
+    if statuses["finished"] < total:
+        text += f" of {total}"
+    if statuses["failed"]:
+        text += f", {statuses['failed']} failed"
+    return text
+
+
+def _column(values: Sequence[Sequence[float]], metric: str) -> list[str]:
+    """The cells of a metric, one per config."""
+    # Tokens are measured in nats and shares, everything else in percent.
+    digits = 3 if metric.rpartition("/")[2][:2] in ("S_", "D_") else 1
+    means = [f"{mean(each):.{digits}f}" if each else "" for each in values]
+    choose: Callable = max if higher_is_better(metric) else min
+    # By what is shown: two that read the same are equally good.
+    best = choose((float(each) for each in means if each), default=None)
+    several = sum(map(bool, means)) > 1
+    cells = []
+    for each, center in zip(values, means):
+        if several and center and float(center) == best:
+            center = f"**{center}**"
+        cells.append(f"{center} ± {stdev(each):.{digits}f}" if len(each) > 1 else center)
+    return cells
+
+
+def write_csv(path: Path, outcomes: Sequence[Outcome], metrics: Sequence[str]) -> None:
+    """Every run's values, one row per run."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["config", "seed", "status", *metrics])
+        for each in outcomes:
+            values = [each.values.get(metric, "") for metric in metrics]
+            writer.writerow([each.name, each.seed, each.status, *values])
+
+
+def write_report(outcomes: Sequence[Outcome], metrics: Sequence[str], output: Path) -> str:
+    """Write results.md, results.csv and, where there is a value, results.png.
+
+    Args:
+        outcomes: of all runs, of :func:`collect`.
+        metrics: those to show, as far as a run has them.
+        output: the folder for the files.
+
+    Returns:
+        The table in results.md.
+    """
+    metrics = measured(outcomes, metrics)
+    summaries = summarize(outcomes)
+    table = format_table(summaries, metrics)
+    text = f"{table}\n\n{CAPTION}\n"
+    if metrics:
+        picture = draw_comparison({each.name: each.values for each in summaries}, metrics)
+        Image.fromarray(picture).save(output / "results.png")
+        text += "\n![A dot per seed, their mean and standard deviation](results.png)\n"
+    (output / "results.md").write_text(text, encoding="utf-8")
+    write_csv(output / "results.csv", outcomes, metrics)
+    return table

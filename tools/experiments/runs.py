@@ -1,0 +1,217 @@
+"""A run: one config trained with one seed in a folder of its own.
+
+Its folder holds, beside what train_net.py writes, ``experiment.json`` with the run's config and how
+far it came, and ``console.txt`` with all that its process printed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sgr.engine import load_config
+
+__all__ = [
+    "Run",
+    "check_unchanged",
+    "parse_configs",
+    "plan_runs",
+    "prepare",
+    "status",
+    "write_record",
+]
+
+# What the tool itself sets for each run.
+OWN_KEYS = ("OUTPUT_DIR", "SEED")
+MAX_SHOWN_CHANGES = 5
+
+
+@dataclass(frozen=True)
+class Run:
+    """One config with one seed.
+
+    Attributes:
+        name: of the config; the same for all its seeds.
+        config_file: as for train_net.py.
+        seed: its SEED.
+        folder: its OUTPUT_DIR.
+        settings: all that its config sets, by key ("SOLVER.MAX_ITER"), as Python writes the values.
+        max_iter: iterations of the whole training.
+    """
+
+    name: str
+    config_file: Path
+    seed: int
+    folder: Path
+    settings: dict[str, str]
+    max_iter: int
+
+    def __str__(self) -> str:
+        return f"{self.name}, seed {self.seed}"
+
+    @property
+    def console(self) -> Path:
+        """What its process printed, over all attempts."""
+        return self.folder / "console.txt"
+
+    @property
+    def record(self) -> Path:
+        return self.folder / "experiment.json"
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether ``--resume`` has something to go on with."""
+        return (self.folder / "last_checkpoint").is_file()
+
+
+def parse_configs(texts: Sequence[str]) -> dict[str, Path]:
+    """Config files by their names; "FILE" is named after the file, "NAME=FILE" as it says.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if two have the same name, or a name cannot be that of a folder.
+    """
+    configs: dict[str, Path] = {}
+    for text in texts:
+        before, equals, after = text.partition("=")
+        path = Path(after if equals else text)
+        name = before if equals else path.stem
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"there is no config file {str(path)!r} (changes of the configs, KEY VALUE, come "
+                "after --output DIR, or at the end behind --)"
+            )
+        if not name or name in (".", "..") or "/" in name or os.sep in name:
+            raise ValueError(f"{name!r} of {text!r} cannot be the name of a folder")
+        if name in configs:
+            raise ValueError(
+                f"two configs have the name {name!r}: {configs[name]} and {path}; name one "
+                "differently, as in NAME=FILE"
+            )
+        configs[name] = path
+    return configs
+
+
+def plan_runs(
+    configs: dict[str, Path],
+    seeds: Sequence[int],
+    output: Path,
+    opts: Sequence[str] = (),
+    *,
+    allow_unsafe: bool = False,
+) -> list[Run]:
+    """All runs, seed by seed, so that each config soon has a first result.
+
+    Args:
+        configs: of :func:`parse_configs`.
+        seeds: not negative and each once.
+        output: the runs' folders are ``output/NAME/seed_SEED``.
+        opts: KEY, VALUE, ... for all configs.
+        allow_unsafe: accept ``!!python`` tags in the configs.
+
+    Raises:
+        ValueError: for seeds or options that cannot be, or a config that cannot be loaded.
+    """
+    for seed, count in Counter(seeds).items():
+        if seed < 0:
+            raise ValueError(f"seed {seed} is negative, which stands for a random one")
+        if count > 1:
+            raise ValueError(f"seed {seed} is given {count} times")
+    for key in OWN_KEYS:
+        if key in opts[::2]:
+            raise ValueError(f"{key} belongs to each run; use --output and --seeds instead")
+    loaded = {name: _load(file, opts, allow_unsafe) for name, file in configs.items()}
+    return [
+        Run(
+            name=name,
+            config_file=configs[name],
+            seed=seed,
+            folder=output / name / f"seed_{seed}",
+            settings={**dict(_flatten(cfg)), "SEED": repr(seed)},
+            max_iter=cfg.SOLVER.MAX_ITER,
+        )
+        for seed in seeds
+        for name, cfg in loaded.items()
+    ]
+
+
+def _load(file: Path, opts: Sequence[str], allow_unsafe: bool):
+    try:
+        return load_config(str(file), list(opts), allow_unsafe=allow_unsafe)
+    # An unknown key is a KeyError in a file and an AssertionError in options, to yacs.
+    except (AssertionError, FileNotFoundError, KeyError, ValueError) as error:
+        raise ValueError(f"{file}: {error.args[0]}") from error
+
+
+def _flatten(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        elif prefix + key not in OWN_KEYS:
+            yield prefix + key, repr(value)
+
+
+def status(run: Run) -> str:
+    """How far the run came: "finished", "failed", "started" (now, or interrupted) or "new"."""
+    return _read_record(run).get("status", "new")
+
+
+def write_record(run: Run, status: str) -> None:
+    """Note the run's status and config; at once or not at all, should we be killed meanwhile."""
+    text = json.dumps({"status": status, "settings": run.settings}, indent=1)
+    draft = run.record.with_suffix(".draft")
+    draft.write_text(text + "\n")
+    os.replace(draft, run.record)
+
+
+def check_unchanged(runs: Sequence[Run]) -> None:
+    """See that what is trained already in the runs' folders was trained with their configs.
+
+    A folder without a checkpoint holds nothing worth keeping, so its config may have changed. Keys
+    that only one of the two configs knows do not count: they came or went with the code.
+
+    Raises:
+        ValueError: that names the folders and what changed.
+    """
+    problems = []
+    for run in runs:
+        record = _read_record(run)
+        if not record and (run.has_checkpoint or (run.folder / "metrics.json").exists()):
+            problems.append(f"{run.folder} holds a training that was not started by this tool")
+        elif status(run) == "finished" or run.has_checkpoint:
+            changes = _changes(record["settings"], run.settings)
+            if changes:
+                problems.append(f"{run.folder} was trained with another config: {changes}")
+    if problems:
+        advice = "delete these folders to train anew, or name another one by --output"
+        raise ValueError("\n".join([*problems, advice]))
+
+
+def _changes(old: dict[str, str], new: dict[str, str]) -> str:
+    """What changed, in words; "" if nothing did."""
+    changed = [key for key in new if key in old and old[key] != new[key]]
+    shown = [f"{key} {old[key]} -> {new[key]}" for key in changed[:MAX_SHOWN_CHANGES]]
+    if len(changed) > len(shown):
+        shown.append(f"and {len(changed) - len(shown)} more")
+    return ", ".join(shown)
+
+
+def prepare(run: Run) -> None:
+    """Make the run's folder fit to begin, or to go on where an interrupted run stopped."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    metrics = run.folder / "metrics.json"
+    if not run.has_checkpoint:
+        metrics.unlink(missing_ok=True)  # the writer would append to it
+    elif metrics.is_file():
+        # A process that is killed can leave half a line, to which the next would append.
+        text = metrics.read_bytes()
+        metrics.write_bytes(text[: text.rfind(b"\n") + 1])
+
+
+def _read_record(run: Run) -> dict[str, Any]:
+    return json.loads(run.record.read_text()) if run.record.is_file() else {}

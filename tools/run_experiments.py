@@ -1,0 +1,220 @@
+#!/usr/bin/env python
+r"""Train several configs with several seeds, and compare them in one table and one picture.
+
+    python tools/run_experiments.py --configs configs/shapes/maskformer_R50_sgr.yaml \
+        plain=configs/shapes/maskformer_R50_sgr_wo_concept_losses.yaml \
+        --seeds 0 1 2 --output output/ablation [--jobs 2] [KEY VALUE ...]
+
+Every run is a train_net.py of its own in OUTPUT/NAME/seed_SEED, which also keeps what it printed in
+console.txt. A run that fails leaves the others alone. The same command again goes on where it was
+interrupted, tries failed runs once more and repeats none that has finished; whatever else a folder
+was trained with is an error. After each run, and with --report-only from what there is, it writes
+
+    results.md     one row per config: mean ± standard deviation of the last evaluation
+    results.csv    one row per run
+    results.png    a dot per run, their mean and standard deviation
+
+Options at the end change all configs, as with train_net.py; behind a list of configs or seeds they
+need a -- before them. The exit status is 1 if a run failed, and 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from sgr.visualization import higher_is_better
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # also when loaded from elsewhere
+from experiments.processes import (  # noqa: E402
+    Launcher,
+    Pool,
+    describe_end,
+    interruptible,
+    locked,
+)
+from experiments.progress import Display, Progress  # noqa: E402
+from experiments.results import collect, measured, write_report  # noqa: E402
+from experiments.runs import Run, check_unchanged, parse_configs, plan_runs, status  # noqa: E402
+
+METRICS = [
+    *("sem_seg/mIoU", "tokens/S_C", "tokens/D_C", "tokens/S_I", "tokens/D_I"),
+    *("bbox/AP", "segm/AP", "panoptic_seg/PQ"),
+]
+SECONDS_BETWEEN_LOOKS = 0.5
+LINES_OF_A_FAILURE = 15
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add(
+        "--configs",
+        nargs="+",
+        required=True,
+        metavar="[NAME=]FILE",
+        help="named after the file where no name is given",
+    )
+    add("--seeds", nargs="+", type=int, required=True, metavar="SEED")
+    add("--output", type=Path, required=True, metavar="DIR", help="for runs and results")
+    add("--jobs", type=_positive, default=1, metavar="N", help="runs at a time (default: 1)")
+    add(
+        "--threads",
+        type=_positive,
+        metavar="N",
+        help="CPU threads of a run (default: PyTorch's number, shared out between the jobs)",
+    )
+    add(
+        "--num-gpus",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="GPUs of a run; jobs take different ones as far as there are enough (default: 1)",
+    )
+    add(
+        "--metrics",
+        nargs="+",
+        metavar="NAME",
+        help="columns of the table, as metrics.json names them, where a run has them (default: "
+        f"{' '.join(METRICS)})",
+    )
+    add("--report-only", action="store_true", help="write the results of what has finished")
+    add("--allow-pickle", action="store_true", help="as in train_net.py")
+    add("--allow-unsafe-yaml", action="store_true", help="as in train_net.py")
+    # Not REMAINDER, which would keep a -- before them.
+    add("opts", nargs="*", metavar="KEY VALUE", help="changes of all configs")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    with ExitStack() as stack:
+        try:
+            runs, launcher = plan(args)
+            if not args.report_only:
+                launcher = replace(launcher, lock=stack.enter_context(locked(args.output)))
+            check_unchanged(runs)
+        except (FileNotFoundError, ValueError) as error:
+            parser.error(str(error))
+        failed = 0
+        if not args.report_only:
+            stack.enter_context(interruptible())
+            try:
+                failed = train(runs, launcher, args)
+            except KeyboardInterrupt:
+                print("\nStopped. The same command goes on from the last checkpoints.")
+                return 130
+    report(runs, args)
+    return 1 if failed else 0
+
+
+def plan(args: argparse.Namespace) -> tuple[list[Run], Launcher]:
+    """All runs, and how to start them.
+
+    Raises:
+        FileNotFoundError, ValueError: for what cannot be.
+    """
+    for metric in args.metrics or ():
+        higher_is_better(metric)  # raises if it is unknown
+    gpus = visible_gpus()
+    if gpus and args.num_gpus > len(gpus):
+        raise ValueError(f"--num-gpus {args.num_gpus}: there are {len(gpus)} here")
+    runs = plan_runs(
+        parse_configs(args.configs),
+        args.seeds,
+        args.output,
+        args.opts,
+        allow_unsafe=args.allow_unsafe_yaml,
+    )
+    switches = {
+        "--allow-pickle": args.allow_pickle,
+        "--allow-unsafe-yaml": args.allow_unsafe_yaml,
+    }
+    launcher = Launcher(
+        opts=args.opts,
+        flags=[flag for flag, given in switches.items() if given],
+        num_gpus=args.num_gpus,
+        threads=args.threads or max(torch.get_num_threads() // args.jobs, 1),
+        gpus=gpus,
+    )
+    return runs, launcher
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    count = torch.cuda.device_count()
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return names.split(",")[:count] if names else [str(index) for index in range(count)]
+
+
+def train(runs: Sequence[Run], launcher: Launcher, args: argparse.Namespace) -> int:
+    """Train all runs that have not finished; the number of those that failed."""
+    queue = deque(run for run in runs if status(run) != "finished")
+    progress = Progress(queue, finished=len(runs) - len(queue))
+    display = Display()
+    display.say(
+        f"Runs: {len(runs)}, {progress.finished} of them finished earlier; {args.jobs} at a time; "
+        f"CPU threads of each: {launcher.threads}. Results after each: {args.output}/results.md"
+    )
+    with Pool(launcher, args.jobs) as pool:
+        while queue or pool.active:
+            while queue and pool.has_room:
+                run = queue.popleft()
+                display.say(f"{progress.elapsed}  {start_text(run)}")
+                pool.start(run)
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            for run, code in pool.collect():
+                progress.end(run, failed=code != 0)
+                display.say(f"{progress.elapsed}  {end_text(run, code)}")
+                write_report(collect(runs), args.metrics or METRICS, args.output)
+            display.update(progress.describe(pool.active))
+    display.say("")
+    return progress.failed
+
+
+def start_text(run: Run) -> str:
+    """What is said when a run starts."""
+    return f"{'Resuming' if run.has_checkpoint else 'Starting'} {run} -> {run.folder}"
+
+
+def end_text(run: Run, code: int) -> str:
+    """What is said when a run ends: of a failed one the last lines that it printed."""
+    if code == 0:
+        return f"Finished {run}"
+    lines = run.console.read_text(errors="replace").splitlines()[-LINES_OF_A_FAILURE:]
+    text = f"FAILED {run} ({describe_end(code)}); the end of {run.console}:"
+    return "\n    ".join([text, *lines])
+
+
+def report(runs: Sequence[Run], args: argparse.Namespace) -> None:
+    """Write the results and print the table."""
+    args.output.mkdir(parents=True, exist_ok=True)
+    outcomes = collect(runs)
+    print(write_report(outcomes, args.metrics or METRICS, args.output))
+    print(f"\nWritten: results.md, results.csv and, of finished runs, results.png in {args.output}")
+    absent = set(args.metrics or ()) - set(measured(outcomes, args.metrics or ()))
+    if absent:
+        print(f"No run that has finished has {', '.join(sorted(absent))}")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be positive, got {value}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
