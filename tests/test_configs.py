@@ -12,7 +12,12 @@ from sgr.modeling.reasoning import ReasoningModule
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 # What has a schedule in its name; the others are bases, or small.
 SCHEDULED = sorted(CONFIGS.glob("*/*_bs*.yaml"))
-WITH_SGR = sorted(CONFIGS.glob("*/*_sgr_bs*.yaml"))
+WITH_SGR = sorted([*CONFIGS.glob("*/*_sgr_bs*.yaml"), *CONFIGS.glob("*/*_glore_bs*.yaml")])
+ABLATIONS = sorted(CONFIGS.glob("*/ablations/*.yaml"))
+ABLATION_BASES = {
+    "shapes": "fcn_R50_sgr.yaml",
+    "coco-stuff-10k-171": "fcn_R101_sgr_bs16_78750.yaml",
+}
 
 
 def name(path):
@@ -27,7 +32,7 @@ def flat(node, prefix=""):
             yield f"{prefix}{key}", value
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=name)
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=name)
 def test_file_can_be_read(path):
     cfg = load_config(str(path))
     assert bool(cfg.DATASETS.TRAIN) == bool(cfg.DATASETS.TEST)
@@ -42,20 +47,38 @@ def test_schedule_is_the_one_in_the_name(path):
     assert abs(cfg.SOLVER.MAX_ITER - expected) < (500 if unit else 1)
 
 
+def changes(path, base):
+    """Keys in which two configs differ -> their value in the first."""
+    ours, others = (dict(flat(load_config(str(each)))) for each in (path, base))
+    return {key: ours[key] for key in ours if ours[key] != others[key]}
+
+
 @pytest.mark.parametrize("path", WITH_SGR, ids=name)
-def test_sgr_changes_the_backbone_and_its_own_keys_only(path):
-    with_sgr = dict(flat(load_config(str(path))))
-    without = dict(flat(load_config(str(path.with_name(path.name.replace("_sgr_", "_"))))))
-    changed = {key for key in with_sgr if with_sgr[key] != without[key]}
-    changed = {key for key in changed if not key.startswith("MODEL.SGR.")}
-    assert changed == {"MODEL.BACKBONE.NAME"}
-    assert with_sgr["MODEL.SGR.SUPERVISION.WEIGHT"] > 0
-    assert without["MODEL.SGR.SUPERVISION.WEIGHT"] == 0
+def test_sgr_changes_nothing_beside_it(path):
+    base = path.with_name(re.sub("_sgr_|_glore_", "_", path.name))
+    changed = {
+        key: value
+        for key, value in changes(path, base).items()
+        if not key.startswith(("MODEL.SGR.", "TEST.TOKENS."))
+    }
+    # Where the module sits.
+    assert changed.keys() in ({"MODEL.BACKBONE.NAME"}, {"MODEL.SEM_SEG_HEAD.REASONING"})
+    assert load_config(str(base)).MODEL.SGR.SUPERVISION.WEIGHT == 0
+    sgr = load_config(str(path)).MODEL.SGR
+    assert (sgr.SUPERVISION.WEIGHT > 0) == (sgr.NAME == "SemanticGlobalReasoning")
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=name)
+def test_ablations_change_what_they_are_about(path):
+    changed = changes(path, path.parents[1] / ABLATION_BASES[path.parents[1].name])
+    assert 1 <= len(changed) <= 2
+    assert all(key.startswith("MODEL.SGR.") for key in changed)
 
 
 # What the papers and the public configs say: batch, rate, its factor for the backbone, decay,
 # crop, and the weights of the losses.
 MASKFORMER = {"CLASS_WEIGHT": 1.0, "MASK_WEIGHT": 20.0, "DICE_WEIGHT": 1.0, "DEC_LAYERS": 6}
+PER_PIXEL = {}
 MASK2FORMER = {"CLASS_WEIGHT": 2.0, "MASK_WEIGHT": 5.0, "DICE_WEIGHT": 5.0, "DEC_LAYERS": 10}
 
 
@@ -68,12 +91,16 @@ MASK2FORMER = {"CLASS_WEIGHT": 2.0, "MASK_WEIGHT": 5.0, "DICE_WEIGHT": 5.0, "DEC
         ("coco-stuff-10k-171/mask2former_R101_sgr_bs16_78750", 1e-4, 0.1, 0.05, 512, MASK2FORMER),
         ("cityscapes-19/mask2former_R101_sgr_bs8_89250", 1e-4, 0.1, 0.05, 768, MASK2FORMER),
         ("coco/mask2former_R50_panoptic_sgr_bs16_368750", 1e-4, 0.1, 0.05, None, MASK2FORMER),
+        ("coco-stuff-10k-171/fcn_R101_sgr_bs16_78750", 0.04, 0.1, 1e-4, 512, PER_PIXEL),
+        ("cityscapes-19/deeplabv3_R101_sgr_bs8_89250", 0.06, 0.1, 1e-4, 768, PER_PIXEL),
+        ("ade20k-150/upernet_swin_tiny_sgr_bs16_151575", 6e-5, 1.0, 0.01, 512, PER_PIXEL),
     ],
 )
 def test_settings(path, rate, factor, decay, crop, losses):
     cfg = load_config(str(CONFIGS / f"{path}.yaml"))
     assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.BACKBONE_MULTIPLIER) == (rate, factor)
-    assert (cfg.SOLVER.OPTIMIZER, cfg.SOLVER.WEIGHT_DECAY) == ("ADAMW", decay)
+    optimizer = "SGD" if "_R101_" in path and losses is PER_PIXEL else "ADAMW"
+    assert (cfg.SOLVER.OPTIMIZER, cfg.SOLVER.WEIGHT_DECAY) == (optimizer, decay)
     if crop is None:
         assert (cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE) == (1024, 0.1, 2.0)
     else:
@@ -92,6 +119,8 @@ def test_settings(path, rate, factor, decay, crop, losses):
         "shapes/mask2former_R50_sgr.yaml",
         "shapes/mask2former_swin_sgr.yaml",
         "cityscapes-19/mask2former_swin_tiny_sgr_bs8_89250.yaml",
+        "cityscapes-19/deeplabv3_R101_sgr_bs8_89250.yaml",
+        "ade20k-150/upernet_swin_tiny_sgr_bs16_151575.yaml",
         "ade20k-150/maskformer_swin_tiny_sgr_bs16_160k.yaml",
     ],
 )
