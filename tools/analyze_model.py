@@ -3,6 +3,7 @@
 
     python tools/analyze_model.py \
         --config-file configs/coco-stuff-10k-171/maskformer_R101_sgr_bs16_78750.yaml
+    python tools/analyze_model.py --table-a    # the paper's models, beside the paper's numbers
 
 Inference of one square image is counted from the image to the result at the image's size, as fvcore
 counts: a multiply-add is one flop; normalisation and interpolation count, other elementwise
@@ -20,6 +21,7 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import prod
+from pathlib import Path
 from typing import Iterator, Sequence
 
 import torch
@@ -34,6 +36,14 @@ from sgr.modeling.mask_classification import MaskedAttentionPredictor, Transform
 from sgr.modeling.reasoning import ReasoningModule
 
 _ATTENTION = "attention"
+_CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "coco-stuff-10k-171"
+# Table a: method, our config, and the paper's GFLOPs at 512 x 512.
+_TABLE_A = (
+    ("Dil-FCN", "fcn_R101_bs16_78750.yaml", 224),
+    ("Dil-FCN + SGR", "fcn_R101_sgr_bs16_78750.yaml", 236),
+    ("MaskFormer", "maskformer_R101_bs16_78750.yaml", 75),
+    ("MaskFormer + SGR", "maskformer_R101_sgr_bs16_78750.yaml", 80),
+)
 
 
 @dataclass
@@ -148,19 +158,45 @@ def format_table(cost: ModelCost) -> str:
     return f"{table}\n\nnot counted: {ops or 'nothing'}"
 
 
+def format_table_a(costs: Sequence[ModelCost]) -> str:
+    """The costs of the models of the paper's Table a, in its order, beside the paper's."""
+    rows = []
+    for (method, _, paper), cost in zip(_TABLE_A, costs, strict=True):
+        model = cost.model
+        rows.append(
+            [method, f"{model.published_gflops:.2f}", paper, f"{cost.reasoning.gflops:.2f}",
+             f"{cost.reasoning.attention_gflops:.2f}", f"{model.params_m:.2f}"]
+        )
+    headers = [
+        "Table a", "GFLOPs", "paper", "of it SGR", "and its attention", "parameters (M)"
+    ]
+    return tabulate(rows, headers, disable_numparse=True, colalign=("left",) + ("right",) * 5)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, help="the model's YAML file")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config-file", help="the model's YAML file")
+    what.add_argument("--table-a", action="store_true", help="all models of the paper's Table a")
     parser.add_argument("--size", type=int, default=512, help="side of the square image, pixels")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides: KEY VALUE ...")
     args = parser.parse_args(argv)
-    # The counts do not depend on the device, and every machine has this one.
-    cfg = load_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
-    cost = analyze(build_model(cfg), args.size)
-    print(json.dumps(asdict(cost), indent=2) if args.json else format_table(cost))
+
+    def cost_of(config_file: str) -> ModelCost:
+        # The counts do not depend on the device, and every machine has this one.
+        cfg = load_config(config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
+        return analyze(build_model(cfg), args.size)
+
+    if args.table_a:
+        costs = [cost_of(str(_CONFIGS / file)) for _, file, _ in _TABLE_A]
+        content, table = [asdict(cost) for cost in costs], format_table_a(costs)
+    else:
+        cost = cost_of(args.config_file)
+        content, table = asdict(cost), format_table(cost)
+    print(json.dumps(content, indent=2) if args.json else table)
     return 0
 
 

@@ -80,6 +80,7 @@ def test_only_semantic_segmentation_can_be_counted(tool):
     ("config", "gflops", "params_m"),
     [
         ("coco-stuff-10k-171/maskformer_R101_bs16_78750", 75.15, 60.20),
+        ("coco-stuff-10k-171/fcn_R101_bs16_78750", 224, 52.15),
         ("ade20k-150/maskformer_swin_tiny_bs16_160k", 57.26, 41.76),
         ("ade20k-150/mask2former_R101_bs16_160k", 90.20, 63.03),
         ("ade20k-150/mask2former_swin_tiny_bs16_160k", 73.64, 47.44),
@@ -93,6 +94,19 @@ def test_models_cost_what_is_published(tool, config, gflops, params_m):
     cost = tool.analyze(build_model(tool.load_config(str(CONFIGS / f"{config}.yaml"), opts))).model
     assert cost.published_gflops == pytest.approx(gflops, rel=0.01)
     assert cost.params_m == pytest.approx(params_m, abs=0.005)
+
+
+def test_table_a_stands_beside_the_papers(tool):
+    costs = [tool.analyze(_Model(), size=16)] * 4
+    rows = tool.format_table_a(costs).splitlines()[2:]
+    published = f"{costs[0].model.published_gflops:.2f}"
+    for row, (method, paper) in zip(
+        rows,
+        [("Dil-FCN", 224), ("Dil-FCN + SGR", 236), ("MaskFormer", 75), ("MaskFormer + SGR", 80)],
+        strict=True,
+    ):
+        assert row.startswith(f"{method} ") and row.split()[-5:-3] == [published, str(paper)]
+    assert all((tool._CONFIGS / file).is_file() for _, file, _ in tool._TABLE_A)
 
 
 def test_sgr_stays_within_its_budget(tool, capsys):

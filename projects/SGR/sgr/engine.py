@@ -35,7 +35,9 @@ from .config import add_sgr_config
 from .data.mappers import PanopticConceptMapper, SemanticConceptMapper, build_mapper
 from .evaluation import build_evaluator
 from .modeling.reasoning import ReasoningModule
+from .modeling.recording import has_regions
 from .modeling.supervision import ConceptCriterion, ConceptLosses
+from .modeling.supervision.meta_arch import WAYS_TO_REGIONS
 from .solver import build_lr_scheduler, build_optimizer
 
 __all__ = [
@@ -286,6 +288,11 @@ class Trainer(DefaultTrainer):
                 f"{name} neither supervises concept regions nor puts them out; set "
                 f"MODEL.META_ARCHITECTURE to Concept{name} (see sgr.supervise_concepts), or "
                 "MODEL.SGR.SUPERVISION.WEIGHT to 0.0 and TEST.TOKENS.ENABLED to False"
+            )
+        if cfg.TEST.TOKENS.ENABLED and not has_regions(model):
+            raise ValueError(
+                f"there are no tokens to measure in {cfg.MODEL.META_ARCHITECTURE}: "
+                f"{WAYS_TO_REGIONS}, or set TEST.TOKENS.ENABLED to False"
             )
         return model
 

@@ -9,7 +9,12 @@ from torch import nn
 
 from .reasoning import ConceptRegions
 
-__all__ = ["record_concepts"]
+__all__ = ["has_regions", "record_concepts"]
+
+
+def has_regions(model: nn.Module) -> bool:
+    """Whether a module of ``model`` makes regions that :func:`record_concepts` would record."""
+    return any(_makes_regions(module) for module in model.modules())
 
 
 @contextmanager
@@ -35,12 +40,16 @@ def record_concepts(model: nn.Module) -> Iterator[dict[str, ConceptRegions]]:
     handles = []
     try:
         for name, module in model.named_modules():
-            if hasattr(module, "concept_regions"):
+            if _makes_regions(module):
                 handles.append(module.register_forward_hook(_recorder(record, name)))
         yield record
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _makes_regions(module: nn.Module) -> bool:
+    return hasattr(module, "concept_regions")
 
 
 def _recorder(record: dict[str, ConceptRegions], name: str):

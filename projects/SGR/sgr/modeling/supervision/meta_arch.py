@@ -13,7 +13,13 @@ from ..reasoning import ConceptRegions, ReasoningModule
 from ..recording import record_concepts
 from .criterion import ConceptCriterion
 
-__all__ = ["supervise_concepts"]
+__all__ = ["WAYS_TO_REGIONS", "supervise_concepts"]
+
+# For the errors of those who ask for regions of a model without.
+WAYS_TO_REGIONS = (
+    "put a reasoning module on the backbone (MODEL.BACKBONE.NAME: build_sgr_resnet_backbone, or "
+    "sgr.add_reasoning) or into an FCNHead (MODEL.SEM_SEG_HEAD.REASONING: True)"
+)
 
 
 def supervise_concepts(meta_arch_class: type[nn.Module]) -> type[nn.Module]:
@@ -104,9 +110,8 @@ def _find_config(args, kwargs) -> CfgNode | None:
 def _check_supervisable(model: nn.Module) -> None:
     if not any(_is_supervised(model, name) for name, _ in model.named_modules()):
         raise ValueError(
-            f"{type(model).__name__} has no reasoning module to supervise; put one on its backbone "
-            "(MODEL.BACKBONE.NAME: build_sgr_resnet_backbone, or sgr.add_reasoning), or set "
-            "MODEL.SGR.SUPERVISION.WEIGHT to 0.0"
+            f"{type(model).__name__} has no reasoning module to supervise: {WAYS_TO_REGIONS}, or "
+            "set MODEL.SGR.SUPERVISION.WEIGHT to 0.0"
         )
 
 
@@ -143,8 +148,8 @@ def _regions_to_show(
     """The coarsest regions of each kind, by their key in an image's output."""
     if not record:
         raise RuntimeError(
-            f"{type(model).__name__} made no concept regions; put a reasoning module on its "
-            "backbone, or set TEST.TOKENS.ENABLED to False"
+            f"{type(model).__name__} made no concept regions: {WAYS_TO_REGIONS}, or set "
+            "TEST.TOKENS.ENABLED to False"
         )
     reasoned, queries = [], []
     for name, regions in record.items():
