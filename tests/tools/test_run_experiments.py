@@ -158,6 +158,15 @@ def test_a_config_with_an_unknown_key_is_named(tool, capsys, arguments, configs)
     assert "b.yaml: Non-existent config key: SOLVER.EPOCHS" in error_of(tool, capsys, arguments)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("_BASE_: nowhere.yaml\n", "No such file.*nowhere.yaml"), ("MODEL: [1\n", "expected")],
+)
+def test_a_config_that_cannot_be_read_is_named(tool, capsys, arguments, configs, text, message):
+    Path(configs[1]).write_text(text)
+    assert re.search(f"b.yaml: .*{message}", error_of(tool, capsys, arguments), re.DOTALL)
+
+
 def test_changed_configs_are_noticed(tool, tmp_path):
     run = run_in(tool, tmp_path, A="1", B="2")
     changed = run_in(tool, tmp_path, A="1", B="3")

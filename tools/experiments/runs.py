@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from sgr.engine import load_config
 
 __all__ = [
@@ -144,8 +146,10 @@ def _load(file: Path, opts: Sequence[str], allow_unsafe: bool):
     try:
         return load_config(str(file), list(opts), allow_unsafe=allow_unsafe)
     # An unknown key is a KeyError in a file and an AssertionError in options, to yacs.
-    except (AssertionError, FileNotFoundError, KeyError, ValueError) as error:
+    except (AssertionError, KeyError) as error:
         raise ValueError(f"{file}: {error.args[0]}") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _flatten(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -214,4 +218,9 @@ def prepare(run: Run) -> None:
 
 
 def _read_record(run: Run) -> dict[str, Any]:
-    return json.loads(run.record.read_text()) if run.record.is_file() else {}
+    if not run.record.is_file():
+        return {}
+    try:
+        return json.loads(run.record.read_text())
+    except ValueError as error:
+        raise ValueError(f"{run.record} is damaged ({error}); delete its folder") from error

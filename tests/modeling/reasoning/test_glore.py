@@ -352,7 +352,7 @@ def test_tokens_are_the_nodes_where_queries_are_as_coarse():
 
 def test_cannot_be_supervised():
     backbone = sgr.add_reasoning(TinyBackbone(), {"stride4": GloRe(16, stride=4)})
-    with pytest.raises(ValueError, match="no reasoning module to supervise.*WEIGHT to 0.0"):
+    with pytest.raises(ValueError, match="GloRe learns without concept losses.*WEIGHT to 0.0"):
         sgr.supervise_concepts(ForeignModel)(
             backbone, concept_criterion=ConceptCriterion(ConceptMatcher())
         )

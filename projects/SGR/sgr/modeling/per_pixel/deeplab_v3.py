@@ -23,7 +23,8 @@ class AnySizeDeepLabV3Head(PerPixelHead):
     Detectron2's, where INPUT.CROP.ENABLED, pools by windows of the training crop's size, and
     refuses feature maps that are no multiple of it: of a model trained on 768-pixel crops, images
     of 1024 x 2048. Otherwise the two compute the same, with the same parameter names; only that
-    dropout (ASPP_DROPOUT) drops whole channels, as in the other heads. CONVS_DIM plays no role.
+    dropout (ASPP_DROPOUT, not DROPOUT) drops whole channels, as in the other heads. CONVS_DIM
+    plays no role.
     """
 
     @configurable

@@ -128,9 +128,10 @@ class GloRe(ReasoningModule):
     def from_config(cls, cfg) -> dict[str, Any]:
         """NUM_CONCEPTS (N), TOKEN_DIM (D) and INIT_AS_IDENTITY of ``cfg.MODEL.SGR``.
 
-        Their defaults are SGR's; this unit as published has 64, 128 and True. The other keys there
-        (token mixer and pooling, embeddings, prior, supervision) have no meaning for it. The batch
-        norm is synchronised where that of the head is (``cfg.MODEL.SEM_SEG_HEAD.NORM`` "SyncBN").
+        Their defaults are SGR's; this unit is usually built with 64, 128 and True. The other keys
+        there (token mixer and pooling, embeddings, prior, supervision) have no meaning for it. The
+        batch norm is synchronised where that of the head is (``cfg.MODEL.SEM_SEG_HEAD.NORM``
+        "SyncBN").
         """
         return {
             "num_concepts": cfg.MODEL.SGR.NUM_CONCEPTS,

@@ -108,11 +108,20 @@ def _find_config(args, kwargs) -> CfgNode | None:
 
 
 def _check_supervisable(model: nn.Module) -> None:
-    if not any(_is_supervised(model, name) for name, _ in model.named_modules()):
+    if any(_is_supervised(model, name) for name, _ in model.named_modules()):
+        return
+    unsupervised = {
+        type(module).__name__ for module in model.modules() if isinstance(module, ReasoningModule)
+    }
+    if unsupervised:
         raise ValueError(
-            f"{type(model).__name__} has no reasoning module to supervise: {WAYS_TO_REGIONS}, or "
-            "set MODEL.SGR.SUPERVISION.WEIGHT to 0.0"
+            f"{', '.join(sorted(unsupervised))} learns without concept losses: set "
+            "MODEL.SGR.SUPERVISION.WEIGHT to 0.0"
         )
+    raise ValueError(
+        f"{type(model).__name__} has no reasoning module to supervise: {WAYS_TO_REGIONS}, or set "
+        "MODEL.SGR.SUPERVISION.WEIGHT to 0.0"
+    )
 
 
 def _concept_losses(
