@@ -15,7 +15,7 @@ from ..checks import check_at_least_one, check_heads
 from ..initialization import xavier_init
 from ..reasoning.concept_regions import ConceptRegions
 from .position_embedding import SinePositionEmbedding
-from .predictor import MLP, PREDICTOR_REGISTRY, collect_predictions
+from .predictor import MLP, PREDICTOR_REGISTRY, collect_predictions, predictor_options
 
 __all__ = ["MaskedAttention", "MaskedAttentionPredictor"]
 
@@ -225,20 +225,10 @@ class MaskedAttentionPredictor(nn.Module):
     def from_config(
         cls, cfg: CfgNode, in_channels: Sequence[int], *, mask_stride: int | None = None
     ) -> dict:
-        options = cfg.MODEL.MASK_FORMER
         return {
+            **predictor_options(cfg),
             "in_channels": in_channels,
-            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-            "hidden_dim": options.HIDDEN_DIM,
-            "num_queries": options.NUM_OBJECT_QUERIES,
-            "num_heads": options.NHEADS,
-            "dropout": options.DROPOUT,
-            "feedforward_dim": options.DIM_FEEDFORWARD,
-            "decoder_layers": options.DEC_LAYERS - 1,
-            "pre_norm": options.PRE_NORM,
-            "deep_supervision": options.DEEP_SUPERVISION,
-            "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
-            "enforce_input_proj": options.ENFORCE_INPUT_PROJ,
+            "decoder_layers": cfg.MODEL.MASK_FORMER.DEC_LAYERS - 1,
             "mask_stride": mask_stride,
         }
 

@@ -25,6 +25,7 @@ __all__ = [
     "build_predictor",
     "check_reads",
     "collect_predictions",
+    "predictor_options",
 ]
 
 PREDICTOR_REGISTRY = Registry("PREDICTOR")
@@ -71,6 +72,23 @@ def check_reads(predictor: type[nn.Module], in_feature: str) -> None:
             f"{repr(MULTI_SCALE) if reads_multi_scale else 'one feature map'}, but "
             f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE is {in_feature!r}"
         )
+
+
+def predictor_options(cfg: CfgNode) -> dict:
+    """The arguments that all predictors take from a config alike."""
+    options = cfg.MODEL.MASK_FORMER
+    return {
+        "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+        "hidden_dim": options.HIDDEN_DIM,
+        "num_queries": options.NUM_OBJECT_QUERIES,
+        "num_heads": options.NHEADS,
+        "dropout": options.DROPOUT,
+        "feedforward_dim": options.DIM_FEEDFORWARD,
+        "pre_norm": options.PRE_NORM,
+        "deep_supervision": options.DEEP_SUPERVISION,
+        "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
+        "enforce_input_proj": options.ENFORCE_INPUT_PROJ,
+    }
 
 
 def collect_predictions(logits: Tensor, masks: Tensor) -> dict:
@@ -189,21 +207,11 @@ class TransformerPredictor(nn.Module):
     def from_config(
         cls, cfg: CfgNode, in_channels: int, *, mask_stride: int | None = None
     ) -> dict:
-        options = cfg.MODEL.MASK_FORMER
         return {
+            **predictor_options(cfg),
             "in_channels": in_channels,
-            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-            "hidden_dim": options.HIDDEN_DIM,
-            "num_queries": options.NUM_OBJECT_QUERIES,
-            "num_heads": options.NHEADS,
-            "dropout": options.DROPOUT,
-            "feedforward_dim": options.DIM_FEEDFORWARD,
-            "encoder_layers": options.ENC_LAYERS,
-            "decoder_layers": options.DEC_LAYERS,
-            "pre_norm": options.PRE_NORM,
-            "deep_supervision": options.DEEP_SUPERVISION,
-            "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
-            "enforce_input_proj": options.ENFORCE_INPUT_PROJ,
+            "encoder_layers": cfg.MODEL.MASK_FORMER.ENC_LAYERS,
+            "decoder_layers": cfg.MODEL.MASK_FORMER.DEC_LAYERS,
             "mask_stride": mask_stride,
         }
 
