@@ -65,7 +65,8 @@ def test_sgr_changes_nothing_beside_it(path):
     assert changed.keys() in ({"MODEL.BACKBONE.NAME"}, {"MODEL.SEM_SEG_HEAD.REASONING"})
     assert load_config(str(base)).MODEL.SGR.SUPERVISION.WEIGHT == 0
     sgr = load_config(str(path)).MODEL.SGR
-    assert (sgr.SUPERVISION.WEIGHT > 0) == (sgr.NAME == "SemanticGlobalReasoning")
+    supervised = sgr.NAME == "SemanticGlobalReasoning" and "mask_rcnn" not in path.name
+    assert (sgr.SUPERVISION.WEIGHT > 0) == supervised
 
 
 @pytest.mark.parametrize("path", ABLATIONS, ids=name)
@@ -109,6 +110,41 @@ def test_settings(path, rate, factor, decay, crop, losses):
         assert (scales[0], scales[-1], len(scales)) == (0.5, 2.0, 16)
     assert {key: cfg.MODEL.MASK_FORMER[key] for key in losses} == losses
     assert cfg.MODEL.SGR.SUPERVISION.WEIGHT == 0.25
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("coco/mask_rcnn_*.yaml")), ids=name)
+def test_settings_of_detectors(path):
+    """Sec. A.1, "Transfer to downstream tasks"."""
+    cfg = load_config(str(path))
+    assert cfg.SOLVER.STEPS == (210000, 250000)
+    ours = (cfg.SOLVER.OPTIMIZER, cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY)
+    assert ours == (("ADAMW", 5e-5, 0.05) if "swin" in path.name else ("SGD", 0.02, 1e-4))
+    assert cfg.SOLVER.BACKBONE_MULTIPLIER == 1
+    anchors = cfg.MODEL.ANCHOR_GENERATOR
+    assert sum(anchors.SIZES, []) == [32, 64, 128, 256, 512]
+    assert anchors.ASPECT_RATIOS == [[0.5, 1.0, 2.0]]
+    rois = cfg.MODEL.ROI_HEADS
+    assert (rois.BATCH_SIZE_PER_IMAGE, rois.POSITIVE_FRACTION) == (512, 0.25)
+    assert cfg.TEST.TOKENS.ENABLED == ("_sgr_" in path.name or "_glore_" in path.name)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "coco/mask_rcnn_R101_C4_bs8_270k.yaml",
+        "coco/mask_rcnn_R101_DC5_sgr_bs8_270k.yaml",
+        "coco/mask_rcnn_R101_FPN_glore_bs8_270k.yaml",
+        "coco/mask_rcnn_swin_tiny_FPN_bs8_270k.yaml",
+        "coco/mask_rcnn_swin_tiny_FPN_sgr_bs8_270k.yaml",
+        "shapes/mask_rcnn_R50.yaml",
+        "shapes/mask_rcnn_R50_sgr.yaml",
+    ],
+)
+def test_detector_can_be_built(path):
+    model = build_model(load_config(str(CONFIGS / path), ["MODEL.DEVICE", "cpu"]))
+    reasoning = [module for module in model.modules() if isinstance(module, ReasoningModule)]
+    assert len(reasoning) == ("_sgr" in path or "_glore" in path)
+    assert model.concept_criterion is None
 
 
 @pytest.mark.parametrize(

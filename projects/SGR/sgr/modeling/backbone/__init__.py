@@ -7,6 +7,7 @@ from .build import (
     build_sgr_swin_backbone,
     build_sgr_swin_fpn_backbone,
     build_swin_backbone,
+    build_swin_fpn_backbone,
 )
 from .reasoning_backbone import add_reasoning, add_reasoning_from_config
 from .swin import SwinTransformer
@@ -21,4 +22,5 @@ __all__ = [
     "build_sgr_swin_backbone",
     "build_sgr_swin_fpn_backbone",
     "build_swin_backbone",
+    "build_swin_fpn_backbone",
 ]

@@ -17,6 +17,7 @@ __all__ = [
     "build_sgr_swin_backbone",
     "build_sgr_swin_fpn_backbone",
     "build_swin_backbone",
+    "build_swin_fpn_backbone",
 ]
 
 
@@ -56,6 +57,12 @@ def build_swin_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
 def build_sgr_swin_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
     """Swin Transformer with reasoning modules on ``cfg.MODEL.SGR.IN_FEATURES``."""
     return add_reasoning_from_config(build_swin_backbone(cfg, input_shape), cfg)
+
+
+@BACKBONE_REGISTRY.register()
+def build_swin_fpn_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
+    """A feature pyramid on Swin."""
+    return _build_pyramid(cfg, build_swin_backbone(cfg, input_shape))
 
 
 @BACKBONE_REGISTRY.register()
