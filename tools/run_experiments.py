@@ -14,6 +14,9 @@ was trained with is an error. After each run, and with --report-only from what t
     results.csv    one row per run
     results.png    a dot per run, their mean and standard deviation
 
+Runs of a config start from files of their own by --weights NAME=FILE, where {seed} in FILE stands
+for the seed: so a second stage (a detector) goes on with what each seed of a first one has learned.
+
 Options at the end change all configs, as with train_net.py; behind a list of configs or seeds they
 need a -- before them. The exit status is 1 if a run failed, and 130 after Ctrl-C.
 """
@@ -44,7 +47,14 @@ from experiments.processes import (  # noqa: E402
 )
 from experiments.progress import Display, Progress  # noqa: E402
 from experiments.results import collect, measured, write_report  # noqa: E402
-from experiments.runs import Run, check_unchanged, parse_configs, plan_runs, status  # noqa: E402
+from experiments.runs import (  # noqa: E402
+    Run,
+    check_unchanged,
+    parse_configs,
+    parse_weights,
+    plan_runs,
+    status,
+)
 
 METRICS = [
     *("sem_seg/mIoU", "tokens/S_C", "tokens/D_C", "tokens/S_I", "tokens/D_I"),
@@ -68,6 +78,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--seeds", nargs="+", type=int, required=True, metavar="SEED")
     add("--output", type=Path, required=True, metavar="DIR", help="for runs and results")
+    add(
+        "--weights",
+        nargs="+",
+        default=[],
+        metavar="NAME=FILE",
+        help="what the runs of a config start from; {seed} stands for the seed",
+    )
     add("--jobs", type=_positive, default=1, metavar="N", help="runs at a time (default: 1)")
     add(
         "--threads",
@@ -131,11 +148,13 @@ def plan(args: argparse.Namespace) -> tuple[list[Run], Launcher]:
     gpus = visible_gpus()
     if gpus and args.num_gpus > len(gpus):
         raise ValueError(f"--num-gpus {args.num_gpus}: there are {len(gpus)} here")
+    configs = parse_configs(args.configs)
     runs = plan_runs(
-        parse_configs(args.configs),
+        configs,
         args.seeds,
         args.output,
         args.opts,
+        weights=parse_weights(args.weights, configs),
         allow_unsafe=args.allow_unsafe_yaml,
     )
     switches = {

@@ -130,6 +130,19 @@ def test_runs_go_seed_by_seed_in_folders_of_their_own(tool, configs, tmp_path):
     assert "OUTPUT_DIR" not in runs[3].settings
 
 
+def test_runs_of_a_config_start_from_weights_of_their_seed(tool, configs, tmp_path):
+    named = tool.parse_configs(configs)
+    pattern = str(tmp_path / "s{seed}.pth")
+    for seed in (3, 5):
+        Path(pattern.format(seed=seed)).touch()
+    weights = tool.parse_weights([f"b={pattern}"], named)
+    runs = tool.plan_runs(named, [3, 5], tmp_path, weights=weights)
+    assert [run.weights for run in runs] == [None, tmp_path / "s3.pth", None, tmp_path / "s5.pth"]
+    assert tool.Launcher().command(runs[3])[-2:] == ["MODEL.WEIGHTS", str(tmp_path / "s5.pth")]
+    # Part of what must stay as it was.
+    assert runs[3].settings["MODEL.WEIGHTS"] == repr(str(tmp_path / "s5.pth"))
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -139,6 +152,11 @@ def test_runs_go_seed_by_seed_in_folders_of_their_own(tool, configs, tmp_path):
         (["--seeds"], "--seeds: expected at least one argument"),
         (["--seeds", "0", "0"], "seed 0 is given 2 times"),
         (["--seeds", "-1"], "seed -1 is negative"),
+        (["--weights", "nowhere.pth"], "'nowhere.pth' is no NAME=FILE"),
+        (["--weights", "c=nowhere.pth"], "'c' of 'c=nowhere.pth' is none of the configs: a, b"),
+        (["--weights", "a=x.pth", "a=y.pth"], "'a' has two files: x.pth and y.pth"),
+        (["--weights", "a=s{seed}.pth"], r"no weights 's\d\.pth' for 'a'"),
+        (["--weights", "a=x.pth", "--", "MODEL.WEIGHTS", "y.pth"], "contradict each other"),
         (["--metrics", "sem_seg/mIOU"], "unknown metric 'sem_seg/mIOU'; known are"),
         (["--jobs", "0"], "must be positive, got 0"),
         (["--", "SEED", "1"], "SEED belongs to each run; use --output and --seeds"),

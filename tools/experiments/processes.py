@@ -51,7 +51,7 @@ class Launcher:
             *("--num-gpus", str(self.num_gpus), "--dist-url", "auto"),
             *(["--resume"] if run.has_checkpoint else []),
             *self.flags,
-            *("OUTPUT_DIR", str(run.folder), "SEED", str(run.seed)),
+            *run.own_opts,
             *self.opts,
         ]
 

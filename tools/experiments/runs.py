@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -22,6 +23,7 @@ __all__ = [
     "Run",
     "check_unchanged",
     "parse_configs",
+    "parse_weights",
     "plan_runs",
     "prepare",
     "status",
@@ -44,6 +46,7 @@ class Run:
         folder: its OUTPUT_DIR.
         settings: all that its config sets, by key ("SOLVER.MAX_ITER"), as Python writes the values.
         max_iter: iterations of the whole training.
+        weights: its MODEL.WEIGHTS; None leaves the config's.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Run:
     folder: Path
     settings: dict[str, str]
     max_iter: int
+    weights: Path | None = None
 
     def __str__(self) -> str:
         return f"{self.name}, seed {self.seed}"
@@ -64,6 +68,12 @@ class Run:
     @property
     def record(self) -> Path:
         return self.folder / "experiment.json"
+
+    @property
+    def own_opts(self) -> list[str]:
+        """What it sets beside its config: KEY, VALUE, ..."""
+        weights = [] if self.weights is None else ["MODEL.WEIGHTS", str(self.weights)]
+        return ["OUTPUT_DIR", str(self.folder), "SEED", str(self.seed), *weights]
 
     @property
     def has_checkpoint(self) -> bool:
@@ -99,12 +109,36 @@ def parse_configs(texts: Sequence[str]) -> dict[str, Path]:
     return configs
 
 
+def parse_weights(texts: Sequence[str], names: Collection[str]) -> dict[str, str]:
+    """Where runs start from, by the names of their configs; "NAME=FILE" as it says.
+
+    Args:
+        texts: "{seed}" in a file's name stands for the seed of a run.
+        names: of the configs.
+
+    Raises:
+        ValueError: if a name is none of these, or has two files.
+    """
+    weights: dict[str, str] = {}
+    for text in texts:
+        name, _, file = text.partition("=")
+        if not file:
+            raise ValueError(f"{text!r} is no NAME=FILE")
+        if name not in names:
+            raise ValueError(f"{name!r} of {text!r} is none of the configs: {', '.join(names)}")
+        if name in weights:
+            raise ValueError(f"{name!r} has two files: {weights[name]} and {file}")
+        weights[name] = file
+    return weights
+
+
 def plan_runs(
     configs: dict[str, Path],
     seeds: Sequence[int],
     output: Path,
     opts: Sequence[str] = (),
     *,
+    weights: Mapping[str, str] = MappingProxyType({}),
     allow_unsafe: bool = False,
 ) -> list[Run]:
     """All runs, seed by seed, so that each config soon has a first result.
@@ -114,9 +148,11 @@ def plan_runs(
         seeds: not negative and each once.
         output: the runs' folders are ``output/NAME/seed_SEED``.
         opts: KEY, VALUE, ... for all configs.
+        weights: of :func:`parse_weights`.
         allow_unsafe: accept ``!!python`` tags in the configs.
 
     Raises:
+        FileNotFoundError: if there is no file of weights for a run.
         ValueError: for seeds or options that cannot be, or a config that cannot be loaded.
     """
     for seed, count in Counter(seeds).items():
@@ -127,19 +163,31 @@ def plan_runs(
     for key in OWN_KEYS:
         if key in opts[::2]:
             raise ValueError(f"{key} belongs to each run; use --output and --seeds instead")
+    if weights and "MODEL.WEIGHTS" in opts[::2]:
+        raise ValueError("MODEL.WEIGHTS and --weights contradict each other")
     loaded = {name: _load(file, opts, allow_unsafe) for name, file in configs.items()}
-    return [
-        Run(
-            name=name,
-            config_file=configs[name],
-            seed=seed,
-            folder=output / name / f"seed_{seed}",
-            settings={**dict(_flatten(cfg)), "SEED": repr(seed)},
-            max_iter=cfg.SOLVER.MAX_ITER,
-        )
-        for seed in seeds
-        for name, cfg in loaded.items()
-    ]
+    runs = []
+    for seed in seeds:
+        for name, cfg in loaded.items():
+            start = None
+            settings = {**dict(_flatten(cfg)), "SEED": repr(seed)}
+            if name in weights:
+                start = Path(weights[name].replace("{seed}", str(seed)))
+                settings["MODEL.WEIGHTS"] = repr(str(start))
+                if not start.is_file():
+                    raise FileNotFoundError(f"there are no weights {str(start)!r} for {name!r}")
+            runs.append(
+                Run(
+                    name=name,
+                    config_file=configs[name],
+                    seed=seed,
+                    folder=output / name / f"seed_{seed}",
+                    settings=settings,
+                    max_iter=cfg.SOLVER.MAX_ITER,
+                    weights=start,
+                )
+            )
+    return runs
 
 
 def _load(file: Path, opts: Sequence[str], allow_unsafe: bool):
