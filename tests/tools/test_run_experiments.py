@@ -213,12 +213,14 @@ def test_a_foreign_training_is_left_alone(tool, tmp_path):
         tool.runs.check_unchanged([run_in(tool, tmp_path)])
 
 
-def test_a_new_start_forgets_old_metrics_and_a_resumed_one_keeps_whole_lines(tool, tmp_path):
+def test_a_new_start_forgets_old_metrics_and_a_resumed_one_what_it_repeats(tool, tmp_path):
     run, metrics = run_in(tool, tmp_path), tmp_path / "metrics.json"
-    metrics.write_text('{"iteration": 19}\n{"itera')
-    (tmp_path / "last_checkpoint").touch()
+    metrics.write_text('{"iteration": 19}\n{"iteration": 29}\n{"itera')
+    (tmp_path / "last_checkpoint").write_text("model_0000019.pth")
     tool.runs.prepare(run)
     assert metrics.read_text() == '{"iteration": 19}\n'
+    (tmp_path / "last_checkpoint").write_text("model_final.pth")
+    assert run.iterations_saved == 40
     (tmp_path / "last_checkpoint").unlink()
     tool.runs.prepare(run)
     assert not metrics.exists()
@@ -385,7 +387,8 @@ def test_progress_of_all_runs(tool, tmp_path, monkeypatch):
     for run, iteration in zip(runs, (9, 19, 29)):
         run.folder.mkdir()
         (run.folder / "metrics.json").write_text(f'{{"iteration": {iteration}}}\n')
-    (runs[0].folder / "last_checkpoint").touch()  # 10 iterations are done; the others start anew
+    # 10 iterations are done; the others start anew
+    (runs[0].folder / "last_checkpoint").write_text("model_0000009.pth")
     progress = tool.progress.Progress(runs, finished=2)
     assert progress.describe([]) == "0:00:00  2 of 5 runs done"
     now[0] += 60

@@ -32,8 +32,8 @@ class Progress:
         self.failed = 0
         self._start = time.monotonic()
         self._todo = {run.folder: run for run in todo}
-        # Without a checkpoint a run begins anew, whatever its metrics.json says.
-        self._done = {run.folder: iterations_done(run) * run.has_checkpoint for run in todo}
+        # A run goes on from its checkpoint, whatever its metrics.json says.
+        self._done = {run.folder: run.iterations_saved for run in todo}
         self._before = sum(self._done.values())
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,6 +80,16 @@ class Run:
     def has_checkpoint(self) -> bool:
         """Whether ``--resume`` has something to go on with."""
         return (self.folder / "last_checkpoint").is_file()
+
+    @property
+    def iterations_saved(self) -> int:
+        """Iterations that ``--resume`` need not repeat."""
+        if not self.has_checkpoint:
+            return 0
+        # "model_0000249.pth" after 250 iterations, "model_final.pth" after all.
+        name = (self.folder / "last_checkpoint").read_text().strip()
+        number = re.search(r"_(\d+)\.", name)
+        return int(number[1]) + 1 if number else self.max_iter
 
 
 def parse_configs(texts: Sequence[str]) -> dict[str, Path]:
@@ -260,9 +271,11 @@ def prepare(run: Run) -> None:
     if not run.has_checkpoint:
         metrics.unlink(missing_ok=True)  # the writer would append to it
     elif metrics.is_file():
-        # A process that is killed can leave half a line, to which the next would append.
-        text = metrics.read_bytes()
-        metrics.write_bytes(text[: text.rfind(b"\n") + 1])
+        # The writer appends: what will be repeated goes, and half a line of a killed process.
+        lines = metrics.read_bytes().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith(b"\n")]
+        kept = [line for line in whole if json.loads(line)["iteration"] < run.iterations_saved]
+        metrics.write_bytes(b"".join(kept))
 
 
 def _read_record(run: Run) -> dict[str, Any]:
