@@ -10,11 +10,29 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
 
 from .checkpoint_report import report_differences
 from .modeling.backbone.swin_weights import convert_imagenet_weights, resize_position_tables
+from .transfer import is_backbone_file, place_backbone
 
-__all__ = ["SafeCheckpointer"]
+__all__ = ["SafeCheckpointer", "read_checkpoint"]
+
+
+def read_checkpoint(path: str, *, allow_pickle: bool = False) -> dict[str, Any]:
+    """What is in a checkpoint, on the CPU, with the tensors (or arrays) by name under "model".
+
+    Args:
+        path: see :class:`SafeCheckpointer` for what is read.
+        allow_pickle: as there.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it needs ``allow_pickle``, cannot be read, or holds no tensors with names.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"there is no checkpoint {path!r}")
+    return SafeCheckpointer(nn.Module(), allow_pickle=allow_pickle)._load_file(path)
 
 
 class SafeCheckpointer(DetectionCheckpointer):
@@ -47,7 +65,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         Raises:
             FileNotFoundError: if there is none.
             ValueError: if the file needs ``allow_pickle``, cannot be read, holds no tensors with
-                names, or none that becomes a parameter of the model.
+                names, or none that becomes a parameter of the model; if it holds another backbone
+                than the model's, and nothing else.
         """
         if path and not os.path.isfile(path):
             # Perhaps a name such as "detectron2://...", of which a copy is fetched. Newer versions
@@ -81,7 +100,10 @@ class SafeCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]):
         in_file = list(checkpoint["model"])
         self._convert_ndarray_to_tensor(checkpoint["model"])
-        converted = convert_imagenet_weights(self.model, checkpoint["model"])
+        if is_backbone_file(checkpoint):
+            converted = self._place_backbone(checkpoint)
+        else:
+            converted = convert_imagenet_weights(self.model, checkpoint["model"])
         if converted is not None:
             # Its names are the model's now; to guess by their endings could only do harm.
             checkpoint.update(model=converted, matching_heuristics=False)
@@ -103,6 +125,18 @@ class SafeCheckpointer(DetectionCheckpointer):
                 table,
             )
         return incompatible
+
+    def _place_backbone(self, checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """The tensors of a backbone file under their names in the model."""
+        placed = place_backbone(self.model, checkpoint["model"])
+        logging.getLogger(__name__).info(
+            "The file holds a backbone only, of %s: %d tensors, of which %d have a place in the "
+            "model; its other parts start as they are",
+            checkpoint.get("source"),
+            len(checkpoint["model"]),
+            len(placed.keys() & self.model.state_dict().keys()),
+        )
+        return placed
 
     def _check_any_loaded(self, in_file: list[str], incompatible) -> None:
         """Raise a ValueError if no parameter (of a model without any, no buffer) was taken."""

@@ -235,6 +235,36 @@ def test_evaluation_leaves_chance_out(option):
     assert torch.equal(swin(images)["res5"], swin(images)["res5"])
 
 
+@pytest.mark.parametrize("freeze_at", range(6))
+def test_frozen_parts(freeze_at, cfg):
+    """MODEL.BACKBONE.FREEZE_AT counts as it does for a ResNet."""
+    cfg.MODEL.BACKBONE.FREEZE_AT = freeze_at
+    cfg.MODEL.SWIN.APE = True
+    swin = build_backbone(cfg)
+    parts = [[swin.absolute_pos_embed, *swin.patch_embed.parameters()]]
+    for index, stage in enumerate(swin.layers):
+        steps = list(swin.layers[index - 1].downsample.parameters()) if index else []
+        parts.append([*steps, *stage.blocks.parameters()])
+    for number, parameters in enumerate(parts, start=1):
+        assert {p.requires_grad for p in parameters} == {number > freeze_at}
+    norms = [parameter for i in range(4) for parameter in getattr(swin, f"norm{i}").parameters()]
+    assert all(parameter.requires_grad for parameter in norms)
+    assert sum(map(len, parts)) + len(norms) == len(list(swin.parameters()))
+    swin(torch.rand(1, 3, 32, 32))["res5"].sum().backward()
+    assert all((p.grad is None) == (not p.requires_grad) for p in parts[3])
+
+
+def test_frozen_parts_stay_in_evaluation():
+    swin = randomize(tiny_swin(drop_path_rate=0.5, drop_rate=0.2, freeze_at=3))
+    images = torch.rand(2, 3, 32, 32)
+    expected = swin.eval()(images)
+    outputs = swin.train()(images)
+    assert swin.training and swin.layers[2].blocks[0].training
+    for name in ("res2", "res3"):
+        torch.testing.assert_close(outputs[name], expected[name])
+    assert not torch.equal(outputs["res4"], expected["res4"])
+
+
 def test_stochastic_depth_skips_branches_of_single_images():
     block = randomize(SwinBlock(4, window_size=2, num_heads=1, drop_path=0.5)).train()
     maps = torch.randn(32, 2, 2, 4)

@@ -287,6 +287,7 @@ class SwinTransformer(Backbone):
         patch_norm: bool = True,
         out_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
         use_checkpoint: bool = False,
+        freeze_at: int = 0,
     ):
         """
         The defaults are Swin-T; S has depths 2, 2, 18, 2, B embed_dim 128 and heads 4, 8, 16, 32
@@ -315,6 +316,7 @@ class SwinTransformer(Backbone):
                 behind the last of them are not built.
             use_checkpoint: in training, recompute the blocks' activations in the backward pass
                 instead of keeping them, at the price of another forward pass.
+            freeze_at: see :meth:`freeze`.
 
         Raises:
             ValueError: for arguments that do not fit together.
@@ -363,6 +365,7 @@ class SwinTransformer(Backbone):
         for index, dim in enumerate(dims):
             if stage_names[index] in self._out_features:
                 self.add_module(f"norm{index}", nn.LayerNorm(dim))
+        self.freeze(freeze_at)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
@@ -385,7 +388,41 @@ class SwinTransformer(Backbone):
             "patch_norm": swin.PATCH_NORM,
             "out_features": swin.OUT_FEATURES,
             "use_checkpoint": swin.USE_CHECKPOINT,
+            "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
         }
+
+    def freeze(self, freeze_at: int = 0) -> SwinTransformer:
+        """Do not train the first parts, as the method of Detectron2's ResNet.
+
+        Dropped paths and dropout are off in them, as in evaluation. The norms of the outputs, which
+        no ImageNet file has, are trained nevertheless.
+
+        Args:
+            freeze_at: 0 freezes nothing, 1 the embedding of the patches and the absolute positions,
+                2 the first stage ("res2") as well, and so on. The step from one stage to the next
+                belongs to the latter.
+
+        Returns:
+            The same backbone.
+        """
+        self._frozen = [module for part in self._parts()[:freeze_at] for module in part]
+        for module in self._frozen:
+            module.requires_grad_(False)
+        if freeze_at >= 1 and self.absolute_pos_embed is not None:
+            self.absolute_pos_embed.requires_grad_(False)
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> SwinTransformer:
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+    def _parts(self) -> list[list[nn.Module]]:
+        """What can be frozen: the modules at each resolution of the features."""
+        steps = [[], *([stage.downsample] for stage in self.layers[:-1])]
+        stages = [[*step, *stage.blocks] for step, stage in zip(steps, self.layers)]
+        return [[self.patch_embed, self.pos_drop], *stages]
 
     @property
     def size_divisibility(self) -> int:
