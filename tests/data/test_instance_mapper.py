@@ -228,7 +228,8 @@ def test_user_mistakes_are_named(record, cfg):
     with pytest.raises(ValueError, match=r"annotation 0 of .*image\.png has no segmentation.*bbox"):
         boxes = [{"category_id": 0, "bbox": [0, 0, 3, 3]}]
         plain_mapper()({**record, "annotations": boxes})
-    with pytest.raises(ValueError, match=r"mask of annotation 0 of .* is 5 x 9.*image is 80 x 60"):
+    wrong = r"annotation 0 of .* has a mask of 5 x 9, but the image is 80 x 60"
+    with pytest.raises(ValueError, match=wrong):
         small = mask_util.encode(np.ones((9, 5), np.uint8, order="F"))
         plain_mapper()(annotated(segmentation=small))
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 0.75

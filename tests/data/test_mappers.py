@@ -363,7 +363,7 @@ def test_registry(cfg):
 
 def test_testing_uses_the_mapper_of_detectron2(record, cfg):
     mapper = build_mapper(cfg, is_train=False)
-    assert type(mapper) is DatasetMapper
+    assert isinstance(mapper, DatasetMapper) and not mapper.is_train
     out = mapper(record)
     assert out["image"].dtype == torch.uint8 and out["height"] == 70
     with pytest.raises(ValueError, match="DatasetMapper"):

@@ -15,7 +15,11 @@ import numpy as np
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
+from detectron2.data import (
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
 from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.engine import (
     DefaultTrainer,
@@ -32,6 +36,7 @@ from detectron2.utils.logger import setup_logger
 
 from .checkpoint import SafeCheckpointer
 from .config import add_sgr_config
+from .data.coco_file import explain_coco_errors
 from .data.mappers import PanopticConceptMapper, SemanticConceptMapper, build_mapper
 from .evaluation import build_evaluator
 from .modeling.reasoning import ReasoningModule
@@ -303,18 +308,29 @@ class Trainer(DefaultTrainer):
         Its attribute ``num_images`` is the number of images in an epoch.
 
         Raises:
-            ValueError: if no image is left of instance data; see :func:`build_mapper` for others.
+            ValueError: if no image is left of instance data, or annotations have faults; see
+                :func:`build_mapper` for others.
         """
         # The data first: some fill the metadata, which mappers read, as they are loaded.
-        dataset = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+        with explain_coco_errors(cfg.DATASETS.TRAIN):
+            dataset = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
         mapper = build_mapper(cfg)
         # An image without instances has labels all the same.
         labelled = isinstance(mapper, (SemanticConceptMapper, PanopticConceptMapper))
         if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and not labelled:
             dataset = _without_empty(dataset, cfg.DATASETS.TRAIN)
+        if hasattr(mapper, "check_records") and isinstance(dataset, list):
+            mapper.check_records(dataset)
         loader = build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
         loader.num_images = len(dataset)
         return loader
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        """Detectron2's loader of a dataset for testing, whose errors name the file or record."""
+        mapper = build_mapper(cfg, is_train=False)
+        with explain_coco_errors([dataset_name]):
+            return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
     def build_evaluator(

@@ -19,9 +19,13 @@ from .augmentations import build_augmentations
 
 __all__ = [
     "ConceptMapper",
-    "check_category",
+    "category_fault",
+    "check_for_training",
     "check_ignored",
+    "component_options",
+    "component_targets",
     "labels_of_training_data",
+    "limit_opencv_threads",
     "mask_targets",
     "size_of",
 ]
@@ -85,20 +89,13 @@ class ConceptMapper:
     def from_config(
         cls, cfg: CfgNode, is_train: bool = True, *, large_scale_jitter: bool = False
     ) -> dict[str, Any]:
-        if not is_train:
-            raise ValueError(
-                f"{cls.__name__} is for training; for testing use "
-                "detectron2.data.DatasetMapper(cfg, is_train=False)"
-            )
+        check_for_training(cls, is_train)
         return {
             "augmentations": build_augmentations(cfg, large_scale_jitter=large_scale_jitter),
             "image_format": cfg.INPUT.FORMAT,
             "min_side": cfg.INPUT.IMAGE_SIZE if large_scale_jitter else 0,
             "size_divisibility": cfg.INPUT.SIZE_DIVISIBILITY,
-            "with_components": cfg.MODEL.SGR.SUPERVISION.WEIGHT > 0,
-            "max_components": cfg.MODEL.SGR.SUPERVISION.MAX_ACTIVE,
-            "min_area_ratio": cfg.INPUT.COMPONENTS.MIN_AREA_RATIO,
-            "kernel_size": cfg.INPUT.COMPONENTS.KERNEL_SIZE,
+            **component_options(cfg),
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
@@ -111,9 +108,7 @@ class ConceptMapper:
             ValueError: the ground truth is not of the mapper's kind, differs from the image in
                 size, or has a class that does not exist. The message names the file.
         """
-        if torch.utils.data.get_worker_info() is not None:
-            # Each worker is a process of its own: threads of theirs would only fight for cores.
-            cv2.setNumThreads(0)
+        limit_opencv_threads()
         record = {key: value for key, value in dataset_dict.items() if key not in _GROUND_TRUTH}
         image = read_image(record["file_name"], self.image_format)
         detection_utils.check_image_size(record, image)
@@ -142,17 +137,15 @@ class ConceptMapper:
 
     def _add_components(self, record: dict, labels: np.ndarray, ignore_label: int) -> None:
         """Add the components of (H, W) labels, if they are wanted."""
-        if not self.with_components:
-            return
-        components = connected_components(
-            labels,
-            ignore_label=ignore_label,
-            min_area_ratio=self.min_area_ratio,
-            max_components=self.max_components,
-            kernel_size=self.kernel_size,
-        )
-        record["component_map"] = torch.from_numpy(components.indices)
-        record["component_classes"] = torch.from_numpy(components.classes)
+        if self.with_components:
+            targets = component_targets(
+                labels,
+                ignore_label=ignore_label,
+                min_area_ratio=self.min_area_ratio,
+                max_components=self.max_components,
+                kernel_size=self.kernel_size,
+            )
+            record.update(targets)
 
     def _pad(self, array: np.ndarray, value: int) -> np.ndarray:
         """An (H, W, ...) image or map with its padding, itself where there is none to add."""
@@ -167,6 +160,55 @@ class ConceptMapper:
         padded = np.full((height, width, *array.shape[2:]), value, array.dtype)
         padded[: array.shape[0], : array.shape[1]] = array
         return padded
+
+
+def check_for_training(mapper_class: type, is_train: bool) -> None:
+    """Raise ValueError if a mapper is asked for testing."""
+    if not is_train:
+        raise ValueError(
+            f"{mapper_class.__name__} is for training; for testing use "
+            "detectron2.data.DatasetMapper(cfg, is_train=False)"
+        )
+
+
+def component_options(cfg: CfgNode) -> dict[str, Any]:
+    """The arguments of a mapper that are about components, from the config."""
+    return {
+        "with_components": cfg.MODEL.SGR.SUPERVISION.WEIGHT > 0,
+        "max_components": cfg.MODEL.SGR.SUPERVISION.MAX_ACTIVE,
+        "min_area_ratio": cfg.INPUT.COMPONENTS.MIN_AREA_RATIO,
+        "kernel_size": cfg.INPUT.COMPONENTS.KERNEL_SIZE,
+    }
+
+
+def component_targets(
+    labels: np.ndarray, *, ignore_label: int, **options: Any
+) -> dict[str, torch.Tensor]:
+    """What concept supervision learns from.
+
+    Args:
+        labels: (H, W) classes of the crop.
+        ignore_label: label of ignored pixels.
+        **options: see :func:`sgr.data.components.connected_components`.
+
+    Returns:
+        ``component_map``, (H, W) int16, each pixel's component or -1, and ``component_classes``,
+        (C,) int64.
+    """
+    components = connected_components(labels, ignore_label=ignore_label, **options)
+    return {
+        "component_map": torch.from_numpy(components.indices),
+        "component_classes": torch.from_numpy(components.classes),
+    }
+
+
+def limit_opencv_threads() -> None:
+    """In a worker of a loader, keep OpenCV to one thread.
+
+    Each worker is a process of its own: threads of theirs would only fight for cores.
+    """
+    if torch.utils.data.get_worker_info() is not None:
+        cv2.setNumThreads(0)
 
 
 def mask_targets(masks: np.ndarray, classes: np.ndarray) -> Instances:
@@ -186,13 +228,24 @@ def mask_targets(masks: np.ndarray, classes: np.ndarray) -> Instances:
     return instances
 
 
-def check_category(category: int, num_classes: int, what: str) -> None:
-    """Raise ValueError unless the category of ``what`` is in ``[0, num_classes)``."""
-    if not 0 <= category < num_classes:
-        raise ValueError(
-            f"{what} has category_id {category}; expected are 0 to {num_classes - 1}, by the class "
-            "names in the metadata of DATASETS.TRAIN or else by MODEL.SEM_SEG_HEAD.NUM_CLASSES"
-        )
+def category_fault(
+    category: Any, num_classes: int, head: str = "SEM_SEG_HEAD"
+) -> str | None:
+    """What is wrong with a category_id, None if it is an integer in ``[0, num_classes)``.
+
+    Args:
+        category: what a record has.
+        num_classes: number of classes.
+        head: whose NUM_CLASSES under MODEL counts where the metadata name no classes.
+    """
+    # JSON has other things than integers too.
+    is_integer = isinstance(category, (int, np.integer)) and not isinstance(category, bool)
+    if is_integer and 0 <= category < num_classes:
+        return None
+    return (
+        f"has category_id {category}; expected are 0 to {num_classes - 1}, by the class names in "
+        f"the metadata of DATASETS.TRAIN or else by MODEL.{head}.NUM_CLASSES"
+    )
 
 
 def check_ignored(num_classes: int, **values: int) -> None:
@@ -205,37 +258,40 @@ def check_ignored(num_classes: int, **values: int) -> None:
             )
 
 
-def labels_of_training_data(cfg: CfgNode, key: str = "stuff_classes") -> tuple[int, int]:
+def labels_of_training_data(
+    cfg: CfgNode, key: str = "stuff_classes", head: str = "SEM_SEG_HEAD"
+) -> tuple[int, int]:
     """Number of classes and ignore label of ``cfg.DATASETS.TRAIN``, from the metadata.
 
     Load the data before: some datasets, those of Detectron2's ``register_coco_instances`` among
     them, learn their classes only then.
 
     Args:
-        cfg: the config; its head's keys stand in for what the metadata lack.
+        cfg: the config; its heads' keys stand in for what the metadata lack.
         key: of the list of class names in the metadata.
+        head: the node under MODEL whose NUM_CLASSES counts.
 
     Raises:
         ValueError: a dataset has more classes than the head, or the datasets differ.
     """
-    head = cfg.MODEL.SEM_SEG_HEAD
+    most, ignore_value = cfg.MODEL[head].NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
     labels: dict[str, tuple[int, int]] = {}
     for name in cfg.DATASETS.TRAIN:
         metadata = MetadataCatalog.get(name)
         classes = metadata.get(key)
-        num_classes = head.NUM_CLASSES if classes is None else len(classes)
-        if num_classes > head.NUM_CLASSES:
+        num_classes = most if classes is None else len(classes)
+        if num_classes > most:
             raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head.NUM_CLASSES}, but the dataset {name} "
-                f"has {num_classes} classes"
+                f"MODEL.{head}.NUM_CLASSES is {most}, but the dataset {name} has {num_classes} "
+                "classes"
             )
-        labels[name] = (num_classes, metadata.get("ignore_label", head.IGNORE_VALUE))
+        labels[name] = (num_classes, metadata.get("ignore_label", ignore_value))
     if len(set(labels.values())) > 1:
         raise ValueError(
             "the datasets of DATASETS.TRAIN differ in (number of classes, ignore label), so one "
             f"mapper cannot serve them all: {labels}"
         )
-    return next(iter(labels.values()), (head.NUM_CLASSES, head.IGNORE_VALUE))
+    return next(iter(labels.values()), (most, ignore_value))
 
 
 def size_of(shape: tuple[int, ...]) -> str:

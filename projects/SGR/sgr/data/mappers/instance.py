@@ -1,41 +1,20 @@
-"""Mappers of datasets with annotated instances, COCO style."""
+"""Mappers of datasets with annotated instances, COCO style, for mask classification."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import pycocotools.mask as mask_util
 from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 
-from ..segments import to_rle, valid_polygons
+from .annotations import AnnotationChecker
 from .build import MAPPER_REGISTRY
-from .concept_mapper import (
-    ConceptMapper,
-    check_category,
-    labels_of_training_data,
-    mask_targets,
-    size_of,
-)
+from .concept_mapper import ConceptMapper, labels_of_training_data, mask_targets
+from .instance_shapes import InstanceShape, draw_instances, paint_classes, read_shapes
 
 __all__ = ["InstanceConceptMapper"]
-
-
-class _Instance(NamedTuple):
-    """One annotation of an image.
-
-    Attributes:
-        category: its class.
-        crowd: whether it stands for many.
-        area: of its mask at the image's own resolution, pixels.
-        shape: its polygons, each a flat array of x, y, x, y..., or its run-length code.
-    """
-
-    category: int
-    crowd: bool
-    area: int
-    shape: list[np.ndarray] | dict
 
 
 class _Targets(NamedTuple):
@@ -78,6 +57,10 @@ class InstanceConceptMapper(ConceptMapper):
         """
         super().__init__(**options)
         self.num_classes = num_classes
+        self._checker = AnnotationChecker(
+            num_classes=num_classes,
+            masks_needed=f"{type(self).__name__} learns from masks, boxes do not do",
+        )
 
     @classmethod
     def from_config(
@@ -93,82 +76,36 @@ class InstanceConceptMapper(ConceptMapper):
         num_classes, _ = labels_of_training_data(cfg, "thing_classes")
         return {**options, "num_classes": num_classes}
 
-    def _read(self, dataset_dict: dict, *, size: tuple[int, int]) -> list[_Instance]:
-        file_name = dataset_dict["file_name"]
-        if "annotations" not in dataset_dict:
-            raise ValueError(
-                f"the record of {file_name} has no annotations: {type(self).__name__} needs a "
-                "dataset for instance segmentation"
-            )
-        instances = []
-        for index, annotation in enumerate(dataset_dict["annotations"]):
-            what = f"annotation {index} of {file_name}"
-            category, segmentation = annotation["category_id"], annotation.get("segmentation")
-            check_category(category, self.num_classes, what)
-            if segmentation is None:
-                raise ValueError(
-                    f"{what} has no segmentation, only {sorted(annotation)}: "
-                    f"{type(self).__name__} learns from masks, boxes do not do"
-                )
-            rle = to_rle(segmentation, size)
-            if rle is None:
-                continue
-            if tuple(rle["size"]) != size:
-                raise ValueError(
-                    f"the mask of {what} is {size_of(rle['size'])}, but the image is "
-                    f"{size_of(size)} pixels"
-                )
-            # Polygons can be scaled without a loss.
-            shape = rle if isinstance(segmentation, dict) else valid_polygons(segmentation)
-            crowd = bool(annotation.get("iscrowd", 0))
-            instances.append(_Instance(category, crowd, int(mask_util.area(rle)), shape))
-        return instances
+    def check_records(self, records: Sequence[dict]) -> None:
+        """See :meth:`~sgr.data.mappers.annotations.AnnotationChecker.check_all`."""
+        self._checker.check_all(records)
+
+    def _read(self, dataset_dict: dict, *, size: tuple[int, int]) -> list[InstanceShape]:
+        self._checker.check(dataset_dict, size)
+        return read_shapes(
+            dataset_dict["annotations"], size=size, file_name=dataset_dict["file_name"]
+        )
 
     def _augment(
-        self, image: np.ndarray, truth: list[_Instance]
+        self, image: np.ndarray, truth: list[InstanceShape]
     ) -> tuple[np.ndarray, _Targets]:
         aug_input = T.AugInput(image)
         transforms = self.augmentations(aug_input)
         size = aug_input.image.shape[:2]
-        background, ignored = self.num_classes, self.num_classes + 1
-        class_map = np.full(size, background, np.uint8 if ignored <= 255 else np.int32)
-        masks = {}
-        # Crowds lie below everything, and larger instances below smaller ones.
-        below_to_above = sorted(
-            range(len(truth)), key=lambda index: (not truth[index].crowd, -truth[index].area)
-        )
-        for index in below_to_above:
-            instance = truth[index]
-            mask = _augmented_mask(instance.shape, transforms, size)
-            if instance.crowd:
-                class_map[mask] = ignored
-            elif mask.any():
-                class_map[mask] = instance.category
-                masks[index] = mask
-
-        class_map = self._pad(class_map, ignored)
-        stack = np.zeros((len(masks), *class_map.shape), bool)
-        shown = sorted(masks)
+        drawn = dict(draw_instances(truth, transforms, size))
+        class_map = paint_classes(drawn.items(), truth, size, num_classes=self.num_classes)
+        class_map = self._pad(class_map, self.num_classes + 1)
+        shown = [
+            index for index in sorted(drawn) if not truth[index].crowd and drawn[index].any()
+        ]
+        stack = np.zeros((len(shown), *class_map.shape), bool)
         for place, index in zip(stack, shown):
-            place[: size[0], : size[1]] = masks[index]
+            place[: size[0], : size[1]] = drawn[index]
         return aug_input.image, _Targets(stack, [truth[i].category for i in shown], class_map)
 
     def _add_targets(self, record: dict, truth: _Targets) -> None:
         record["instances"] = mask_targets(truth.masks, truth.classes)
         self._add_components(record, truth.class_map, self.num_classes + 1)
-
-
-def _augmented_mask(
-    shape: list[np.ndarray] | dict, transforms: T.TransformList, size: tuple[int, int]
-) -> np.ndarray:
-    """(H, W) bool mask of polygons or of a run-length code in the augmented image of ``size``."""
-    if isinstance(shape, dict):
-        mask = np.ascontiguousarray(mask_util.decode(shape))
-        return transforms.apply_segmentation(mask).astype(bool)
-    # The corners alone are moved, since Detectron2's way of cropping polygons needs Shapely;
-    # drawing them cuts off what lies outside.
-    polygons = [transforms.apply_coords(polygon.reshape(-1, 2).copy()) for polygon in shape]
-    return mask_util.decode(to_rle(polygons, size)).astype(bool)
 
 
 @MAPPER_REGISTRY.register()

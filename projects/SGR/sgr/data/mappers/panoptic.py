@@ -12,7 +12,7 @@ from ..segments import read_segment_map, segment_labels
 from .build import MAPPER_REGISTRY
 from .concept_mapper import (
     ConceptMapper,
-    check_category,
+    category_fault,
     check_ignored,
     labels_of_training_data,
     mask_targets,
@@ -97,8 +97,9 @@ class PanopticConceptMapper(ConceptMapper):
             )
         segments = dataset_dict["segments_info"]
         for segment in segments:
-            what = f"segment {segment['id']} of {file_name}"
-            check_category(segment["category_id"], self.num_classes, what)
+            fault = category_fault(segment["category_id"], self.num_classes)
+            if fault:
+                raise ValueError(f"segment {segment['id']} of {file_name} {fault}")
         indices[indices < 0] = len(segments)
         labels = segment_labels(segments, ignore_value=self.ignore_value)
         return _Segments(compact(indices, len(segments)), labels)
