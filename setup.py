@@ -22,6 +22,7 @@ setup(
         # A torchvision works with the torch it was built for only. Left unpinned, so that pip
         # takes the one which belongs to the torch at hand.
         "torchvision",
+        "faster-coco-eval>=1.8",
         "fvcore>=0.1.5",
         "matplotlib",
         "numpy",

@@ -7,6 +7,7 @@
     python tools/benchmark.py token-metrics --device cuda
     python tools/benchmark.py deformable-attention --compile
     python tools/benchmark.py mask-inference --size 1024 2048 --classes 19
+    python tools/benchmark.py coco-ap --images 2000
 
 A sub-command runs both versions on the same random inputs, literal, SGR, literal, SGR, ..., and
 prints a Markdown table:
@@ -41,6 +42,7 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # also when loaded from elsewhere
 from benchmarks import (  # noqa: E402
+    coco_ap,
     components,
     deformable_attention,
     mask_inference,
@@ -58,8 +60,9 @@ COMMANDS = {
     "token-metrics": (token_metrics, 5),
     "deformable-attention": (deformable_attention, 7),
     "mask-inference": (mask_inference, 1),
+    "coco-ap": (coco_ap, 3),
 }
-ON_CPU_ONLY = ("components",)
+ON_CPU_ONLY = ("components", "coco-ap")
 TOLERANCE = 0.01  # convolutions in TF32, the default on recent GPUs, are this coarse
 VERSIONS = ("literal", "SGR")
 

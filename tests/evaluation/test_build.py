@@ -1,6 +1,7 @@
 import itertools
 import json
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -8,13 +9,14 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.cityscapes import load_cityscapes_semantic
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
+from detectron2.evaluation import DatasetEvaluators
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
 from sgr.config import add_sgr_config
 from sgr.evaluation import (
     CheckedSemSegEvaluator,
+    FastCOCOEvaluator,
     PanopticQualityEvaluator,
     ThingCOCOEvaluator,
     TokenSemanticsEvaluator,
@@ -37,10 +39,11 @@ def register(tmp_path):
     MetadataCatalog.pop(name, None)
 
 
-def config(tmp_path, tokens):
+def config(tmp_path, tokens, meta_arch="ConceptSemanticSegmentor"):
     cfg = get_cfg()
     add_sgr_config(cfg)
     cfg.OUTPUT_DIR = str(tmp_path)
+    cfg.MODEL.META_ARCHITECTURE = meta_arch
     cfg.TEST.TOKENS.ENABLED = tokens
     return cfg
 
@@ -86,7 +89,8 @@ def test_coco(register, tmp_path):
     name = register(
         [{**record, "annotations": [annotation]}], evaluator_type="coco", thing_classes=["thing"]
     )
-    evaluator = build_evaluator(config(tmp_path, tokens=True), name, str(tmp_path / "out"))
+    cfg = config(tmp_path, tokens=True, meta_arch="ConceptGeneralizedRCNN")
+    evaluator = build_evaluator(cfg, name, str(tmp_path / "out"))
 
     instances = Instances((32, 32))
     instances.pred_boxes = Boxes(torch.tensor([[2.0, 2, 22, 22]]))
@@ -125,9 +129,69 @@ def test_unknown_evaluator_types_are_named(register, tmp_path, metadata):
         build_evaluator(config(tmp_path, tokens=True), name)
 
 
-def test_the_coco_evaluator_is_detectron2s(register, tmp_path):
-    name = register([], evaluator_type="coco", thing_classes=["a"])
-    assert isinstance(build_evaluator(config(tmp_path, tokens=False), name), COCOEvaluator)
+@pytest.mark.parametrize(
+    "meta_arch, on_coco, on_panoptic",
+    [
+        ("GeneralizedRCNN", FastCOCOEvaluator, [ThingCOCOEvaluator]),
+        ("ConceptGeneralizedRCNN", FastCOCOEvaluator, [ThingCOCOEvaluator]),
+        ("RetinaNet", FastCOCOEvaluator, [ThingCOCOEvaluator]),
+        ("PanopticFPN", FastCOCOEvaluator, [CheckedSemSegEvaluator, ThingCOCOEvaluator]),
+        ("ProposalNetwork", FastCOCOEvaluator, [CheckedSemSegEvaluator]),  # as any unknown one
+        ("SomebodysModel", FastCOCOEvaluator, [CheckedSemSegEvaluator]),
+        ("SemanticSegmentor", None, [CheckedSemSegEvaluator]),
+        ("ConceptSemanticSegmentor", None, [CheckedSemSegEvaluator]),
+    ],
+)
+def test_a_model_is_measured_by_what_it_puts_out(
+    panoptic, tmp_path, meta_arch, on_coco, on_panoptic
+):
+    name = panoptic(evaluator_type="coco")
+    cfg = config(tmp_path, tokens=False, meta_arch=meta_arch)
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 2
+    if on_coco is not None:
+        assert types_of(build_evaluator(cfg, name)) == [on_coco]
+    else:
+        message = (
+            f"nothing to evaluate on {name}, whose evaluator_type is 'coco': {meta_arch} puts out "
+            "no instances. TEST.TOKENS.ENABLED True"
+        )
+        with pytest.raises(ValueError, match=message):
+            build_evaluator(cfg, name)
+    vars(MetadataCatalog.get(name)).update(evaluator_type="coco_panoptic_seg")
+    assert types_of(build_evaluator(cfg, name)) == on_panoptic
+
+
+@pytest.mark.parametrize(
+    "meta_arch, on, evaluator_type, said",
+    [
+        ("ConceptSemanticSegmentor", (), "coco", "no AP: .*Segmentor puts out no instances"),
+        ("ConceptMaskFormerSegmentor", ("SEMANTIC",), "coco", "no AP: .* set INSTANCE_ON of MODEL"),
+        ("ConceptMaskFormerSegmentor", (), "sem_seg", "no mIoU: .* set SEMANTIC_ON of MODEL"),
+        ("ConceptGeneralizedRCNN", (), "sem_seg", "no mIoU: .*RCNN puts out no sem_seg"),
+        ("ConceptGeneralizedRCNN", (), "coco_panoptic_seg", "or AP: .*AP, since .* no json_file"),
+    ],
+)
+def test_tokens_are_measured_where_nothing_else_can_be(
+    panoptic, tmp_path, caplog, meta_arch, on, evaluator_type, said
+):
+    name = panoptic(evaluator_type=evaluator_type, json_file=None)
+    cfg = mask_classifier(tmp_path, *on, meta_arch=meta_arch)
+    with pytest.raises(ValueError, match=name):
+        build_evaluator(cfg, name)
+    cfg.TEST.TOKENS.ENABLED = True
+    assert types_of(build_evaluator(cfg, name)) == [TokenSemanticsEvaluator]
+    (record,) = [each for each in caplog.records if "Only the token metrics" in each.message]
+    assert record.levelname == "WARNING" and re.search(said, record.message), record.message
+    assert name in record.message
+
+
+def test_several_datasets_do_not_write_over_each_other(panoptic, tmp_path):
+    name = panoptic(evaluator_type="sem_seg")
+    cfg = config(tmp_path, tokens=True)
+    for datasets, folder in (((name,), ()), ((name, "other"), (name,))):
+        cfg.DATASETS.TEST = datasets
+        for evaluator in build_evaluator(cfg, name)._evaluators:
+            assert evaluator._output_dir == str(tmp_path.joinpath("inference", *folder))
 
 
 def test_detectron2s_cityscapes_is_measured_over_its_19_classes(register, tmp_path):
@@ -222,10 +286,10 @@ def test_nothing_switched_on(panoptic, register, tmp_path):
     with pytest.raises(ValueError, match=f"{name}.*SEMANTIC_ON or PANOPTIC_ON or INSTANCE_ON of "):
         build_evaluator(mask_classifier(tmp_path), name)
     vars(MetadataCatalog.get(name)).update(evaluator_type="coco")
-    with pytest.raises(ValueError, match=f"{name}.*'coco': set INSTANCE_ON of MODEL.MASK_FORMER"):
+    with pytest.raises(ValueError, match=f"{name}.*'coco': .*; set INSTANCE_ON of MODEL.MASK_F"):
         build_evaluator(mask_classifier(tmp_path, "SEMANTIC", "PANOPTIC"), name)
     cfg = mask_classifier(tmp_path, "SEMANTIC", "INSTANCE")
-    assert types_of(build_evaluator(cfg, name)) == [COCOEvaluator]
+    assert types_of(build_evaluator(cfg, name)) == [FastCOCOEvaluator]
 
 
 @pytest.mark.parametrize(
@@ -272,13 +336,18 @@ def test_separated_panoptic_datasets_have_no_segments(panoptic, tmp_path):
 
 
 @pytest.mark.parametrize("evaluator_type", PANOPTIC)
-def test_other_models_are_measured_by_miou_which_needs_label_maps(
-    panoptic, tmp_path, evaluator_type
-):
+@pytest.mark.parametrize(
+    "meta_arch, message",
+    [
+        ("SemanticSegmentor", "cannot serve to measure mIoU, since .* without sem_seg_file_name"),
+        ("SomebodysModel", "records without sem_seg_file_name: mIoU"),
+    ],
+)
+def test_miou_needs_label_maps(panoptic, tmp_path, evaluator_type, meta_arch, message):
     name = panoptic(evaluator_type=evaluator_type)
-    assert types_of(build_evaluator(config(tmp_path, tokens=False), name)) == [
-        CheckedSemSegEvaluator
-    ]
+    cfg = config(tmp_path, tokens=False, meta_arch=meta_arch)
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 2
+    assert types_of(build_evaluator(cfg, name)) == [CheckedSemSegEvaluator]
     DatasetCatalog.get(name)[0].pop("sem_seg_file_name")
-    with pytest.raises(ValueError, match="build_.* records without sem_seg_file_name: mIoU"):
-        build_evaluator(config(tmp_path, tokens=False), name)
+    with pytest.raises(ValueError, match=f"{name}.*{message}"):
+        build_evaluator(cfg, name)

@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from sgr.evaluation.ground_truth import (
+    count_without_mask,
     has_classes,
     has_instances,
     read_class_map,
@@ -53,6 +54,33 @@ def test_a_mask_of_another_size_is_an_error():
     record = {"annotations": [{"segmentation": mask_util.encode(mask(0, 0, 2, 2))}]}
     with pytest.raises(ValueError, match="annotation 0 is 10 x 12, but the image is 20 x 12"):
         read_instance_map(record, (20, 12))
+    with pytest.raises(ValueError, match="a.jpg: the mask of annotation 0 is 10 x 12"):
+        read_instance_map({**record, "file_name": "a.jpg"}, (20, 12))
+
+
+def test_of_equal_masks_the_later_lies_on_top():
+    annotations = [{"segmentation": [polygon(1, 1, 4, 4)]}, {"segmentation": [polygon(2, 1, 4, 4)]}]
+    instances = read_instance_map({"annotations": annotations}, SIZE)
+    np.testing.assert_array_equal(instances == 1, mask(2, 1, 4, 4))
+    np.testing.assert_array_equal(instances == 0, mask(1, 1, 1, 4))
+
+
+def test_boxes_alone_are_no_instances():
+    """Whatever area a mask's box has, the mask counts."""
+    annotations = [
+        {"bbox": [0, 0, 5, 5]},
+        {"bbox": [0, 0, 5, 5], "segmentation": []},
+        {"bbox": [0, 0, 5, 5], "segmentation": [[0, 0, 5, 5]]},
+        {"bbox": [0, 0, 5, 5], "segmentation": None},
+        {"bbox": [0, 0, 5, 5], "iscrowd": 1},
+        {"bbox": [0, 0, 0, 0], "segmentation": [polygon(1, 1, 2, 2)]},
+        {"bbox": [0, 0, 5, 5], "segmentation": mask_util.encode(mask(0, 0, 0, 0))},
+    ]
+    record = {"annotations": annotations}
+    instances = read_instance_map(record, SIZE)
+    np.testing.assert_array_equal(instances, np.where(mask(1, 1, 2, 2), 5, -1))
+    assert count_without_mask(record) == 4
+    assert count_without_mask({}) == count_without_mask({"annotations": []}) == 0
 
 
 def test_panoptic_things(tmp_path):

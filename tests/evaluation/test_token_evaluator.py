@@ -101,6 +101,40 @@ def test_instances_of_annotations(dataset):
     assert tokens["images_I"] == 1 and "S_C" not in tokens
 
 
+def test_instances_with_boxes_only_are_said(dataset, caplog):
+    """Crowds are not meant, nor are instances with a mask."""
+    crowd = box(0, 0, 16, 8, iscrowd=1)
+    records = [{"annotations": [box(0, 0, 8, 8), {"bbox": [0, 0, 4, 4]}, crowd]}, {}]
+    name = dataset(records)
+    for annotations, count in ((records[0]["annotations"], 1), ([box(0, 0, 8, 8), crowd], 0)):
+        records[0]["annotations"] = annotations
+        caplog.clear()
+        evaluator = TokenSemanticsEvaluator(name)
+        evaluator.process(inputs(), outputs([WEAK]))
+        assert evaluator.evaluate()["tokens"]["images_I"] == 1
+        message = f"{count} annotated instance(s) of {name} have no mask, only a box"
+        assert (message in caplog.text) == (count > 0) == bool(caplog.text)
+
+
+def test_metadata_may_come_with_the_records(tmp_path):
+    """As Detectron2's own loader of COCO files fills them."""
+    name = f"late_{tmp_path.name}"
+    Image.fromarray(halves(0, 9)).save(tmp_path / "labels.png")
+
+    def load():
+        MetadataCatalog.get(name).set(ignore_label=9)
+        return [{"file_name": "0.jpg", "sem_seg_file_name": str(tmp_path / "labels.png")}]
+
+    DatasetCatalog.register(name, load)
+    try:
+        evaluator = TokenSemanticsEvaluator(name)
+        evaluator.process(inputs(), outputs([WEAK]))
+        assert evaluator.evaluate()["tokens"]["S_C"] == 0
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
 def test_instances_of_panoptic_segments(dataset):
     ids = halves(7, 5)
     ids[4:, 8:] = 6

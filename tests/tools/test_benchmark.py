@@ -18,7 +18,9 @@ SMALL = {
     "token-metrics": "--size 40 54 --strides 16 4 --concepts 40 5 --classes 4",
     "deformable-attention": "--cells 6 3 --batch 2 --heads 2 --head-dim 4 --points 2",
     "mask-inference": "--size 100 150 --queries 9 --classes 4",
+    "coco-ap": "--images 5 --classes 3 --instances 4 --detections 12",
 }
+ON_CPU_ONLY = ("components", "coco-ap")
 # In units of float32's rounding; for components, maps and masks the share of pixels.
 ROUNDING = 1e-5
 BFLOAT16_ROUNDING = 2**-8
@@ -129,6 +131,7 @@ def test_peak_memory_is_that_of_the_run(tool):
         ("matcher", ["--max-active", "13"], "--concepts 12 is less than --max-active 13"),
         ("components", ["--classes", "256"], "at most 255 labels, not 256"),
         ("components", ["--device", "cuda"], "invalid choice: 'cuda'"),
+        ("coco-ap", ["--device", "cuda"], "invalid choice: 'cuda'"),
         ("token-metrics", ["--strides", "4"], "have 1 and 2 values"),
         ("token-metrics", ["--threads", "0"], "must be positive, got 0"),
     ],
@@ -148,7 +151,7 @@ def test_device_that_is_not_there(tool, capsys):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("command", [each for each in SMALL if each != "components"])
+@pytest.mark.parametrize("command", [each for each in SMALL if each not in ON_CPU_ONLY])
 def test_on_a_gpu(tool, capsys, command):
     status, table = run(tool, capsys, command, "--device", "cuda")
     assert status == 0 and all(row["SGR MiB"] != "-" for row in table)

@@ -17,6 +17,7 @@ from .token_metrics import (
 
 __all__ = [
     "CheckedSemSegEvaluator",
+    "FastCOCOEvaluator",
     "PanopticCounts",
     "PanopticQualityEvaluator",
     "ThingCOCOEvaluator",
@@ -24,6 +25,7 @@ __all__ = [
     "build_evaluator",
     "cell_label_counts",
     "diversity",
+    "evaluate_coco",
     "label_histograms",
     "match_segments",
     "present_bins",
@@ -33,10 +35,12 @@ __all__ = [
 
 _NEEDS_DETECTRON2 = {
     "CheckedSemSegEvaluator": ".sem_seg_evaluator",
+    "FastCOCOEvaluator": ".coco_evaluator",
     "PanopticQualityEvaluator": ".panoptic_evaluator",
     "ThingCOCOEvaluator": ".thing_evaluator",
     "TokenSemanticsEvaluator": ".token_evaluator",
     "build_evaluator": ".build",
+    "evaluate_coco": ".coco_evaluator",
 }
 
 

@@ -7,9 +7,10 @@ import os
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.modeling import META_ARCH_REGISTRY
 
+from .coco_evaluator import FastCOCOEvaluator
 from .panoptic_evaluator import PanopticQualityEvaluator
 from .sem_seg_evaluator import CheckedSemSegEvaluator
 from .thing_evaluator import ThingCOCOEvaluator
@@ -18,7 +19,7 @@ from .token_evaluator import TokenSemanticsEvaluator
 __all__ = ["build_evaluator"]
 
 # The results that can be evaluated on a dataset, as the switches of MODEL.MASK_FORMER.TEST name
-# them. The first is what models without switches are taken to put out.
+# them. The first is what unknown models are taken to put out.
 _RESULTS = {
     "ade20k_panoptic_seg": ("SEMANTIC", "PANOPTIC", "INSTANCE"),
     "cityscapes_panoptic_seg": ("SEMANTIC", "PANOPTIC", "INSTANCE"),
@@ -29,9 +30,19 @@ _RESULTS = {
 }
 
 _MEASURES = {"SEMANTIC": "mIoU", "PANOPTIC": "panoptic quality", "INSTANCE": "AP"}
+_OUTPUTS = {"SEMANTIC": "sem_seg", "PANOPTIC": "panoptic_seg", "INSTANCE": "instances"}
 
 # The public MaskFormer and Mask2Former, imported beside this project, obey the same switches.
 _WITH_SWITCHES = {"MaskFormerSegmentor", "MaskFormer"}
+
+# What Detectron2's meta-architectures put out, and with them their subclasses. The panoptic results
+# of PanopticFPN are for Detectron2's "separated" datasets, which we do not evaluate.
+_PUT_OUT = {
+    "SemanticSegmentor": ("SEMANTIC",),
+    "PanopticFPN": ("SEMANTIC", "INSTANCE"),
+    "GeneralizedRCNN": ("INSTANCE",),
+    "DenseDetector": ("INSTANCE",),
+}
 
 
 def build_evaluator(
@@ -44,29 +55,37 @@ def build_evaluator(
     ==========================  ========================================================
     sem_seg,                    mIoU, by Detectron2
     cityscapes_sem_seg
-    coco                        box and mask AP, by Detectron2
+    coco                        box and mask AP
     coco_panoptic_seg,          panoptic quality; mIoU where records have label maps of
     ade20k_panoptic_seg,        the model's classes; box and mask AP of the things where
     cityscapes_panoptic_seg     the metadata have a ``json_file``
     ==========================  ========================================================
 
-    Of a mask classifier only those results are measured that MODEL.MASK_FORMER.TEST switches on
-    (SEMANTIC_ON, PANOPTIC_ON, INSTANCE_ON); which of them the dataset cannot serve, and why, is
-    logged. Other models are taken to put out ``instances`` for "coco" and ``sem_seg`` elsewhere.
-    ``cfg.TEST.TOKENS.ENABLED`` adds the token metrics to any.
+    Of these, that is measured which the model puts out: Detectron2's detectors ``instances``, its
+    SemanticSegmentor ``sem_seg``, a mask classifier what MODEL.MASK_FORMER.TEST switches on
+    (SEMANTIC_ON, PANOPTIC_ON, INSTANCE_ON). What the dataset cannot serve, and why, is logged.
+    Models of other kinds are taken to put out ``instances`` for "coco" and ``sem_seg`` elsewhere.
+
+    ``cfg.TEST.TOKENS.ENABLED`` adds the token metrics to any. They need nothing but tokens of the
+    model: where it puts out no result that the dataset can serve to measure, they are measured
+    alone, with a warning. So a model for semantic segmentation can be evaluated on "coco" for its
+    S_I and D_I, alone or beside its own dataset in DATASETS.TEST.
 
     Args:
         cfg: a config with the keys of ``add_sgr_config``.
         dataset_name: a registered dataset.
-        output_folder: where results are written; None stands for OUTPUT_DIR/inference.
+        output_folder: where results are written; None stands for OUTPUT_DIR/inference, and for a
+            folder of the dataset's name in it where DATASETS.TEST has several.
 
     Raises:
         ValueError: if the metadata's ``evaluator_type`` is missing or not a known one; if nothing
-            that the model puts out can be measured on this dataset; or if a record lacks the ground
-            truth of what is to be measured.
+            of the model can be measured on this dataset; or if a record lacks the ground truth of
+            what is to be measured.
     """
     if output_folder is None:
         output_folder = os.path.join(cfg.OUTPUT_DIR, "inference")
+        if len(cfg.DATASETS.TEST) > 1:  # All of them write files of the same names.
+            output_folder = os.path.join(output_folder, dataset_name)
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if evaluator_type not in _RESULTS:
         raise ValueError(
@@ -84,44 +103,82 @@ def _task_evaluators(
     cfg: CfgNode, dataset_name: str, evaluator_type: str, output_folder: str
 ) -> list[DatasetEvaluator]:
     possible = _RESULTS[evaluator_type]
-    results, is_panoptic = possible[:1], len(possible) > 1
-    if _has_switches(cfg):
-        wanted = [each for each in _MEASURES if cfg.MODEL.MASK_FORMER.TEST[f"{each}_ON"]]
-        results = [each for each in wanted if each in possible]
-        if not results:
-            keys = " or ".join(f"{each}_ON" for each in possible)
-            raise ValueError(
-                f"there is nothing to evaluate on {dataset_name}, whose evaluator_type is "
-                f"{evaluator_type!r}: set {keys} of MODEL.MASK_FORMER.TEST to True"
-            )
+    is_panoptic = len(possible) > 1
+    put_out = _results_of(cfg)
+    if put_out is None:
+        results = possible[:1]
+    else:
+        results = [each for each in put_out if each in possible]
         missing = {
             each: f"its evaluator_type is {evaluator_type!r}"
-            for each in wanted
+            for each in put_out
             if each not in possible
         }
         if is_panoptic:
             missing.update(_missing_ground_truth(cfg, dataset_name, results))
         results = [each for each in results if each not in missing]
-        why = " and ".join(f"{_MEASURES[each]}, since {reason}" for each, reason in missing.items())
-        if not results:
-            raise ValueError(f"the dataset {dataset_name} cannot serve to measure {why}")
-        if missing:
-            logging.getLogger(__name__).info(f"Not measured on {dataset_name}: {why}")
+        _report(cfg, dataset_name, evaluator_type, results, missing)
 
     evaluators: dict[str, type[DatasetEvaluator]] = {
         "SEMANTIC": CheckedSemSegEvaluator,
         "PANOPTIC": PanopticQualityEvaluator,
-        "INSTANCE": ThingCOCOEvaluator if is_panoptic else COCOEvaluator,
+        "INSTANCE": ThingCOCOEvaluator if is_panoptic else FastCOCOEvaluator,
     }
     return [evaluators[each](dataset_name, output_dir=output_folder) for each in results]
 
 
-def _has_switches(cfg: CfgNode) -> bool:
+def _report(
+    cfg: CfgNode,
+    dataset_name: str,
+    evaluator_type: str,
+    results: list[str],
+    missing: dict[str, str],
+) -> None:
+    """Say what is not measured; an error if there are neither results nor tokens to measure."""
+    logger = logging.getLogger(__name__)
+    possible = _RESULTS[evaluator_type]
+    reasons = " and ".join(f"{_MEASURES[each]}, since {why}" for each, why in missing.items())
+    if results:
+        if missing:
+            logger.info(f"Not measured on {dataset_name}: {reasons}")
+        return
+
+    if any(each in possible for each in missing):
+        message = f"the dataset {dataset_name} cannot serve to measure {reasons}"
+    else:
+        outputs = " or ".join(_OUTPUTS[each] for each in possible)
+        message = (
+            f"there is nothing to evaluate on {dataset_name}, whose evaluator_type is "
+            f"{evaluator_type!r}: {cfg.MODEL.META_ARCHITECTURE} puts out no {outputs}"
+        )
+        if _is_any(cfg, _WITH_SWITCHES):
+            keys = " or ".join(f"{each}_ON" for each in possible)
+            message += f"; set {keys} of MODEL.MASK_FORMER.TEST to True"
+    if not cfg.TEST.TOKENS.ENABLED:
+        raise ValueError(f"{message}. TEST.TOKENS.ENABLED True measures a model's tokens alone")
+    measures = " or ".join(_MEASURES[each] for each in possible)
+    logger.warning(f"Only the token metrics are measured, and no {measures}: {message}")
+
+
+def _results_of(cfg: CfgNode) -> tuple[str, ...] | None:
+    """What the model puts out; None where that is not known."""
+    if _is_any(cfg, _WITH_SWITCHES):
+        switches = cfg.MODEL.MASK_FORMER.TEST
+        return tuple(each for each in _MEASURES if switches[f"{each}_ON"])
+    return next((_PUT_OUT[name] for name in _class_names(cfg) if name in _PUT_OUT), None)
+
+
+def _is_any(cfg: CfgNode, names: set[str]) -> bool:
+    return not names.isdisjoint(_class_names(cfg))
+
+
+def _class_names(cfg: CfgNode) -> list[str]:
+    """Names of the meta-architecture's class and its bases, the most special one first."""
     name = cfg.MODEL.META_ARCHITECTURE
     if name not in META_ARCH_REGISTRY:
-        return False
+        return []
     meta_arch = META_ARCH_REGISTRY.get(name)
-    return any(each.__name__ in _WITH_SWITCHES for each in getattr(meta_arch, "__mro__", ()))
+    return [each.__name__ for each in getattr(meta_arch, "__mro__", ())]
 
 
 def _missing_ground_truth(

@@ -9,9 +9,15 @@ import numpy as np
 import pycocotools.mask as mask_util
 
 from sgr.data.image_files import check_labels, read_labels
-from sgr.data.segments import read_segment_map, segment_labels, to_rle
+from sgr.data.segments import read_segment_map, segment_labels, to_rle, valid_polygons
 
-__all__ = ["has_classes", "has_instances", "read_class_map", "read_instance_map"]
+__all__ = [
+    "count_without_mask",
+    "has_classes",
+    "has_instances",
+    "read_class_map",
+    "read_instance_map",
+]
 
 
 def has_classes(record: dict) -> bool:
@@ -67,8 +73,11 @@ def read_instance_map(record: dict, size: tuple[int, int], thing_ids=frozenset()
     """One integer map of the instances of things.
 
     Taken from ``annotations`` (COCO style), or else from ``pan_seg_file_name`` and
-    ``segments_info``. Where annotated masks overlap, the one with the smaller area lies on top.
-    Crowds are no instances, and their pixels belong to nothing unless an instance covers them.
+    ``segments_info``. Where annotated masks overlap, the one with the smaller area (in pixels, of
+    the whole mask) lies on top; of equal ones the later. Crowds are no instances, and their pixels
+    belong to nothing unless an instance covers them. The same holds for instances of which a box
+    is known but no mask, see :func:`count_without_mask`: a box is mostly background and would
+    take the pixels of its neighbours. What the box of a mask is, does not matter.
 
     Args:
         record: a dataset record, see :func:`has_instances`.
@@ -83,7 +92,10 @@ def read_instance_map(record: dict, size: tuple[int, int], thing_ids=frozenset()
         ValueError: a mask is not of the image's size, or the picture holds ids without a segment.
     """
     if "annotations" in record:
-        return _map_of_annotations(record["annotations"], size)
+        try:
+            return _map_of_annotations(record["annotations"], size)
+        except ValueError as error:
+            raise ValueError(f"{record.get('file_name', 'record')}: {error}") from error
     segments = record["segments_info"]
     # One more at the end, for pixels without a segment.
     things = np.full(len(segments) + 1, -1, np.int32)
@@ -92,6 +104,21 @@ def read_instance_map(record: dict, size: tuple[int, int], thing_ids=frozenset()
             if not segment.get("iscrowd", 0):
                 things[index] = index
     return things[read_segment_map(record)]
+
+
+def count_without_mask(record: dict) -> int:
+    """The instances among a record's ``annotations``, crowds aside, that have a box at most.
+
+    Those have no ``segmentation``, or no polygon of three corners in it.
+    """
+    return sum(
+        not annotation.get("iscrowd", 0) and not _has_mask(annotation.get("segmentation"))
+        for annotation in record.get("annotations", ())
+    )
+
+
+def _has_mask(segmentation: dict | list | None) -> bool:
+    return isinstance(segmentation, dict) or bool(valid_polygons(segmentation))
 
 
 def _map_of_annotations(annotations: list[dict], size: tuple[int, int]) -> np.ndarray:

@@ -19,7 +19,13 @@ from torch import Tensor
 
 from sgr.modeling.reasoning.concept_regions import ConceptRegions
 
-from .ground_truth import has_classes, has_instances, read_class_map, read_instance_map
+from .ground_truth import (
+    count_without_mask,
+    has_classes,
+    has_instances,
+    read_class_map,
+    read_instance_map,
+)
 from .token_metrics import (
     cell_label_counts,
     diversity,
@@ -50,8 +56,11 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
 
     The ground truth is that of the dataset's catalog, at its own resolution: for the classes
     ``sem_seg_file_name`` with the metadata's ``ignore_label``, for the instances ``annotations``,
-    and for each of them ``pan_seg_file_name`` where it has no other. It is assumed that the network
-    sees the whole image, resized to any size.
+    and for each of them ``pan_seg_file_name`` where it has no other. Of annotations the masks
+    count; crowds, and instances that have a box only, are left out as
+    :func:`~sgr.evaluation.ground_truth.read_instance_map` says, the latter with a warning. No class
+    of the model is asked for, so a model of one dataset can be measured on the instances of
+    another. It is assumed that the network sees the whole image, resized to any size.
     """
 
     def __init__(
@@ -76,15 +85,16 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
         self._output_dir = output_dir
         self._active_threshold = active_threshold
 
+        # The mapper of the test loader drops the ground truth from what the model gets.
+        self._records = {
+            record["file_name"]: record for record in DatasetCatalog.get(dataset_name)
+        }
+        # After the records: some fill the metadata as they are loaded.
         metadata = MetadataCatalog.get(dataset_name)
         self._ignore_label = metadata.get("ignore_label")
         classes = metadata.get("stuff_classes")
         self._num_classes = None if classes is None else len(classes)
         self._thing_ids = set(metadata.get("thing_dataset_id_to_contiguous_id", {}).values())
-        # The mapper of the test loader drops the ground truth from what the model gets.
-        self._records = {
-            record["file_name"]: record for record in DatasetCatalog.get(dataset_name)
-        }
         self.reset()
 
     def reset(self) -> None:
@@ -142,7 +152,13 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
             self._logger.warning(
                 f"No image of {self._dataset_name} has ground truth to measure tokens with: "
                 "neither sem_seg_file_name or pan_seg_file_name with labelled pixels, nor "
-                "annotations."
+                "annotations with masks."
+            )
+        without_mask = sum(count_without_mask(each) for each in self._records.values())
+        if without_mask:
+            self._logger.warning(
+                f"{without_mask} annotated instance(s) of {self._dataset_name} have no mask, only "
+                "a box: S_I and D_I are those of the others."
             )
         for block, values in results.items():
             if values:
