@@ -18,7 +18,8 @@ Runs of a config start from files of their own by --weights NAME=FILE, where {se
 for the seed: so a second stage (a detector) goes on with what each seed of a first one has learned.
 
 Options at the end change all configs, as with train_net.py; behind a list of configs or seeds they
-need a -- before them. The exit status is 1 if a run failed, and 130 after Ctrl-C.
+need a -- before them. The exit status is 1 if a run failed, and 130 after Ctrl-C. For Linux and
+macOS.
 """
 
 from __future__ import annotations
