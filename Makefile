@@ -59,7 +59,7 @@ test: install
 	$(PYTHON) -m pytest $(ARGS)
 
 demo: install
-	$(PYTHON) tools/run_demo.py $(ARGS)
+	$(PYTHON) tools/quickstart.py $(ARGS)
 
 clean:
 	rm -rf build *.egg-info .pytest_cache

@@ -41,7 +41,7 @@ from sgr.visualization import (
     draw_token_histograms,
     most_used_regions,
     number_names,
-    upsample_region,
+    upsample_regions,
 )
 
 
@@ -113,12 +113,7 @@ def draw(
     regions = regions_of(output)
     probabilities = regions.probabilities[0].cpu()
     shown = most_used_regions(probabilities.numpy(), max(args.num_regions, args.num_tokens))
-    heat = np.stack(
-        [
-            upsample_region(probabilities[k].numpy(), regions.stride, input_size, size)
-            for k in shown
-        ]
-    )
+    heat = upsample_regions(probabilities.numpy()[shown], regions.stride, input_size, size)
 
     def histograms(labels: np.ndarray) -> list[np.ndarray]:
         """The shown tokens' histograms, the bins' labels, and the map of bins."""

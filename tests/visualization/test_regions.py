@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sgr.visualization import most_used_regions, upsample_region
+from sgr.visualization import most_used_regions, upsample_region, upsample_regions
 
 
 def test_sure_regions_come_before_faint_and_tiny_ones():
@@ -28,3 +28,11 @@ def test_a_region_lands_where_its_cells_are(size):
 def test_a_constant_region_stays_constant():
     region = np.full((2, 2), 0.3, np.float32)
     np.testing.assert_allclose(upsample_region(region, 16, (17, 30), (33, 9)), 0.3, rtol=1e-5)
+
+
+def test_several_regions_at_once():
+    regions = np.random.default_rng(0).random((3, 2, 4))
+    heat = upsample_regions(regions, 8, (15, 30), (20, 40))
+    expected = [upsample_region(region, 8, (15, 30), (20, 40)) for region in regions]
+    np.testing.assert_array_equal(heat, expected)
+    assert upsample_regions(regions[:0], 8, (15, 30), (20, 40)).shape == (0, 20, 40)

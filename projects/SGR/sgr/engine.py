@@ -113,7 +113,10 @@ def load_config(
 
 
 def setup_config(
-    args: argparse.Namespace, *, add_configs: Iterable[Callable[[CfgNode], None]] = ()
+    args: argparse.Namespace,
+    *,
+    add_configs: Iterable[Callable[[CfgNode], None]] = (),
+    log_file: bool = True,
 ) -> CfgNode:
     """The frozen config of a run, fitted to the machine.
 
@@ -123,11 +126,13 @@ def setup_config(
     Args:
         args: of :func:`argument_parser`.
         add_configs: see :func:`load_config`.
+        log_file: whether OUTPUT_DIR gets a log.txt.
     """
     cfg = load_config(
         args.config_file, args.opts, allow_unsafe=args.allow_unsafe_yaml, add_configs=add_configs
     )
-    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sgr")
+    folder = cfg.OUTPUT_DIR if log_file else None
+    logger = setup_logger(folder, distributed_rank=comm.get_rank(), name="sgr")
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("There is no GPU: running in one process on the CPU")
         cfg.MODEL.DEVICE = "cpu"

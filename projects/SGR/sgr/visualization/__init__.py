@@ -7,7 +7,8 @@ from .histograms import draw_token_histograms
 from .metric_names import higher_is_better, metric_title
 from .overlays import color_labels, overlay_heat, overlay_labels
 from .panel import draw_panel
-from .regions import most_used_regions, upsample_region
+from .region_tiles import draw_regions_beside, region_tile_size
+from .regions import most_used_regions, upsample_region, upsample_regions
 from .segments import draw_segments, number_names
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "distinct_colors",
     "draw_comparison",
     "draw_panel",
+    "draw_regions_beside",
     "draw_segments",
     "draw_token_histograms",
     "draw_training_curves",
@@ -26,5 +28,7 @@ __all__ = [
     "overlay_heat",
     "overlay_labels",
     "read_metrics",
+    "region_tile_size",
     "upsample_region",
+    "upsample_regions",
 ]

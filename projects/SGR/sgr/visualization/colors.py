@@ -31,17 +31,18 @@ def distinct_colors(count: int) -> np.ndarray:
     return _oklab_to_rgb(lightness, chroma * np.cos(hue), chroma * np.sin(hue))
 
 
-def class_colors(metadata, count: int) -> np.ndarray:
-    """The dataset's own colours (``stuff_colors`` in its metadata), or distinct ones.
+def class_colors(metadata, count: int, key: str = "stuff_colors") -> np.ndarray:
+    """The dataset's own colours, or distinct ones where it has none or too few.
 
     Args:
         metadata: Detectron2 metadata, or anything with its ``get``.
         count: number of classes.
+        key: where the metadata have them, "stuff_colors" or "thing_colors".
 
     Returns:
         (count, 3) uint8, RGB.
     """
-    colors = metadata.get("stuff_colors")
+    colors = metadata.get(key)
     if colors is None or len(colors) < count:
         return distinct_colors(count)
     return np.asarray(colors[:count], dtype=np.uint8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-__all__ = ["most_used_regions", "upsample_region"]
+__all__ = ["most_used_regions", "upsample_region", "upsample_regions"]
 
 
 def most_used_regions(probabilities: np.ndarray, count: int) -> np.ndarray:
@@ -47,3 +47,17 @@ def upsample_region(
     )
     at_input = at_input[: input_size[0], : input_size[1]]
     return cv2.resize(at_input, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+
+
+def upsample_regions(
+    regions: np.ndarray, stride: int, input_size: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray:
+    """:func:`upsample_region` of each of (T, h, w) regions.
+
+    Returns:
+        (T, H, W) float32; mind the memory where the image is large.
+    """
+    shown = np.empty((len(regions), *size), dtype=np.float32)
+    for place, region in zip(shown, regions):
+        place[:] = upsample_region(region, stride, input_size, size)
+    return shown

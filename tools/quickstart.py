@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """The whole way once, small enough for a CPU: scenes, training, evaluation, pictures.
 
-    make demo        or        python tools/run_demo.py [--output DIR] [--resume] [KEY VALUE ...]
+    make demo        or        python tools/quickstart.py [--output DIR] [--resume] [KEY VALUE ...]
 
 Makes the Shapes dataset, trains MaskFormer with SGR on it, and writes to DIR (output/demo)
 

@@ -1,4 +1,4 @@
-"""The demo's script from end to end, as a user starts it, on a tiny model."""
+"""The quickstart from end to end, as a user starts it, on a tiny model."""
 
 import json
 import os
@@ -9,9 +9,9 @@ from tiny_model import CHECKOUT, tiny_options
 
 
 def test_trains_evaluates_and_draws(tiny_shapes, tmp_path):
-    output = tmp_path / "demo"
+    output = tmp_path / "quickstart"
     options = tiny_options()
-    command = [sys.executable, "-W", "ignore", str(CHECKOUT / "tools" / "run_demo.py")]
+    command = [sys.executable, "-W", "ignore", str(CHECKOUT / "tools" / "quickstart.py")]
     command += ["--output", str(output), "--num-images", "2", *options]
     command += ["TEST.EVAL_PERIOD", "3"]
     environment = {**os.environ, "DETECTRON2_DATASETS": str(tiny_shapes), "OMP_NUM_THREADS": "1"}

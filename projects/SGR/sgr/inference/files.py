@@ -1,0 +1,120 @@
+"""Which files are read, and which are written."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+__all__ = ["IMAGE_SUFFIXES", "find_files", "output_files", "refuse_overwriting"]
+
+IMAGE_SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg"),
+    *(".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
+)
+
+
+def find_files(
+    inputs: Iterable[str], suffixes: Sequence[str]
+) -> tuple[list[Path], dict[str, str]]:
+    """The files that a command line names, each once.
+
+    Args:
+        inputs: files, which are taken whatever their suffix; folders, of which the files with one
+            of ``suffixes`` are taken in the order of their names, without hidden files and without
+            subfolders; and patterns of ``glob`` (``**`` for any depth), of which such files are
+            taken.
+        suffixes: in lower case, with their dots; files may have them in upper case.
+
+    Returns:
+        The files, in the order of the inputs, and for each input that names none the reason.
+    """
+    found: dict[Path, Path] = {}
+    problems: dict[str, str] = {}
+    for name in inputs:
+        path = Path(name).expanduser()
+        # A file may have a name that looks like a pattern.
+        if path.is_file():
+            files, problem = [path], ""
+        elif path.is_dir():
+            files = _with_suffix(path.iterdir(), suffixes)
+            problem = f"the folder holds no file with {', '.join(suffixes)}"
+        elif glob.has_magic(name):
+            matches = glob.glob(str(path), recursive=True)
+            files = _with_suffix(map(Path, matches), suffixes)
+            problem = f"no file with {', '.join(suffixes)} matches the pattern"
+        else:
+            files, problem = [], "no such file"
+        if not files:
+            problems[name] = problem
+        for file in files:
+            found.setdefault(file.resolve(), file)
+    return list(found.values()), problems
+
+
+def output_files(
+    files: Sequence[Path], folder: Path, keep: Sequence[str], other: str
+) -> list[Path]:
+    """Where the result of each file goes: into one folder, under its name.
+
+    Where two files have one name, the folders of all are kept, from the first that they do not
+    share; where this does not help either (a.tif and a.gif), the later ones get a number.
+
+    Args:
+        files: what is read.
+        folder: for the results.
+        keep: suffixes that a result keeps, in lower case.
+        other: the suffix of the results of other files.
+
+    Returns:
+        A path for each file, no two the same, even where letters' cases are not told apart.
+    """
+    names = [
+        file.name if file.suffix.lower() in keep else f"{file.stem}{other}" for file in files
+    ]
+    results = [Path(name) for name in names]
+    if len({_folded(result) for result in results}) < len(files):
+        parents = [file.parent.absolute() for file in files]
+        common = os.path.commonpath(parents)
+        results = [parent.relative_to(common) / name for parent, name in zip(parents, names)]
+    seen: Counter[str] = Counter()
+    unique = []
+    for result in results:
+        candidate = result
+        while seen[_folded(candidate)]:
+            seen[_folded(result)] += 1
+            candidate = result.with_stem(f"{result.stem}_{seen[_folded(result)]}")
+        seen[_folded(candidate)] += 1
+        unique.append(folder / candidate)
+    return unique
+
+
+def refuse_overwriting(files: Iterable[Path], results: Iterable[Path]) -> None:
+    """
+    Raises:
+        ValueError: if a result is one of the files that are read, under whatever name.
+    """
+    read = {(status.st_dev, status.st_ino): file for file in files for status in [file.stat()]}
+    for result in results:
+        if not result.exists():
+            continue
+        status = result.stat()
+        if (status.st_dev, status.st_ino) in read:
+            raise ValueError(
+                f"the result {result} would overwrite the input "
+                f"{read[status.st_dev, status.st_ino]}; name another output"
+            )
+
+
+def _with_suffix(paths: Iterable[Path], suffixes: Sequence[str]) -> list[Path]:
+    return sorted(
+        path
+        for path in paths
+        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def _folded(path: Path) -> str:
+    return str(path).casefold()

@@ -1,0 +1,153 @@
+"""A model with its weights, from images to outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import detection_utils
+from detectron2.data import transforms as T
+from detectron2.modeling import build_model
+from torch import nn
+
+from sgr.checkpoint import SafeCheckpointer
+from sgr.modeling.recording import has_regions
+from sgr.modeling.supervision.meta_arch import WAYS_TO_REGIONS
+
+from .metadata import dataset_metadata, output_metadata
+
+__all__ = ["BatchPredictor", "read_ahead"]
+
+Item = TypeVar("Item")
+
+
+class BatchPredictor:
+    """Detectron2's ``DefaultPredictor`` for several images at a time.
+
+    Images are resized and ordered in their channels as an evaluation does. Those of a batch are
+    padded to its largest, which costs time where sizes differ, and may change results a little:
+    convolutions and tokens see the padding.
+
+    Args:
+        cfg: a config, whose ``MODEL.WEIGHTS`` are loaded.
+        allow_pickle: see :class:`~sgr.checkpoint.SafeCheckpointer`.
+
+    Attributes:
+        model: in evaluation mode.
+        metadata: what the classes of the model's outputs are called, and their colours, by the
+            first dataset of ``DATASETS.TEST``; see :func:`dataset_metadata` and
+            :func:`output_metadata`.
+
+    Raises:
+        ValueError: if there are no weights, those are of a backbone only, ``INPUT.FORMAT`` is
+            neither "RGB" nor "BGR", or ``TEST.TOKENS.ENABLED`` asks for concept regions of a model
+            that puts out none.
+        FileNotFoundError: if there is no such file.
+    """
+
+    def __init__(self, cfg: CfgNode, *, allow_pickle: bool = False):
+        if not cfg.MODEL.WEIGHTS:
+            raise ValueError(
+                "there are no weights: name a trained checkpoint with MODEL.WEIGHTS FILE"
+            )
+        if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
+            raise ValueError(f"INPUT.FORMAT must be 'RGB' or 'BGR', got {cfg.INPUT.FORMAT!r}")
+        self._is_bgr = cfg.INPUT.FORMAT == "BGR"
+        self._resize = T.AugmentationList(detection_utils.build_augmentation(cfg, is_train=False))
+        # Detectron2's models may change the config that they are built from.
+        self.model = build_model(cfg.clone()).eval()
+        if cfg.TEST.TOKENS.ENABLED:
+            _check_regions(self.model)
+        _load_trained(self.model, cfg.MODEL.WEIGHTS, allow_pickle)
+        self.metadata = output_metadata(
+            dataset_metadata(cfg), _num_classes(cfg), _num_joint_classes(self.model)
+        )
+
+    def prepare(self, image: np.ndarray) -> dict[str, Any]:
+        """The model's input for one image.
+
+        Args:
+            image: (H, W, 3) uint8, RGB.
+
+        Returns:
+            ``image`` (3, h, w) uint8, resized, in the model's order of channels, and ``height``,
+            ``width``, the image's own.
+        """
+        size = {"height": image.shape[0], "width": image.shape[1]}
+        resized = T.AugInput(image)
+        self._resize(resized)
+        image = resized.image[..., ::-1] if self._is_bgr else resized.image
+        return {"image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), **size}
+
+    def predict(self, inputs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The model's outputs for inputs of :meth:`prepare`, at the images' own sizes."""
+        with torch.inference_mode():
+            return self.model(list(inputs))
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+        """The model's outputs for (H, W, 3) uint8 images, RGB, of any sizes."""
+        return self.predict([self.prepare(image) for image in images])
+
+
+def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """The items, each made in a second thread while its predecessor is in use.
+
+    What making them raises is raised here.
+    """
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        coming = executor.submit(next, iterator, end)
+        while (item := coming.result()) is not end:
+            coming = executor.submit(next, iterator, end)
+            yield item
+
+
+class _Checkpointer(SafeCheckpointer):
+    """Remembers which parameters a file did not have."""
+
+    missing: frozenset[str] = frozenset()
+
+    def _load_model(self, checkpoint: dict[str, Any]):
+        incompatible = super()._load_model(checkpoint)
+        self.missing = frozenset(incompatible.missing_keys)
+        return incompatible
+
+
+def _load_trained(model: nn.Module, weights: str, allow_pickle: bool) -> None:
+    checkpointer = _Checkpointer(model, allow_pickle=allow_pickle)
+    checkpointer.load(weights)
+    for name, part in model.named_children():
+        parameters = {f"{name}.{each}" for each, _ in part.named_parameters()}
+        if parameters and parameters <= checkpointer.missing:
+            raise ValueError(
+                f"{weights!r} holds nothing of the model's {name}: these are weights to start a "
+                "training from; name a trained checkpoint with MODEL.WEIGHTS FILE"
+            )
+
+
+def _check_regions(model: nn.Module) -> None:
+    name = type(model).__name__
+    if not hasattr(model, "concepts_in_output"):
+        raise ValueError(
+            f"{name} does not put out its concept regions; set MODEL.META_ARCHITECTURE to "
+            f"Concept{name} (see sgr.supervise_concepts)"
+        )
+    if not has_regions(model):
+        raise ValueError(f"{name} has no concept regions: {WAYS_TO_REGIONS}")
+
+
+def _num_classes(cfg: CfgNode) -> int:
+    """No part of the model has more."""
+    parts = (part for part in cfg.MODEL.values() if isinstance(part, CfgNode))
+    return max(part.NUM_CLASSES for part in parts if "NUM_CLASSES" in part)
+
+
+def _num_joint_classes(model: nn.Module) -> int | None:
+    """The classes of a model that numbers things and stuff together, None of detectors."""
+    if hasattr(model, "roi_heads"):
+        return None
+    return getattr(getattr(model, "sem_seg_head", None), "num_classes", None)

@@ -1,0 +1,134 @@
+"""Videos, frame by frame."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+__all__ = ["VIDEO_SUFFIXES", "VideoReader", "VideoWriter"]
+
+# MPEG-4 and motion JPEG are what OpenCV's wheels can write everywhere.
+_CODECS = {".mp4": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
+VIDEO_SUFFIXES = tuple(_CODECS)
+_USUAL_FPS = 25.0
+
+
+class VideoReader:
+    """The frames of a video file, without its sound.
+
+    Args:
+        path: any file that OpenCV reads.
+
+    Attributes:
+        fps: frames per second; 25 where the file does not say.
+        num_frames: what the file says; None where it does not.
+        num_read: frames read so far.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        OSError: if it cannot be opened as a video.
+    """
+
+    def __init__(self, path: Path):
+        if not path.is_file():
+            raise FileNotFoundError(f"video {path} does not exist")
+        self.path = path
+        self._capture = cv2.VideoCapture(str(path))
+        if not self._capture.isOpened():
+            raise OSError(f"video {path} cannot be opened: it is damaged, or no video")
+        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps = fps if math.isfinite(fps) and fps > 0 else _USUAL_FPS
+        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self.num_frames = int(count) if math.isfinite(count) and count > 0 else None
+        self.num_read = 0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """(H, W, 3) uint8 frames, RGB, all of the first one's size."""
+        size = None
+        while True:
+            ok, frame = self._capture.read()
+            if not ok:
+                break
+            size = size or frame.shape[:2]
+            if frame.shape[:2] != size:
+                frame = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
+            self.num_read += 1
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+
+    def check_end(self) -> None:
+        """To be called after the last frame.
+
+        Raises:
+            OSError: if there were fewer than the file says, or none. One may be missing: the number
+                can be an estimate.
+        """
+        if self.num_read < max(1, (self.num_frames or 0) - 1):
+            raise OSError(
+                f"video {self.path} ends early, after {self.num_read} of "
+                f"{self.num_frames or 'an unknown number of'} frames"
+            )
+
+    def close(self) -> None:
+        self._capture.release()
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+class VideoWriter:
+    """Writes frames to a video file, of the size of the first one.
+
+    MPEG-4 has even sides only: of odd ones, OpenCV leaves out the last row or column.
+
+    Args:
+        path: ends in ".mp4", ".mkv" or ".avi"; made with the first frame.
+        fps: frames per second.
+
+    Raises:
+        ValueError: for another suffix.
+    """
+
+    def __init__(self, path: Path, fps: float):
+        if path.suffix.lower() not in _CODECS:
+            raise ValueError(f"a video is written to {', '.join(VIDEO_SUFFIXES)}, not to {path}")
+        self.path = path
+        self.fps = fps
+        self._writer: cv2.VideoWriter | None = None
+        self._size: tuple[int, ...] = ()
+
+    def write(self, frame: np.ndarray) -> None:
+        """
+        Args:
+            frame: (H, W, 3) uint8, RGB.
+
+        Raises:
+            OSError: if the file cannot be written.
+            ValueError: if the frame is not of the first one's size.
+        """
+        if self._writer is None:
+            codec = cv2.VideoWriter.fourcc(*_CODECS[self.path.suffix.lower()])
+            self._size = frame.shape
+            self._writer = cv2.VideoWriter(str(self.path), codec, self.fps, frame.shape[1::-1])
+            if not self._writer.isOpened():
+                raise OSError(f"video {self.path} cannot be written by this build of OpenCV")
+        # OpenCV would leave such frames out without a word.
+        if frame.shape != self._size:
+            raise ValueError(f"a frame is {frame.shape}, the first one was {self._size}")
+        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.release()
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()

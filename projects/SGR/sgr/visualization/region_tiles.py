@@ -1,0 +1,87 @@
+"""Concept regions as small pictures beside a large one, always in the same places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .overlays import overlay_heat
+
+__all__ = ["draw_regions_beside", "region_tile_size"]
+
+# Height of the large picture, pixels: enlarged or reduced to this range.
+_HEIGHTS = (360, 1080)
+_GAP = 4
+# Matplotlib brings its font along; Pillow's own knows few letters beyond English ones.
+_FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+
+
+def region_tile_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a region's picture, pixels, beside an image of (H, W)."""
+    height, width = _large_size(size)
+    tile_height = (height - _GAP) // 2
+    return tile_height, max(1, round(width * tile_height / height))
+
+
+def draw_regions_beside(
+    picture: np.ndarray, image: np.ndarray, regions: np.ndarray, names: Sequence[str]
+) -> np.ndarray:
+    """A picture, and to its right the regions in two rows of half its height.
+
+    The result's size depends on those of the picture and on the number of regions only, as a video
+    needs it. A panel with ground truth and legends is :func:`sgr.visualization.draw_panel`.
+
+    Args:
+        picture: (H, W, 3) uint8, RGB, say a prediction. Shown 360 to 1080 pixels high.
+        image: (H, W, 3) uint8, RGB, shown below the regions.
+        regions: (T, h, w) in [0, 1] that cover the image, best of :func:`region_tile_size`.
+        names: T titles of one line.
+
+    Returns:
+        (height, width, 3) uint8, RGB, height and width even.
+
+    Raises:
+        ValueError: if regions and their names differ in number, or the images in size.
+    """
+    if len(regions) != len(names):
+        raise ValueError(f"{len(regions)} regions have {len(names)} names")
+    if picture.shape != image.shape:
+        raise ValueError(f"the picture is {picture.shape}, the image {image.shape}")
+    height, width = _large_size(image.shape[:2])
+    tile_height, tile_width = region_tile_size(image.shape[:2])
+    columns = -(-len(regions) // 2)
+    full_width = width + columns * (_GAP + tile_width)
+    canvas = np.full((height, full_width + full_width % 2, 3), 255, dtype=np.uint8)
+    canvas[:, :width] = _resize(picture, (height, width))
+    small = _resize(image, (tile_height, tile_width))
+    font = ImageFont.truetype(str(_FONT), max(11, tile_height // 15))
+    for index, (region, name) in enumerate(zip(regions, names)):
+        heat = _resize(np.asarray(region, dtype=np.float32), (tile_height, tile_width))
+        tile = Image.fromarray(overlay_heat(small, heat))
+        ImageDraw.Draw(tile).text(
+            (4, 2), name, fill="white", font=font, stroke_width=2, stroke_fill="black"
+        )
+        top = (index % 2) * (tile_height + _GAP)
+        left = width + _GAP + (index // 2) * (tile_width + _GAP)
+        canvas[top : top + tile_height, left : left + tile_width] = tile
+    return canvas
+
+
+def _large_size(size: tuple[int, int]) -> tuple[int, int]:
+    height = min(max(size[0], _HEIGHTS[0]), _HEIGHTS[1])
+    height -= height % 2
+    return height, max(1, round(size[1] * height / size[0]))
+
+
+def _resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if picture.shape[:2] == size:
+        return picture
+    shrinks = size[0] < picture.shape[0]
+    return cv2.resize(
+        picture, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )

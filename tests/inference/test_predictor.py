@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetMapper
+from detectron2.modeling import build_model
+from PIL import Image
+
+from sgr.inference import BatchPredictor, choose_concepts, read_ahead
+from tiny_detector import tiny_detector_config
+from tiny_model import CHECKOUT, tiny_config
+
+
+def saved(cfg, path):
+    """The config with the weights of a random model."""
+    torch.save({"model": build_model(cfg).state_dict()}, path)
+    cfg.MODEL.WEIGHTS = str(path)
+    return cfg
+
+
+@pytest.fixture
+def images():
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (*s, 3)).astype(np.uint8) for s in ((40, 60), (64, 50), (33, 90))]
+
+
+@pytest.mark.parametrize("format", ["RGB", "BGR"])
+def test_an_image_becomes_what_an_evaluation_makes_of_it(tmp_path, images, format):
+    cfg = tiny_config(tmp_path, INPUT__FORMAT=format, INPUT__MIN_SIZE_TEST=48)
+    predictor = BatchPredictor(saved(cfg, tmp_path / "model.pth"))
+    Image.fromarray(images[0]).save(tmp_path / "image.png")
+    expected = DatasetMapper(cfg, is_train=False)(
+        {"file_name": str(tmp_path / "image.png"), "height": 40, "width": 60}
+    )
+    result = predictor.prepare(images[0])
+    assert torch.equal(result["image"], expected["image"])
+    assert (result["height"], result["width"]) == (40, 60)
+    assert result["image"].shape == (3, 48, 72)
+
+
+def segmentor(tmp_path, name):
+    norms = {"MODEL__RESNETS__NORM": "BN", "MODEL__SEM_SEG_HEAD__NORM": "BN"}
+    return tiny_config(tmp_path, CHECKOUT / "configs" / "shapes" / f"{name}_R50_sgr.yaml", **norms)
+
+
+def check_regions(predictor, image, output):
+    height, width = predictor.prepare(image)["image"].shape[-2:]
+    regions = output["concept_regions"]
+    stride = regions.stride
+    assert regions.logits.shape[-2:] == (-(-height // stride), -(-width // stride))
+    assert len(set(choose_concepts(output, 3).tolist())) == 3
+
+
+@pytest.mark.parametrize("name", ["maskformer", "fcn"])
+def test_segmentation_of_images_of_several_sizes(tmp_path, images, name):
+    predictor = BatchPredictor(saved(segmentor(tmp_path, name), tmp_path / "model.pth"))
+    for image, output in zip(images, predictor(images)):
+        assert output["sem_seg"].shape == (9, *image.shape[:2])
+        check_regions(predictor, image, output)
+    assert predictor.metadata.stuff_classes[4] == "disc"
+
+
+def test_detection_in_images_of_several_sizes(tmp_path, images):
+    cfg = tiny_detector_config(TEST__TOKENS__ENABLED=True)
+    predictor = BatchPredictor(saved(cfg, tmp_path / "model.pth"))
+    for image, output in zip(images, predictor(images)):
+        assert output["instances"].image_size == image.shape[:2]
+        check_regions(predictor, image, output)
+
+
+def test_things_have_the_models_numbers(tmp_path):
+    """A mask classifier of Shapes numbers all nine classes together, a detector its five things."""
+    mask_classifier = saved(segmentor(tmp_path, "maskformer"), tmp_path / "mask_classifier.pth")
+    assert BatchPredictor(mask_classifier).metadata.thing_classes[4] == "disc"
+    detector = saved(tiny_detector_config(), tmp_path / "detector.pth")
+    assert BatchPredictor(detector).metadata.thing_classes[0] == "disc"
+
+
+def test_what_cannot_be_used_is_told(tmp_path):
+    cfg = tiny_config(tmp_path)
+    with pytest.raises(ValueError, match="there are no weights: .* MODEL.WEIGHTS FILE"):
+        BatchPredictor(cfg)
+    backbone = build_model(cfg).backbone.state_dict()
+    torch.save({"model": {f"backbone.{k}": v for k, v in backbone.items()}}, tmp_path / "b.pth")
+    cfg.MODEL.WEIGHTS = str(tmp_path / "b.pth")
+    with pytest.raises(ValueError, match="b.pth' holds nothing of the model's sem_seg_head"):
+        BatchPredictor(cfg)
+    cfg.MODEL.WEIGHTS = str(tmp_path / "none.pth")
+    with pytest.raises(FileNotFoundError, match="none.pth"):
+        BatchPredictor(cfg)
+    cfg.INPUT.FORMAT = "L"
+    with pytest.raises(ValueError, match="INPUT.FORMAT must be 'RGB' or 'BGR', got 'L'"):
+        BatchPredictor(cfg)
+
+
+def test_regions_of_a_model_without_are_refused(tmp_path):
+    cfg = tiny_detector_config(MODEL__META_ARCHITECTURE="GeneralizedRCNN")
+    cfg = saved(cfg, tmp_path / "model.pth")
+    cfg.TEST.TOKENS.ENABLED = True
+    with pytest.raises(ValueError, match="META_ARCHITECTURE to ConceptGeneralizedRCNN"):
+        BatchPredictor(cfg)
+    cfg.MODEL.META_ARCHITECTURE = "ConceptGeneralizedRCNN"
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
+    with pytest.raises(ValueError, match="has no concept regions: put a reasoning module"):
+        BatchPredictor(cfg)
+
+
+def test_reading_ahead():
+    made = []
+
+    def make():
+        for index in range(4):
+            made.append(index)
+            yield index
+        raise OSError("the end")
+
+    items = read_ahead(make())
+    assert next(items) == 0 and next(items) == 1
+    with pytest.raises(OSError, match="the end"):
+        assert list(items)
+    assert made == [0, 1, 2, 3]
+    assert list(read_ahead([])) == []

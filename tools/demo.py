@@ -1,0 +1,329 @@
+#!/usr/bin/env python
+"""Run a model on images and videos, and draw what it predicts.
+
+    python tools/demo.py --config-file configs/... --weights model_final.pth \
+        --input photos more/*.jpg --output predictions
+    python tools/demo.py --config-file configs/... --weights model_final.pth \
+        --video-input street.mp4 --output street_predicted.mp4 --regions 6
+
+Semantic, panoptic and instance segmentation and detections, whatever the config's model puts out,
+with concept regions beside on request. Class names and colours are those of the first dataset in
+DATASETS.TEST, which need not be there. Nothing opens a window. A file that cannot be read is
+reported and skipped; if there was any, the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.utils.video_visualizer import VideoVisualizer
+from PIL import Image
+from tqdm import tqdm
+
+import sgr  # noqa: F401 (registers)
+from sgr.data.image_files import read_image
+from sgr.engine import setup_config
+from sgr.inference import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    BatchPredictor,
+    VideoReader,
+    VideoWriter,
+    choose_concepts,
+    draw_output,
+    draw_output_regions,
+    find_files,
+    output_files,
+    read_ahead,
+    refuse_overwriting,
+)
+
+WRITTEN_IMAGES = (".jpg", ".jpeg", ".png")
+READ_VIDEOS = (*VIDEO_SUFFIXES, ".m4v", ".mov", ".mpeg", ".mpg", ".webm", ".wmv")
+# What an image may raise on its way: too little memory, too small for the model, and from
+# Detectron2's Visualizer, two pixels wide.
+RUN_ERRORS = (RuntimeError, MemoryError, AssertionError)
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Run a model on images or videos, and draw what it predicts."
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE")
+    parser.add_argument("--allow-pickle", action="store_true", help="as in train_net.py")
+    parser.add_argument("--allow-unsafe-yaml", action="store_true", help="as in train_net.py")
+    parser.add_argument("--weights", metavar="FILE", help="default: the config's MODEL.WEIGHTS")
+    inputs = parser.add_mutually_exclusive_group(required=True)
+    inputs.add_argument(
+        "--input", nargs="+", metavar="PATH", help="images, folders of images, or patterns"
+    )
+    inputs.add_argument(
+        "--video-input", nargs="+", metavar="PATH", help="videos, folders of videos, or patterns"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="a folder; of a single input also a file, "
+        f"{', '.join(WRITTEN_IMAGES)} or {', '.join(VIDEO_SUFFIXES)}",
+    )
+    parser.add_argument(
+        "--confidence-threshold",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="instances with a lower score are not shown (default: 0.5)",
+    )
+    parser.add_argument(
+        "--regions", type=int, default=0, metavar="N", help="concept regions to draw beside"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=1,
+        metavar="N",
+        help="images that the model gets at a time, padded to the largest (default: 1, as in an "
+        "evaluation)",
+    )
+    parser.add_argument(
+        "--opts",
+        dest="more_opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="changes of the config, the last of the arguments",
+    )
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="the same without --opts"
+    )
+    args = parser.parse_args(arguments)
+    args.opts += args.more_opts
+    if not 0 <= args.confidence_threshold <= 1:
+        parser.error("--confidence-threshold must be in [0, 1]")
+    if args.regions < 0:
+        parser.error("--regions must be at least 0")
+    if args.batch_size < 1:
+        parser.error("--batch-size must be at least 1")
+    for name in args.input or args.video_input:
+        if re.fullmatch(r"[A-Z0-9_]+(\.[A-Z0-9_]+)+", name) and not Path(name).exists():
+            parser.error(f"{name} looks like a key of the config; put --opts before it")
+    try:
+        args.jobs, args.problems = plan(args)
+    except ValueError as error:
+        parser.error(str(error))
+    return args
+
+
+def plan(args: argparse.Namespace) -> tuple[list[tuple[Path, Path]], dict[str, str]]:
+    """Pairs of a file to read and one to write, and why some inputs have none.
+
+    Raises:
+        ValueError: if there is nothing to read, or a result cannot go where it should.
+    """
+    if args.input:
+        suffixes, written = IMAGE_SUFFIXES, WRITTEN_IMAGES
+    else:
+        suffixes, written = READ_VIDEOS, VIDEO_SUFFIXES
+    files, problems = find_files(args.input or args.video_input, suffixes)
+    if not files:
+        listed = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
+        raise ValueError(f"there is nothing to read: {listed}")
+    videos = [file for file in files if args.input and file.suffix.lower() in READ_VIDEOS]
+    if videos:
+        raise ValueError(f"{videos[0]} is a video: use --video-input instead of --input")
+    output = args.output.expanduser()
+    if output.suffix.lower() in written and not output.is_dir():
+        if len(files) + len(problems) > 1:
+            raise ValueError(f"the results of several files need a folder, not --output {output}")
+        results = [output]
+    elif output.exists() and not output.is_dir():
+        raise ValueError(
+            f"--output {output} is neither a folder nor a file with {', '.join(written)}"
+        )
+    else:
+        results = output_files(files, output, written, ".png" if args.input else ".mp4")
+    refuse_overwriting(files, results)
+    return list(zip(files, results)), problems
+
+
+def load_config(args: argparse.Namespace) -> CfgNode:
+    threshold = str(args.confidence_threshold)
+    first = [
+        # Masks of what is not shown are not made; with "labels", nor are scores.
+        *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", threshold),
+        *("MODEL.RETINANET.SCORE_THRESH_TEST", threshold),
+        *("MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH", threshold),
+        *("MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT", "labels"),
+    ]
+    last = ["TEST.TOKENS.ENABLED", str(args.regions > 0)]
+    if args.weights:
+        last += ["MODEL.WEIGHTS", args.weights]
+    args.opts = [*first, *args.opts, *last]
+    return setup_config(args, log_file=False)
+
+
+class Drawer:
+    """Pictures of outputs.
+
+    Args:
+        predictor: whose outputs they are.
+        threshold: of instances' scores.
+        num_regions: concept regions beside.
+        video: whether the images are the frames of one video: instances keep their colours, and the
+            concepts beside are those of the first frame.
+    """
+
+    def __init__(
+        self, predictor: BatchPredictor, threshold: float, num_regions: int, video: bool = False
+    ):
+        self.metadata = predictor.metadata
+        self.threshold = threshold
+        self.num_regions = num_regions
+        self.video = VideoVisualizer(self.metadata) if video else None
+        self._concepts: np.ndarray | None = None
+
+    def __call__(self, image: np.ndarray, input_: dict, output: dict[str, Any]) -> np.ndarray:
+        picture = draw_output(
+            image, output, self.metadata, score_threshold=self.threshold, video=self.video
+        )
+        if not self.num_regions:
+            return picture
+        if self._concepts is None or self.video is None:
+            self._concepts = choose_concepts(output, self.num_regions)
+        return draw_output_regions(
+            picture,
+            image,
+            output,
+            self.metadata,
+            input_size=tuple(input_["image"].shape[-2:]),
+            concepts=self._concepts,
+        )
+
+
+def batches(items: Iterator, size: int) -> Iterator[list]:
+    while batch := list(islice(items, size)):
+        yield batch
+
+
+def predict_each(predictor: BatchPredictor, inputs: list[dict]) -> list[dict | Exception]:
+    """The outputs of a batch; if it fails, of its images one by one, or why one has none."""
+    try:
+        return list(predictor.predict(inputs))
+    except RUN_ERRORS as error:
+        if len(inputs) == 1:
+            return [error]
+    return [predict_each(predictor, [each])[0] for each in inputs]
+
+
+def run_on_images(predictor: BatchPredictor, args: argparse.Namespace) -> dict[str, str]:
+    """Draw every image of ``args.jobs``; why some could not be."""
+    drawer = Drawer(predictor, args.confidence_threshold, args.regions)
+    problems: dict[str, str] = {}
+
+    def read(job: tuple[Path, Path]):
+        try:
+            image = read_image(str(job[0]), "RGB")
+            return *job, image, predictor.prepare(image)
+        except Exception as error:  # Pillow's plugins raise all kinds of them
+            return *job, None, error
+
+    with tqdm(total=len(args.jobs), unit="image") as progress:
+
+        def report(file: Path, error: Exception) -> None:
+            problems[str(file)] = _reason(error)
+            progress.write(f"skipped {file}: {problems[str(file)]}", file=sys.stderr)
+
+        for batch in read_ahead(batches(map(read, args.jobs), args.batch_size)):
+            readable = [each for each in batch if each[2] is not None]
+            for file, _, image, error in batch:
+                if image is None:
+                    report(file, error)
+            inputs = [input_ for *_, input_ in readable]
+            outputs = predict_each(predictor, inputs) if inputs else []
+            for (file, result, image, input_), output in zip(readable, outputs):
+                try:
+                    if isinstance(output, Exception):
+                        raise output
+                    picture = drawer(image, input_, output)
+                except RUN_ERRORS as error:
+                    report(file, error)
+                    continue
+                result.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(picture).save(result, quality=92)
+            progress.update(len(batch))
+    return problems
+
+
+def run_on_videos(predictor: BatchPredictor, args: argparse.Namespace) -> dict[str, str]:
+    """Draw every video of ``args.jobs``; why some could not be, or not to their end."""
+    problems: dict[str, str] = {}
+    for file, result in args.jobs:
+        try:
+            run_on_video(predictor, file, result, args)
+        except (OSError, *RUN_ERRORS) as error:
+            problems[str(file)] = _reason(error)
+            print(f"{file}: {problems[str(file)]}", file=sys.stderr)
+    return problems
+
+
+def run_on_video(
+    predictor: BatchPredictor, file: Path, result: Path, args: argparse.Namespace
+) -> None:
+    """
+    Raises:
+        OSError: if the video cannot be read or ends early, after all frames before.
+    """
+    drawer = Drawer(predictor, args.confidence_threshold, args.regions, video=True)
+    with ExitStack() as stack:
+        reader = stack.enter_context(VideoReader(file))
+        result.parent.mkdir(parents=True, exist_ok=True)
+        writer = stack.enter_context(VideoWriter(result, reader.fps))
+        progress = stack.enter_context(
+            tqdm(total=reader.num_frames, unit="frame", desc=file.name)
+        )
+        frames = ((frame, predictor.prepare(frame)) for frame in reader)
+        for batch in read_ahead(batches(frames, args.batch_size)):
+            outputs = predict_each(predictor, [input_ for _, input_ in batch])
+            for (frame, input_), output in zip(batch, outputs):
+                if isinstance(output, Exception):
+                    raise output
+                writer.write(drawer(frame, input_, output))
+            progress.update(len(batch))
+        reader.check_end()
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).partition("\n")[0]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    args = parse_args(arguments)
+    predictor = BatchPredictor(load_config(args), allow_pickle=args.allow_pickle)
+    start = time.perf_counter()
+    run = run_on_images if args.input else run_on_videos
+    problems = {**args.problems, **run(predictor, args)}
+    seconds = time.perf_counter() - start
+    total = len(args.jobs) + len(args.problems)
+    what = "images" if args.input else "videos"
+    print(f"{total - len(problems)} of {total} {what} in {seconds:.1f} s, in {args.output}")
+    if problems:
+        print(f"{len(problems)} failed:", file=sys.stderr)
+        for name, problem in problems.items():
+            print(f"  {name}: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
