@@ -143,6 +143,7 @@ def _report(
             logger.info(f"Not measured on {dataset_name}: {reasons}")
         return
 
+    advice = ""
     if any(each in possible for each in missing):
         message = f"the dataset {dataset_name} cannot serve to measure {reasons}"
     else:
@@ -153,9 +154,9 @@ def _report(
         )
         if _is_any(cfg, _WITH_SWITCHES):
             keys = " or ".join(f"{each}_ON" for each in possible)
-            message += f"; set {keys} of MODEL.MASK_FORMER.TEST to True"
+            advice = f"; set {keys} of MODEL.MASK_FORMER.TEST to True"
     if not cfg.TEST.TOKENS.ENABLED:
-        raise ValueError(f"{message}. TEST.TOKENS.ENABLED True measures a model's tokens alone")
+        raise ValueError(f"{message}{advice}. TEST.TOKENS.ENABLED True measures a model's tokens alone")
     measures = " or ".join(_MEASURES[each] for each in possible)
     logger.warning(f"Only the token metrics are measured, and no {measures}: {message}")
 
