@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from detectron2.model_zoo import get_config_file
 from detectron2.modeling import build_model
 
 from sgr.engine import load_config
@@ -12,7 +13,8 @@ from sgr.modeling.reasoning import ReasoningModule
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 # What has a schedule in its name; the others are bases, or small.
 SCHEDULED = sorted(CONFIGS.glob("*/*_bs*.yaml"))
-WITH_SGR = sorted([*CONFIGS.glob("*/*_sgr_bs*.yaml"), *CONFIGS.glob("*/*_glore_bs*.yaml")])
+WITH_GLORE = sorted(CONFIGS.glob("*/*_glore_bs*.yaml"))
+WITH_SGR = sorted([*CONFIGS.glob("*/*_sgr_bs*.yaml"), *WITH_GLORE])
 ABLATIONS = sorted(CONFIGS.glob("*/ablations/*.yaml"))
 ABLATION_BASES = {
     "shapes": "fcn_R50_sgr.yaml",
@@ -67,6 +69,25 @@ def test_sgr_changes_nothing_beside_it(path):
     sgr = load_config(str(path)).MODEL.SGR
     supervised = sgr.NAME == "SemanticGlobalReasoning" and "mask_rcnn" not in path.name
     assert (sgr.SUPERVISION.WEIGHT > 0) == supervised
+
+
+@pytest.mark.parametrize("path", WITH_GLORE, ids=name)
+def test_glore_is_the_same_everywhere(path):
+    base = path.with_name(path.name.replace("_glore_", "_"))
+    changed = {
+        key.removeprefix("MODEL.SGR."): value
+        for key, value in changes(path, base).items()
+        if key.startswith("MODEL.SGR.") and key != "MODEL.SGR.BACKBONE_NAME"
+    }
+    assert changed == {
+        "NAME": "GloRe", "NUM_CONCEPTS": 64, "TOKEN_DIM": 128, "INIT_AS_IDENTITY": True
+    }
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*swin*.yaml")), ids=name)
+def test_all_of_swin_is_trained(path):
+    """Detectron2's default would freeze the embedding of the patches and the first stage."""
+    assert load_config(str(path)).MODEL.BACKBONE.FREEZE_AT == 0
 
 
 @pytest.mark.parametrize("path", ABLATIONS, ids=name)
@@ -126,6 +147,26 @@ def test_settings_of_detectors(path):
     rois = cfg.MODEL.ROI_HEADS
     assert (rois.BATCH_SIZE_PER_IMAGE, rois.POSITIVE_FRACTION) == (512, 0.25)
     assert cfg.TEST.TOKENS.ENABLED == ("_sgr_" in path.name or "_glore_" in path.name)
+    assert cfg.INPUT.MIN_SIZE_TRAIN == (640, 672, 704, 736, 768, 800)
+    assert cfg.MODEL.BACKBONE.FREEZE_AT == (0 if "swin" in path.name else 2)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [("C4", "C4"), ("DC5", "DilatedC5"), ("FPN", "FPN")]
+)
+def test_detectors_are_those_of_detectron2(ours, theirs):
+    """But for the schedule, the pretrained ResNet and what it wants, masks, and our own keys."""
+    path = CONFIGS / "coco" / f"mask_rcnn_R101_{ours}_bs8_270k.yaml"
+    changed = changes(path, get_config_file(f"Base-RCNN-{theirs}.yaml"))
+    assert changed.keys() == {
+        "MODEL.META_ARCHITECTURE",
+        "MODEL.MASK_ON",
+        *("MODEL.RESNETS.DEPTH", "MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.WEIGHTS"),
+        *("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.FORMAT"),
+        *("SOLVER.IMS_PER_BATCH", "SOLVER.STEPS", "SOLVER.MAX_ITER", "TEST.EVAL_PERIOD"),
+        *("MODEL.SGR.SUPERVISION.WEIGHT", "INPUT.DATASET_MAPPER_NAME", "TEST.TOKENS.ENABLED"),
+        *("SOLVER.OPTIMIZER", "SOLVER.BACKBONE_MULTIPLIER"),
+    }
 
 
 @pytest.mark.parametrize(
@@ -135,6 +176,7 @@ def test_settings_of_detectors(path):
         "coco/mask_rcnn_R101_DC5_sgr_bs8_270k.yaml",
         "coco/mask_rcnn_R101_FPN_glore_bs8_270k.yaml",
         "coco/mask_rcnn_swin_tiny_FPN_bs8_270k.yaml",
+        "coco/mask_rcnn_swin_tiny_FPN_glore_bs8_270k.yaml",
         "coco/mask_rcnn_swin_tiny_FPN_sgr_bs8_270k.yaml",
         "shapes/mask_rcnn_R50.yaml",
         "shapes/mask_rcnn_R50_sgr.yaml",

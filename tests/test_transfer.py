@@ -23,6 +23,7 @@ from sgr.transfer import (
     part_of,
     place_backbone,
     read_settings,
+    reasoning_modules,
     save_backbone,
 )
 
@@ -48,7 +49,7 @@ class Holder(nn.Module):
             module.register_parameter(last, nn.Parameter(torch.full((2,), -1.0)))
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.", "model._orig_mod."])
 def test_backbone_and_reasoning_are_taken(prefix):
     state = state_of(
         "backbone.stem.conv1.weight",
@@ -106,7 +107,10 @@ def test_arrays_are_taken_and_memory_is_not_shared():
         (["encoder.weight"], "it has encoder.weight .*train_net.py"),
         (["conv1.weight", "layer1.0.conv1.weight", "fc.weight"], "a classifier, it seems"),
         (["patch_embed.proj.weight", "head.weight"], "a classifier, it seems"),
-        (["backbone.reasoning.res5.concepts.weight"], "no tensor under 'backbone.'"),
+        (
+            ["backbone.reasoning.res5.concepts.weight"],
+            "nothing of the backbone itself under 'backbone.', only backbone.reasoning.res5",
+        ),
     ],
 )
 def test_no_backbone(names, words):
@@ -129,6 +133,24 @@ def test_file(tmp_path):
         save_backbone(path, {}, source="there")
     save_backbone(path, {}, source="there", overwrite=True)
     assert torch.load(path, weights_only=True)["source"] == "there"
+
+
+def test_a_file_of_a_newer_release_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "b.pth"
+    with monkeypatch.context() as patch:
+        patch.setattr("sgr.transfer.FORMAT", 2)
+        save_backbone(path, state_of("res2.weight"), source="here")
+    with pytest.raises(ValueError, match="format 2, of which this release knows only 1"):
+        SafeCheckpointer(Holder("backbone.res2.weight")).load(str(path))
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
+    def fail(content, path):
+        raise RuntimeError("cannot be opened")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="b.pth' cannot be written: cannot be opened"):
+        save_backbone(tmp_path / "b.pth", {}, source="here")
 
 
 def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch):
@@ -196,6 +218,11 @@ def test_no_place():
     words = "another backbone .*: stem.conv1.weight ...; the model has backbone.bottom_up.layers"
     with pytest.raises(ValueError, match=words):
         place_backbone(model, tensors)
+
+
+def test_no_place_in_a_model_without_tensors():
+    with pytest.raises(ValueError, match="the model has no tensors"):
+        place_backbone(nn.Module(), state_of("stem.conv1.weight"))
 
 
 def swin_detector(*, reasoning, token_dim=16, **options):
@@ -284,7 +311,7 @@ CONFIG = """
 INPUT: {FORMAT: RGB}
 MODEL:
   PIXEL_MEAN: [1.0, 2.0, 3.0]
-  RESNETS: {STRIDE_IN_1X1: false, DEPTH: 50}
+  RESNETS: {STRIDE_IN_1X1: false, DEPTH: 50, RES4_DILATION: 2, RES5_MULTI_GRID: [1, 2, 4]}
   SGR: {NUM_HEADS: 4, NUM_CONCEPTS: 8}
 """
 
@@ -297,6 +324,10 @@ def test_settings(tmp_path):
     sgr = {"MODEL.SGR.NUM_HEADS": 4}
     assert read_settings(file, ["layers.0.blocks.0.weight"]) == images
     assert read_settings(file, ["res2.0.conv1.weight"]) == {**images, **resnet}
+    dilation = {"MODEL.RESNETS.RES4_DILATION": 2}
+    assert read_settings(file, ["res4.0.conv1.weight"]) == {**images, **resnet, **dilation}
+    grid = {"MODEL.RESNETS.RES5_MULTI_GRID": [1, 2, 4]}
+    assert read_settings(file, ["res5.0.conv1.weight"]) == {**images, **resnet, **grid}
     names = ["res2.0.conv1.weight", "reasoning.res5.mixer.layers.0.weight"]
     settings = read_settings(file, names)
     assert settings == {**images, **resnet, **sgr}
@@ -316,6 +347,16 @@ def test_no_settings(text, tmp_path):
     if text is not None:
         (tmp_path / "config.yaml").write_text(text)
     assert read_settings(tmp_path / "config.yaml", ["res2.weight"]) == {}
+
+
+@pytest.mark.parametrize("place", ["", "backbone.", "backbone.bottom_up."])
+def test_reasoning_modules(place):
+    names = ["reasoning.res4.gcn.weight", "reasoning.res4.blocker.bias", "reasoning.p5.gcn.weight"]
+    others = ["sem_seg_head.reasoning.gcn.weight", place + "res5.0.conv1.weight"]
+    others += [place + "reasoning.res4.blocker.num_batches_tracked"]
+    assert reasoning_modules([*(place + name for name in names), *others]) == {
+        "res4": {"gcn.weight", "blocker.bias"}, "p5": {"gcn.weight"}
+    }
 
 
 def test_parts():

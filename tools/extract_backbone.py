@@ -14,6 +14,7 @@ takes nothing. Any model of Detectron2's naming will do, a detector too.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ import sgr  # noqa: F401 (registers)
 from sgr.checkpoint import read_checkpoint
 from sgr.engine import load_config
 from sgr.transfer import (
+    DILATIONS,
     ExtractedBackbone,
     check_output,
     compare_with_model,
@@ -33,7 +35,9 @@ from sgr.transfer import (
     extract_backbone,
     part_of,
     read_settings,
+    reasoning_modules,
     save_backbone,
+    settings_of,
 )
 
 
@@ -63,7 +67,7 @@ def extract(args: argparse.Namespace) -> None:
     """Read, report and write.
 
     Raises:
-        ValueError, KeyError, OSError: for files and configs that cannot be what they are given for.
+        ValueError, OSError: for files and configs that cannot be what they are given for.
     """
     check_output(args.output, overwrite=args.force)
     checkpoint = read_checkpoint(args.checkpoint, allow_pickle=args.allow_pickle)
@@ -76,7 +80,10 @@ def extract(args: argparse.Namespace) -> None:
     run_config = Path(args.checkpoint).with_name("config.yaml")
     settings = read_settings(run_config, extracted.tensors)
     entries = [key for key in checkpoint if key != "model"]
-    report = [tell_extracted(extracted, entries), tell_settings(settings, run_config)]
+    report = [
+        tell_extracted(extracted, entries),
+        tell_settings(settings, run_config, extracted.tensors),
+    ]
     if args.target:
         report.append(tell_fit(args, extracted.tensors, settings))
     save_backbone(
@@ -118,15 +125,22 @@ def tell_extracted(extracted: ExtractedBackbone, entries: Iterable[str]) -> str:
     return text
 
 
-def tell_settings(settings: Mapping[str, Any], run_config: Path) -> str:
+def tell_settings(settings: Mapping[str, Any], run_config: Path, names: Iterable[str]) -> str:
     """The settings on which the weights depend."""
     if not settings:
+        if run_config.exists():
+            found = f"{run_config} cannot be read, or does not tell"
+        else:
+            found = f"There is no {run_config} to tell"
+        keys = [key for key in settings_of(names) if key not in DILATIONS]
         return (
-            f"There is no {run_config} to tell how images were prepared in training: see to it "
-            "that INPUT.FORMAT, MODEL.PIXEL_MEAN and PIXEL_STD stay what they were, and of ResNets "
-            "MODEL.RESNETS.STRIDE_IN_1X1."
+            f"{found} how the model was trained: see to it that these stay as they were: "
+            f"{', '.join(keys)}."
         )
-    lines = [f"    {key}: {value}" for key, value in settings.items()]
+    lines = [
+        f"    {key}: {value}{' (may change)' if key in DILATIONS else ''}"
+        for key, value in settings.items()
+    ]
     return "\n".join(["Settings in training, to be kept where the file is used:", *lines])
 
 
@@ -138,10 +152,13 @@ def tell_fit(
     opts += ["MODEL.DEVICE", "cpu"]
     try:
         cfg = load_config(config, opts, allow_unsafe=args.allow_unsafe_yaml)
-    except AssertionError as error:  # what yacs raises for keys that do not exist
-        raise ValueError(f"--for {config!r}: {error}") from error
+        model = build_model(cfg)
+    except Exception as error:  # Detectron2 and yacs raise whatever a wrong value leads to
+        raise ValueError(
+            f"the model of {config!r} cannot be built: {type(error).__name__}: {error}"
+        ) from error
     try:
-        taken, table = compare_with_model(build_model(cfg), tensors)
+        taken, table = compare_with_model(model, tensors)
     except ValueError as error:
         raise ValueError(f"{args.checkpoint!r} and the model of {config!r}: {error}") from error
     text = f"{config} takes {len(taken)} of the {len(tensors)} tensors."
@@ -159,12 +176,42 @@ def tell_fit(
             "build_sgr_backbone with MODEL.SGR.BACKBONE_NAME), MODEL.RESNETS.STEM_TYPE deeplab, "
             f"MODEL.RESNETS.STEM_OUT_CHANNELS {len(tensors[third])}."
         )
+    text += tell_reasoning(tensors, model.state_dict())
     different = differing_settings(settings, cfg)
-    if different:
-        text += "\n\nSettings that differ, although the weights depend on them:\n" + tabulate(
-            different, ("key", "in training", f"in {config}"), "pipe", disable_numparse=True
-        )
+    for title, rows in (
+        (
+            "Settings that differ, although the weights depend on them",
+            [row for row in different if row[0] not in DILATIONS],
+        ),
+        (
+            "Dilations that differ, which may be what you want",
+            [row for row in different if row[0] in DILATIONS],
+        ),
+    ):
+        if rows:
+            headers = ("key", "in training", f"in {config}")
+            text += f"\n\n{title}:\n" + tabulate(rows, headers, "pipe", disable_numparse=True)
     return text
+
+
+def tell_reasoning(in_file: Iterable[str], in_model: Iterable[str]) -> str:
+    """Why reasoning modules of the file are not those of the model, by the names of tensors."""
+    old, new = reasoning_modules(in_file), reasoning_modules(in_model)
+    if not old or not new:
+        return ""  # one without the other is plain from the table
+    if not old.keys() <= new.keys():
+        return (
+            f"\n\nThe file's reasoning module is on {', '.join(old)}, the model's on "
+            f"{', '.join(new)}. To take it along: MODEL.SGR.IN_FEATURES '{json.dumps(list(old))}'."
+        )
+    features = [feature for feature in old if old[feature] != new[feature]]
+    if features:
+        return (
+            f"\n\nThe file's reasoning module on {', '.join(features)} is of another kind than the "
+            "model's: MODEL.SGR.NAME, TOKEN_MIXER and NUM_LAYERS are to be what they were in "
+            "training."
+        )
+    return ""
 
 
 def describe_source(path: str, checkpoint: Mapping[str, Any]) -> str:
@@ -179,8 +226,6 @@ def main(arguments: list[str] | None = None) -> None:
         extract(args)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
-    except KeyError as error:  # of a config; its text is its argument
-        raise SystemExit(f"error: {error.args[0]}") from error
 
 
 if __name__ == "__main__":

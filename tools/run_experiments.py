@@ -15,11 +15,20 @@ was trained with is an error. After each run, and with --report-only from what t
     results.png    a dot per run, their mean and standard deviation
 
 Runs of a config start from files of their own by --weights NAME=FILE, where {seed} in FILE stands
-for the seed: so a second stage (a detector) goes on with what each seed of a first one has learned.
+for the seed: so a second stage (a detector) goes on with what each seed of a first one has learned,
 
-Options at the end change all configs, as with train_net.py; behind a list of configs or seeds they
-need a -- before them. The exit status is 1 if a run failed, and 130 after Ctrl-C. For Linux and
-macOS.
+    python tools/run_experiments.py --configs configs/shapes/maskformer_R50_sgr.yaml \
+        --seeds 0 1 --output output/first
+    for seed in 0 1; do
+        python tools/extract_backbone.py \
+            output/first/maskformer_R50_sgr/seed_$seed/model_final.pth output/backbone_$seed.pth
+    done
+    python tools/run_experiments.py --configs sgr=configs/shapes/mask_rcnn_R50_sgr.yaml \
+        --weights sgr=output/backbone_{seed}.pth --seeds 0 1 --output output/second
+
+Options at the end change all configs, as with train_net.py; behind a list (of configs, weights,
+seeds or metrics) they need a -- before them. The exit status is 1 if a run failed, and 130 after
+Ctrl-C. For Linux and macOS.
 """
 
 from __future__ import annotations
@@ -51,6 +60,7 @@ from experiments.results import collect, measured, write_report  # noqa: E402
 from experiments.runs import (  # noqa: E402
     Run,
     check_unchanged,
+    check_weights,
     parse_configs,
     parse_weights,
     plan_runs,
@@ -122,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             runs, launcher = plan(args)
             if not args.report_only:
+                check_weights(runs)
                 launcher = replace(launcher, lock=stack.enter_context(locked(args.output)))
             check_unchanged(runs)
         except (FileNotFoundError, ValueError) as error:

@@ -241,6 +241,43 @@ def test_what_does_not_fit_is_told(trained, main, tmp_path, capsys):
     assert "| unexpected | backbone.reasoning.* (30 tensors)" in printed
 
 
+@pytest.mark.parametrize(
+    ("config", "changes", "words"),
+    [
+        (
+            "R101_FPN_sgr",
+            {"MODEL__SGR__IN_FEATURES": '["res4"]'},
+            "reasoning module is on res5, the model's on res4. To take it along: "
+            """MODEL.SGR.IN_FEATURES '["res5"]'.""",
+        ),
+        (
+            "R101_FPN_glore",
+            {},
+            "reasoning module on res5 is of another kind than the model's: MODEL.SGR.NAME",
+        ),
+        ("R101_FPN_sgr", {"MODEL__SGR__IN_FEATURES": '["res4", "res5"]'}, None),
+        ("R101_FPN", {}, None),
+    ],
+)
+def test_another_reasoning_module_is_named(config, changes, words, trained, main, tmp_path, capsys):
+    arguments = [str(trained["resnet"] / "model_final.pth"), str(tmp_path / "b.pth")]
+    config = str(DETECTORS / f"mask_rcnn_{config}_bs8_270k.yaml")
+    main([*arguments, "--for", config, *options(**changes)])
+    printed = capsys.readouterr().out
+    assert words in printed if words else "The file's reasoning" not in printed
+
+
+def test_another_dilation_may_be_wanted(trained, main, tmp_path, capsys):
+    arguments = [str(trained["resnet"] / "model_final.pth"), str(tmp_path / "b.pth")]
+    config = str(DETECTORS / "mask_rcnn_R101_DC5_sgr_bs8_270k.yaml")
+    main([*arguments, "--for", config, *options()])
+    printed = capsys.readouterr().out
+    assert "MODEL.RESNETS.RES5_DILATION: 1 (may change)" in printed
+    assert "Dilations that differ, which may be what you want:" in printed
+    assert re.search(r"\| MODEL\.RESNETS\.RES5_DILATION +\| 1 +\| 2 +\|", printed)
+    assert "although the weights depend on them" not in printed
+
+
 def test_reasoning_in_the_head_stays_behind(trained, main, tmp_path, capsys):
     arguments = [str(trained["fcn"] / "model_final.pth"), str(tmp_path / "b.pth")]
     config = str(DETECTORS / "mask_rcnn_R101_FPN_sgr_bs8_270k.yaml")
@@ -271,7 +308,24 @@ def test_deeplab_stem_is_named(main, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "takes 1 of the 3 tensors" in printed
     assert "DeepLab's stem" in printed and "STEM_OUT_CHANNELS 4." in printed
-    assert f"no {tmp_path / 'config.yaml'} to tell how images were prepared" in printed
+
+
+@pytest.mark.parametrize("prefix", ["res4", "layers"])
+def test_settings_that_nobody_tells(main, tmp_path, capsys, prefix):
+    arguments = [save(tmp_path, [f"backbone.{prefix}.0.weight"]), str(tmp_path / "b.pth")]
+    config = tmp_path / "config.yaml"
+    main(arguments)
+    printed = capsys.readouterr().out
+    assert f"There is no {config} to tell how the model was trained" in printed
+    assert "INPUT.FORMAT, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD, " in printed
+    assert ("MODEL.RESNETS.STRIDE_IN_1X1." in printed) == (prefix == "res4")
+    assert ("MODEL.SWIN.QK_SCALE." in printed) == (prefix == "layers")
+    for text in ("MODEL: [", "A: 1"):
+        config.write_text(text)
+        main([*arguments, "--force"])
+        printed = capsys.readouterr().out
+        assert f"{config} cannot be read, or does not tell" in printed
+        assert "There is no " + str(config) not in printed
 
 
 def test_another_backbone_is_refused_and_nothing_written(files, trained, main, tmp_path):
@@ -311,7 +365,19 @@ def test_wrong_files(files, main, tmp_path):
     assert "must be a .pth file" in error(good, tmp_path / "b.pkl")
     assert "would overwrite the checkpoint" in error(good, good, "--force")
     assert "no config file 'none.yaml'" in error(good, output, "--for", "none.yaml")
-    assert "no.such.KEY" in error(good, output, "--for", CONFIG, "no.such.KEY", 1)
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("MODEL: [")
+    rcnn = DETECTORS / "mask_rcnn_R101_FPN_bs8_270k.yaml"
+    for target, words in (
+        ((CONFIG, "no.such.KEY", 1), "no.such.KEY"),
+        ((broken,), "expected"),
+        ((rcnn, "MODEL.RESNETS.DEPTH", 51), "KeyError: 51"),
+        ((rcnn, "MODEL.ROI_HEADS.IN_FEATURES", '["res9"]'), "KeyError: 'res9'"),
+        ((rcnn, "MODEL.RESNETS.RES5_DILATION", 3), "AssertionError"),
+    ):
+        message = error(good, output, "--for", *target)
+        assert f"the model of {str(target[0])!r} cannot be built: " in message
+        assert words in message
     assert not output.exists()
 
 

@@ -139,8 +139,45 @@ def test_runs_of_a_config_start_from_weights_of_their_seed(tool, configs, tmp_pa
     runs = tool.plan_runs(named, [3, 5], tmp_path, weights=weights)
     assert [run.weights for run in runs] == [None, tmp_path / "s3.pth", None, tmp_path / "s5.pth"]
     assert tool.Launcher().command(runs[3])[-2:] == ["MODEL.WEIGHTS", str(tmp_path / "s5.pth")]
-    # Part of what must stay as it was.
-    assert runs[3].settings["MODEL.WEIGHTS"] == repr(str(tmp_path / "s5.pth"))
+
+
+def test_weights_are_known_again(tool, configs, tmp_path, monkeypatch):
+    """By what is in the file, and by where it lies, however that is spelled."""
+    named, file = tool.parse_configs(configs[:1]), tmp_path / "s.pth"
+
+    def plan(weights):
+        return tool.plan_runs(named, [0], tmp_path / "out", weights={"a": str(weights)})
+
+    file.write_text("stage one")
+    (run,) = plan(file)
+    run.folder.mkdir(parents=True)
+    tool.runs.write_record(run, "finished")
+    monkeypatch.chdir(tmp_path)
+    tool.runs.check_unchanged(plan("s.pth"))
+    file.write_text("stage 0ne")
+    with pytest.raises(ValueError, match="SHA-256 of MODEL.WEIGHTS .* -> "):
+        tool.runs.check_unchanged(plan(file))
+    file.unlink()
+    tool.runs.check_unchanged(plan(file))
+    with pytest.raises(ValueError, match="MODEL.WEIGHTS '.*s.pth' -> '.*other.pth'"):
+        tool.runs.check_unchanged(plan("other.pth"))
+
+
+def test_weights_are_wanted_only_by_runs_that_start(
+    tool, stand_in, arguments, configs, tmp_path, capsys
+):
+    weights = tmp_path / "s.pth"
+    weights.touch()
+    command = [*arguments, "--configs", configs[0], "--weights", f"a={weights}", "--seeds"]
+    failing = mark(tmp_path, "a", "fail")
+    assert tool.main([*command, "0"]) == 1
+    weights.unlink()
+    failing.unlink()
+    assert tool.main([*command, "0"]) == 0  # from its own checkpoint
+    assert tool.main([*command, "0"]) == 0
+    assert "1 of them finished earlier" in capsys.readouterr().out
+    assert tool.main([*command, "0", "1", "--report-only"]) == 0
+    assert "no weights" in error_of(tool, capsys, [*command, "0", "1"])
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ far it came, and ``console.txt`` with all that its process printed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from sgr.engine import load_config
 __all__ = [
     "Run",
     "check_unchanged",
+    "check_weights",
     "parse_configs",
     "parse_weights",
     "plan_runs",
@@ -45,7 +47,8 @@ class Run:
         config_file: as for train_net.py.
         seed: its SEED.
         folder: its OUTPUT_DIR.
-        settings: all that its config sets, by key ("SOLVER.MAX_ITER"), as Python writes the values.
+        settings: all that its config sets, by key ("SOLVER.MAX_ITER"), as Python writes the values,
+            and what is in the file of weights.
         max_iter: iterations of the whole training.
         weights: its MODEL.WEIGHTS; None leaves the config's.
     """
@@ -154,6 +157,8 @@ def plan_runs(
 ) -> list[Run]:
     """All runs, seed by seed, so that each config soon has a first result.
 
+    Files of weights are read once for each run, to know them again: a second for 500 MB or so.
+
     Args:
         configs: of :func:`parse_configs`.
         seeds: not negative and each once.
@@ -163,7 +168,6 @@ def plan_runs(
         allow_unsafe: accept ``!!python`` tags in the configs.
 
     Raises:
-        FileNotFoundError: if there is no file of weights for a run.
         ValueError: for seeds or options that cannot be, or a config that cannot be loaded.
     """
     for seed, count in Counter(seeds).items():
@@ -184,9 +188,7 @@ def plan_runs(
             settings = {**dict(_flatten(cfg)), "SEED": repr(seed)}
             if name in weights:
                 start = Path(weights[name].replace("{seed}", str(seed)))
-                settings["MODEL.WEIGHTS"] = repr(str(start))
-                if not start.is_file():
-                    raise FileNotFoundError(f"there are no weights {str(start)!r} for {name!r}")
+                settings.update(_describe_weights(start))
             runs.append(
                 Run(
                     name=name,
@@ -211,6 +213,18 @@ def _load(file: Path, opts: Sequence[str], allow_unsafe: bool):
         raise ValueError(f"{file}: {error}") from error
 
 
+def _describe_weights(file: Path) -> dict[str, str]:
+    """What must stay the same of a file of weights; of one that is not there, where it was."""
+    described = {"MODEL.WEIGHTS": repr(str(file.resolve()))}
+    if file.is_file():
+        digest = hashlib.sha256()
+        with file.open("rb") as stream:
+            while block := stream.read(2**20):
+                digest.update(block)
+        described["SHA-256 of MODEL.WEIGHTS"] = digest.hexdigest()
+    return described
+
+
 def _flatten(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in node.items():
         if isinstance(value, dict):
@@ -230,6 +244,19 @@ def write_record(run: Run, status: str) -> None:
     draft = run.record.with_suffix(".draft")
     draft.write_text(text + "\n")
     os.replace(draft, run.record)
+
+
+def check_weights(runs: Sequence[Run]) -> None:
+    """See that the files are there from which runs are going to start.
+
+    Raises:
+        FileNotFoundError: if one is not.
+    """
+    for run in runs:
+        # The others have their own checkpoints.
+        starts = status(run) != "finished" and not run.has_checkpoint
+        if starts and run.weights is not None and not run.weights.is_file():
+            raise FileNotFoundError(f"there are no weights {str(run.weights)!r} for {run.name!r}")
 
 
 def check_unchanged(runs: Sequence[Run]) -> None:

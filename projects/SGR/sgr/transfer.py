@@ -29,6 +29,7 @@ from .checkpoint_report import report_differences
 from .modeling.backbone.swin_weights import resize_position_tables
 
 __all__ = [
+    "DILATIONS",
     "ExtractedBackbone",
     "check_output",
     "compare_with_model",
@@ -38,20 +39,34 @@ __all__ = [
     "part_of",
     "place_backbone",
     "read_settings",
+    "reasoning_modules",
     "save_backbone",
+    "settings_of",
 ]
 
-AUTHOR = "sgr, tools/extract_backbone.py"
+# The entry that marks a backbone file, and the version of what is in such files.
+FORMAT_KEY, FORMAT = "sgr_backbone_format", 1
+
+# What wrappers put before all names: DistributedDataParallel, torch.compile, Lightning.
+WRAPPERS = re.compile(r"(?:(?:module|_orig_mod|model)\.)*")
 
 # Where models have a backbone: detectors with and without a pyramid, a pyramid, the backbone alone.
 PLACES = ("backbone.bottom_up.", "backbone.", "bottom_up.", "")
 # The last stage is part of the RoI heads in C4 detectors.
 ROI_PLACE, ROI_STAGE = "roi_heads.", "res5."
 
+# A detector may well want others than the segmentation model that its backbone comes from.
+DILATIONS = (
+    "MODEL.RESNETS.RES4_DILATION",
+    "MODEL.RESNETS.RES5_DILATION",
+    "MODEL.RESNETS.RES5_MULTI_GRID",
+)
 # What decides what weights mean, and does not show in their shapes; for tensors of these names.
 SETTINGS = {
     r"": ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"),
     r"res\d+\.": ("MODEL.RESNETS.STRIDE_IN_1X1",),
+    r"res4\.": DILATIONS[:1],
+    r"res5\.": DILATIONS[1:],
     r"layers\.\d+\.": ("MODEL.SWIN.QK_SCALE",),
     r"reasoning\.[^.]+\.mixer\.": (
         "MODEL.SGR.NUM_HEADS",
@@ -82,7 +97,7 @@ def extract_backbone(checkpoint: Mapping[str, Any]) -> ExtractedBackbone:
     and with the head of the dilated FCN its reasoning module; in C4 detectors also the last stage,
     which is part of their RoI heads. Batch norms' counters of batches stay behind too: frozen norms
     have none, and the others need none. Models saved inside of ``DistributedDataParallel``
-    (``module.``) are read as well.
+    (``module.``), ``torch.compile`` (``_orig_mod.``) or Lightning (``model.``) are read as well.
 
     Args:
         checkpoint: "model" (name -> tensor or array), as
@@ -97,8 +112,8 @@ def extract_backbone(checkpoint: Mapping[str, Any]) -> ExtractedBackbone:
             "as it is"
         )
     state = checkpoint["model"]
-    if state and all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
+    wrappers = WRAPPERS.match(os.path.commonprefix(list(state))).group()
+    state = {name.removeprefix(wrappers): value for name, value in state.items()}
     has_pyramid = any(name.startswith("backbone.bottom_up.") for name in state)
     tensors: dict[str, Tensor] = {}
     left_out: dict[str, list[str]] = {}
@@ -115,8 +130,18 @@ def extract_backbone(checkpoint: Mapping[str, Any]) -> ExtractedBackbone:
 
 
 def is_backbone_file(checkpoint: Mapping[str, Any]) -> bool:
-    """Whether :func:`save_backbone` has written it."""
-    return checkpoint.get("__author__") == AUTHOR
+    """Whether :func:`save_backbone` has written it.
+
+    Raises:
+        ValueError: if that of another release has, in a format that this one does not know.
+    """
+    version = checkpoint.get(FORMAT_KEY, FORMAT)
+    if version != FORMAT:
+        raise ValueError(
+            f"a backbone file of format {version!r}, of which this release knows only {FORMAT}: "
+            "use the release that wrote it, or a newer one"
+        )
+    return FORMAT_KEY in checkpoint
 
 
 def check_output(path: str | Path, *, overwrite: bool = False) -> None:
@@ -155,6 +180,7 @@ def save_backbone(
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError: see :func:`check_output`.
+        OSError: if the file cannot be written.
     """
     check_output(path, overwrite=overwrite)
     content = {
@@ -162,7 +188,7 @@ def save_backbone(
         # releases of Detectron2 would move the variances of batch norms on their way into frozen
         # ones by epsilon.
         "model": dict(tensors),
-        "__author__": AUTHOR,
+        FORMAT_KEY: FORMAT,
         "matching_heuristics": True,
         "source": source,
         "settings": dict(settings or {}),
@@ -171,6 +197,8 @@ def save_backbone(
     try:
         torch.save(content, draft)
         os.replace(draft, path)
+    except RuntimeError as error:  # PyTorch's for files that cannot be opened, or a full disk
+        raise OSError(f"{str(path)!r} cannot be written: {error}") from error
     finally:
         draft.unlink(missing_ok=True)
 
@@ -202,9 +230,8 @@ def place_backbone(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str,
     if not homes:
         plain = [name for name in tensors if _is_plain(name)]
         # The names that tell the most: those below a pyramid, else any in the backbone.
-        backbone = next(
-            names for place in PLACES if (names := [each for each in own if each.startswith(place)])
-        )
+        groups = ([each for each in own if each.startswith(place)] for place in PLACES)
+        backbone = next(filter(None, groups), ["no tensors"])
         raise ValueError(
             f"the file holds another backbone than the model's: {', '.join(plain[:3])} ...; the "
             f"model has {', '.join(backbone[:3])} ..."
@@ -272,21 +299,42 @@ def read_settings(config_file: str | Path, names: Iterable[str]) -> dict[str, An
         config = yaml.safe_load(Path(config_file).read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
+    found = {key: _look_up(config, key) for key in settings_of(names)}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def settings_of(names: Iterable[str]) -> list[str]:
+    """The keys of the settings that a backbone depends on, by the names of its tensors."""
     names = list(names)
-    keys = [
+    return [
         key
         for pattern, group in SETTINGS.items()
         if any(re.match(pattern, name) for name in names)
         for key in group
     ]
-    found = {key: _look_up(config, key) for key in keys}
-    return {key: value for key, value in found.items() if value is not None}
 
 
 def differing_settings(settings: Mapping[str, Any], cfg: CfgNode) -> list[tuple[str, Any, Any]]:
     """(key, value of ``settings``, value in ``cfg``) where the two differ."""
     pairs = [(key, value, _look_up(cfg, key)) for key, value in settings.items()]
     return [(key, old, new) for key, old, new in pairs if _as_lists(old) != _as_lists(new)]
+
+
+def reasoning_modules(names: Iterable[str]) -> dict[str, set[str]]:
+    """The reasoning modules on a backbone's features.
+
+    Args:
+        names: of the tensors in a backbone file, or of those in a model.
+
+    Returns:
+        Feature -> names of the tensors within the module on it.
+    """
+    modules: dict[str, set[str]] = {}
+    for name in names:
+        found = re.match(r"(?:backbone\.)?(?:bottom_up\.)?reasoning\.([^.]+)\.(.+)", name)
+        if found and not name.endswith(".num_batches_tracked"):
+            modules.setdefault(found[1], set()).add(found[2])
+    return modules
 
 
 def part_of(name: str) -> str:
@@ -326,6 +374,9 @@ def _group_left_out(name: str, inner: str | None) -> str:
 
 
 def _no_backbone_message(names: list[str]) -> str:
+    beside = [name for name in names if name.startswith("backbone.")]
+    if beside:
+        return f"nothing of the backbone itself under 'backbone.', only {', '.join(beside[:3])} ..."
     found = f"no tensor under 'backbone.'; it has {', '.join(names[:3]) or 'no tensors'} ..."
     classifier = re.compile(r"(stem\.fc|fc|head|linear|classifier)\.(weight|bias)$")
     if any(classifier.match(name) for name in names):
