@@ -152,8 +152,19 @@ def test_files_of_another_kind(model, content, words, tmp_path):
 
 def test_pickle_of_another_kind(model, tmp_path):
     (tmp_path / "list.pkl").write_bytes(pickle.dumps([1, 2]))
-    with pytest.raises(ValueError, match="list.pkl' is no checkpoint"):
+    with pytest.raises(ValueError, match="list.pkl' is damaged or no checkpoint: AttributeError"):
         SafeCheckpointer(model, allow_pickle=True).load(str(tmp_path / "list.pkl"))
+
+
+@pytest.mark.parametrize("text", ["", "hello", "import torch", "1", "t", "A:\n  b: 1", "K", "("])
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".pyth"])
+@pytest.mark.parametrize("allow_pickle", [True, False])
+def test_texts(model, text, suffix, allow_pickle, tmp_path):
+    """Read as pickles they raise all kinds of errors."""
+    file = tmp_path / f"text{suffix}"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=f"text{suffix}' is damaged"):
+        SafeCheckpointer(model, allow_pickle=allow_pickle).load(str(file))
 
 
 def test_no_weights_is_fine(model):

@@ -217,7 +217,8 @@ def test_crops_of_boxes(record):
 
 
 def test_crops_of_masks_without_shapely(record, cfg, monkeypatch):
-    """Run-length codes need none; polygons do, and the mapper says so when it is built."""
+    """Run-length codes need none; polygons do, and the mapper says so before the training."""
+    with_polygons = copy.deepcopy(record)
     for each in record["annotations"]:
         x, y, width, height = (int(value) for value in each["bbox"])
         each["segmentation"] = mask_util.encode(box_mask(x, y, x + width, y + height))
@@ -234,10 +235,16 @@ def test_crops_of_masks_without_shapely(record, cfg, monkeypatch):
     with pytest.raises(ValueError, match="pip install shapely, or set INPUT.CROP.ENABLED"):
         build_mapper(cfg)
     cfg.INPUT.MASK_FORMAT = "bitmask"
-    assert build_mapper(cfg).recompute_boxes
+    mapper = build_mapper(cfg)
+    assert mapper.recompute_boxes
+    record["annotations"][2]["segmentation"] = [polygon(*BOXES[2][0])]  # of a crowd: not cropped
+    record["annotations"].append(annotation((5, 5, 9, 9), 0, segmentation=[]))
+    mapper.check_records([record])
+    with pytest.raises(ValueError, match=r"annotation 0 of .* has polygons: .*pip install shapely"):
+        mapper.check_records([with_polygons])
     cfg.MODEL.MASK_ON = False
-    cfg.INPUT.MASK_FORMAT = "polygon"
-    build_mapper(cfg)
+    for cfg.INPUT.MASK_FORMAT in ("bitmask", "polygon"):
+        build_mapper(cfg).check_records([with_polygons])
 
 
 @pytest.mark.parametrize("recompute_boxes", [True, False])

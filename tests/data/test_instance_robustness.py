@@ -87,7 +87,8 @@ def register(tmp_path):
         json_file = tmp_path / f"{len(names)}.json"
         json_file.write_text(json.dumps(content))
         rng = np.random.default_rng(0)
-        for image in content["images"] if isinstance(content, dict) else ():
+        images = content["images"] if isinstance(content, dict) else None
+        for image in images or ():
             pixels = rng.integers(0, 255, (*SIZE, 3)).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / f"{image['id']}.png")
         register_coco_instances(name, {}, str(json_file), str(tmp_path))
@@ -215,6 +216,8 @@ FAULTS_IN_THE_LOADER = [
     ({"bbox": []}, "annotation 10 of image 5 has an empty bbox"),
     ({"segmentation": polygon(0, 0, 9, 9)}, "annotation 10 of image 5 has plain numbers"),
     ({"segmentation": {"size": [64, 96]}}, r"annotation 10 .* run-length code of \['size'\]"),
+    ({"segmentation": {"size": None, "counts": [1]}}, "annotation 10 .* of the size None, not of"),
+    ({"category_id": [17]}, r"annotations\[0\] has a list as category_id"),
 ]
 
 
@@ -236,20 +239,35 @@ def test_files_that_detectron2_does_not_load(content, register, tmp_path, change
     (lambda content: [], "holds a list"),
     (lambda content: {**content, "categories": []}, "the file has no categories"),
     (lambda content: {**content, "images": [{"id": 5}]}, r"images\[0\] has no file_name, height"),
+    (lambda content: {**content, "images": None}, "images is a NoneType, not a list"),
+    (lambda content: {**content, "images": [{"id": []}]}, r"images\[0\] has a list as id"),
+    (lambda content: {**content, "annotations": None}, "annotations is a NoneType, not a list"),
+    (lambda content: {**content, "annotations": {"0": {}}}, "annotations is a dict, not a list"),
+    (lambda content: {**content, "annotations": [None]}, r"annotations\[0\] is a NoneType, not a"),
+    (lambda content: {**content, "categories": ["cat"]}, r"categories\[0\] is a str, not a record"),
+    # Nothing that is looked for.
+    (lambda content: content["annotations"][0].update(bbox=4) or content, "TypeError: .*'int'"),
+    # Nothing that can be looked at.
+    (lambda content: content["annotations"][0].update(bbox=4, segmentation=[[10**400] * 6])
+     or content, "TypeError: .*'int'"),
 ])
 def test_files_of_another_form(content, register, change, message):
     name = register(change(content))
+    message = rf"(?s)the dataset {name} cannot be loaded from .*\.json.*{message}"
     with pytest.raises(ValueError, match=message), explain_coco_errors([name]):
         DatasetCatalog.get(name)
 
 
-def test_other_errors_of_loading_stay_as_they_are(content, register, tmp_path):
+def test_other_errors_of_loading(content, register, tmp_path):
+    """They are told with the file, but for those of datasets without one, and of disks."""
     name = register(content)
     assert coco_file_faults(MetadataCatalog.get(name).json_file) == []
-    with pytest.raises(KeyError, match="else"), explain_coco_errors([name]):
+    message = rf"dataset {name} cannot be loaded from .*\.json: KeyError: 'something else'"
+    with pytest.raises(ValueError, match=message), explain_coco_errors([name]):
         raise KeyError("something else")
-    with pytest.raises(KeyError, match="else"), explain_coco_errors(["test_robustness_unknown"]):
-        raise KeyError("something else")
+    for names in (["test_robustness_unknown"], [name, "test_robustness_unknown"]):
+        with pytest.raises(KeyError, match="else"), explain_coco_errors(names):
+            raise KeyError("something else")
     damaged = tmp_path / "damaged.json"
     damaged.write_text('{"images": [')
     assert "not JSON" in coco_file_faults(str(damaged))[0]
@@ -290,6 +308,14 @@ FAULTS = [
     ({"segmentation": {"size": [64, 96]}}, r"has a run-length code of \['size'\]"),
     ({"segmentation": {"size": [64, 96], "counts": 7}},
      "has a run-length code with counts of type int"),
+    ({"segmentation": {"size": [64, 96], "counts": [1, "a"]}},
+     "has a run-length code with counts that are not numbers"),
+    ({"segmentation": {"size": [64], "counts": [6144]}},
+     r"has a run-length code of the size \[64\], not of two numbers"),
+    ({"segmentation": {"size": None, "counts": "0P"}},
+     "has a run-length code of the size None, not of two numbers"),
+    ({"segmentation": {"size": ["64", 96], "counts": "0P"}},
+     r"has .* of the size \['64', 96\], not"),
     ({"segmentation": compressed_rle(mask_of(0, 0, 5, 5, (96, 64)))},
      "has a mask of 64 x 96, but the image is 96 x 64 pixels"),
 ]

@@ -261,6 +261,22 @@ def test_masks_are_not_measured_where_the_ground_truth_has_boxes_only(dataset, c
     assert "1 annotation(s) in" in caplog.text and "the first one has the id 4" in caplog.text
 
 
+def test_of_a_crowd_without_a_mask_the_box_is_taken(dataset, tmp_path):
+    coco = random_ground_truth(np.random.default_rng(9), 8, 8)
+    outputs = random_outputs(np.random.default_rng(9), coco, 12)
+    crowds = [each for each in coco["annotations"] if each["iscrowd"]]
+    for each in crowds:
+        x, y, w, h = each["bbox"]
+        each["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    (tmp_path / "boxes.json").write_text(json.dumps(coco))
+    for absent, each in zip(itertools.cycle(({}, {"segmentation": None})), crowds):
+        del each["segmentation"]
+        each.update(absent)
+    ap = evaluate(FastCOCOEvaluator(dataset(coco)), outputs)["segm"]["AP"]
+    expected = pycocotools_evaluation(str(tmp_path / "boxes.json"), outputs, "segm")
+    assert len(crowds) > 3 and ap == pytest.approx(100 * expected.stats[0], abs=1e-6)
+
+
 def test_a_test_set_without_annotations_gets_its_results_written(dataset, tmp_path, caplog):
     coco = random_ground_truth(np.random.default_rng(4), 3, 4)
     outputs = random_outputs(np.random.default_rng(4), coco, 6)
@@ -310,6 +326,20 @@ def test_an_annotation_without_area_or_box_is_named(dataset, key):
     coco = random_ground_truth(np.random.default_rng(7), 2, 6)
     del coco["annotations"][1][key]
     with pytest.raises(ValueError, match=f"annotation 2 in .*instances.json has no {key}: COCO"):
+        FastCOCOEvaluator(dataset(coco))
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"bbox": None}, "no bbox"),
+    ({"bbox": [1, 2, 3]}, r"the bbox \[1, 2, 3\]"),
+    ({"bbox": [1, 2, 3, None], "area": "4"}, r"the area '4' and the bbox \[1, 2, 3, None\]"),
+    ({"bbox": {"x": 1}}, "the bbox {'x': 1}"),
+    ({"area": float("nan")}, "the area nan"),
+])
+def test_area_and_box_are_numbers(dataset, change, words):
+    coco = random_ground_truth(np.random.default_rng(7), 2, 6)
+    coco["annotations"][1].update(change)
+    with pytest.raises(ValueError, match=f"annotation 2 in .*instances.json has {words}: COCO"):
         FastCOCOEvaluator(dataset(coco))
 
 

@@ -78,23 +78,24 @@ class SafeCheckpointer(DetectionCheckpointer):
         return super().load(path, *args, **kwargs)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        if filename.endswith((".pkl", ".pyth")):
-            if not self.allow_pickle:
-                raise ValueError(_pickle_message(filename))
-            try:
-                return _with_model(super()._load_file(filename), filename)
-            except (AssertionError, AttributeError, TypeError) as error:
-                raise ValueError(f"{filename!r} is no checkpoint: {error}") from error
+        of_others = filename.endswith((".pkl", ".pyth"))
+        if of_others and not self.allow_pickle:
+            raise ValueError(_pickle_message(filename))
         try:
-            loaded = torch.load(
-                filename, map_location="cpu", weights_only=not self.allow_pickle
-            )
-        except pickle.UnpicklingError as error:
-            if self.allow_pickle:
-                raise ValueError(f"{filename!r} is no checkpoint of PyTorch: {error}") from error
-            raise ValueError(_pickle_message(filename)) from error
-        except (EOFError, RuntimeError) as error:
-            raise ValueError(f"{filename!r} is damaged or no checkpoint: {error}") from error
+            if of_others:
+                loaded = super()._load_file(filename)
+            else:
+                loaded = torch.load(
+                    filename, map_location="cpu", weights_only=not self.allow_pickle
+                )
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # a text, say, read as a pickle may raise anything
+            if isinstance(error, pickle.UnpicklingError) and not self.allow_pickle:
+                raise ValueError(_pickle_message(filename)) from error
+            raise ValueError(
+                f"{filename!r} is damaged or no checkpoint: {type(error).__name__}: {error}"
+            ) from error
         return _with_model(loaded, filename)
 
     def _load_model(self, checkpoint: dict[str, Any]):

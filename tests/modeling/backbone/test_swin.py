@@ -235,7 +235,7 @@ def test_evaluation_leaves_chance_out(option):
     assert torch.equal(swin(images)["res5"], swin(images)["res5"])
 
 
-@pytest.mark.parametrize("freeze_at", range(6))
+@pytest.mark.parametrize("freeze_at", range(-1, 6))
 def test_frozen_parts(freeze_at, cfg):
     """MODEL.BACKBONE.FREEZE_AT counts as it does for a ResNet."""
     cfg.MODEL.BACKBONE.FREEZE_AT = freeze_at
@@ -263,6 +263,26 @@ def test_frozen_parts_stay_in_evaluation():
     for name in ("res2", "res3"):
         torch.testing.assert_close(outputs[name], expected[name])
     assert not torch.equal(outputs["res4"], expected["res4"])
+
+
+def test_what_is_frozen_stays_frozen():
+    swin = tiny_swin(freeze_at=3)
+    swin.freeze(1).train()
+    for stage, trained in zip(swin.layers, (False, False, True)):
+        assert stage.blocks[0].training == trained
+        assert {each.requires_grad for each in stage.blocks.parameters()} == {trained}
+
+
+def test_the_log_names_what_is_frozen(cfg, caplog):
+    """The default of Detectron2, which someone may not be aware of, is not 0."""
+    assert cfg.MODEL.BACKBONE.FREEZE_AT == 2
+    with caplog.at_level("INFO"):
+        build_backbone(cfg)
+    assert "Not trained in Swin are the embedding of the patches, res2 (MODEL.BACK" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        tiny_swin()
+    assert "Not trained" not in caplog.text
 
 
 def test_stochastic_depth_skips_branches_of_single_images():

@@ -115,7 +115,12 @@ def segmentation_fault(
         if not isinstance(segmentation["counts"], (bytes, str, list)):
             kind = type(segmentation["counts"]).__name__
             return f"has a run-length code with counts of type {kind}, not a list or a string"
-        code_size = tuple(segmentation["size"])
+        if isinstance(segmentation["counts"], list) and not _are_numbers(segmentation["counts"]):
+            return "has a run-length code with counts that are not numbers"
+        code_size = segmentation["size"]
+        if not _are_numbers(code_size) or len(code_size) != 2:
+            return f"has a run-length code of the size {code_size!r}, not of two numbers"
+        code_size = tuple(code_size)
         if size is not None and code_size != tuple(size):
             return (
                 f"has a mask of {code_size[1]} x {code_size[0]}, but the image is "
@@ -144,6 +149,13 @@ def segmentation_fault(
         if not finite:
             return "has a polygon with a coordinate that is not finite"
     return None
+
+
+def _are_numbers(values: object) -> bool:
+    try:
+        return math.isfinite(sum(values))
+    except (TypeError, OverflowError):
+        return False
 
 
 def to_rle(segmentation: dict | list | None, size: tuple[int, int]) -> dict | None:

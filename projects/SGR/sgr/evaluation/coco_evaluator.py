@@ -6,6 +6,7 @@ import contextlib
 import io
 import itertools
 import json
+import math
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -72,7 +73,8 @@ class FastCOCOEvaluator(COCOEvaluator):
     those of pycocotools to rounding. Keypoints, which no model of this project has, are left to
     Detectron2 as they are.
 
-    Masks are measured where every annotation has one; else a warning says which has none.
+    Masks are measured where every instance has one; else a warning says which has none. Of a crowd
+    without a mask its box is taken.
     Annotations of the ground truth must not have the id 0, which stands for "none" in COCO's
     evaluation, here as in pycocotools.
     """
@@ -87,19 +89,29 @@ class FastCOCOEvaluator(COCOEvaluator):
                 are written; None writes nothing.
 
         Raises:
-            ValueError: if an annotation has no area or no box.
+            ValueError: if an annotation has no area or no box, or they are not numbers.
         """
         # The choice of implementation is ours; newer versions warn that theirs is not there.
         super().__init__(dataset_name, output_dir=output_dir, use_fast_impl=False)
         self._dataset_name = dataset_name
         for id, annotation in self._coco_api.anns.items():
             # Without its area, the package would take an instance for a small one.
-            missing = {"area", "bbox"} - annotation.keys()
-            if missing:
-                raise ValueError(
-                    f"annotation {id} in {self._metadata.json_file} has no "
-                    f"{' and no '.join(sorted(missing))}: COCO's evaluation needs both"
+            area, box = annotation.get("area"), annotation.get("bbox")
+            faults = [
+                f"no {key}" if value is None else f"the {key} {value!r}"
+                for key, value, fine in (
+                    ("area", area, _are_numbers([area], 1)), ("bbox", box, _are_numbers(box, 4))
                 )
+                if not fine
+            ]
+            if faults:
+                raise ValueError(
+                    f"annotation {id} in {self._metadata.json_file} has {' and '.join(faults)}: "
+                    "COCO's evaluation needs both, a number and four numbers"
+                )
+            if annotation.get("iscrowd", 0) and not annotation.get("segmentation"):
+                x, y, w, h = box
+                annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
         if 0 in self._coco_api.anns:
             self._logger.warning(
                 f"An annotation in {self._metadata.json_file} has the id 0. COCO's evaluation "
@@ -152,7 +164,7 @@ class FastCOCOEvaluator(COCOEvaluator):
         )
 
     def _has_masks(self) -> bool:
-        """Whether the ground truth has masks, of all instances; a warning where it has not."""
+        """Whether all of the ground truth has masks; a warning where it has not."""
         missing = [id for id, each in self._coco_api.anns.items() if not each.get("segmentation")]
         if missing:
             self._logger.warning(
@@ -212,3 +224,12 @@ class FastCOCOEvaluator(COCOEvaluator):
         named = sorted(numbers) if len(names) == len(numbers) else range(len(names))
         name_of = dict(zip(named, names))
         return [name_of[number] for number in numbers]
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    """Whether it is a list of so many finite numbers."""
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(isinstance(each, (int, float)) and math.isfinite(each) for each in values)
+    )

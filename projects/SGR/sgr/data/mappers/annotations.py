@@ -48,6 +48,7 @@ class AnnotationChecker:
         masks_used: bool = True,
         masks_needed: str = "",
         polygons_needed: str = "",
+        codes_needed: str = "",
     ):
         """
         Args:
@@ -58,6 +59,7 @@ class AnnotationChecker:
             masks_needed: why every instance needs a ``segmentation``, and the way out, as the
                 message has it; "" where it may lack.
             polygons_needed: why run-length codes do not do, and the way out; "" where they do.
+            codes_needed: the same of polygons.
         """
         self.num_classes = num_classes
         self.head = head
@@ -65,6 +67,7 @@ class AnnotationChecker:
         self.masks_used = masks_used
         self.masks_needed = masks_needed
         self.polygons_needed = polygons_needed
+        self.codes_needed = codes_needed
 
     def check(self, record: dict, size: tuple[int, int] | None = None) -> None:
         """Look at the annotations of one record.
@@ -128,7 +131,11 @@ class AnnotationChecker:
             return None
         if self.polygons_needed and not crowd and isinstance(segmentation, dict):
             return f"has a run-length code: {self.polygons_needed}"
-        return segmentation_fault(segmentation, size)
+        fault = segmentation_fault(segmentation, size)
+        polygons = not fault and segmentation and not isinstance(segmentation, dict)
+        if self.codes_needed and polygons and not crowd:
+            return f"has polygons: {self.codes_needed}"
+        return fault
 
 
 def _box_fault(annotation: dict) -> str | None:

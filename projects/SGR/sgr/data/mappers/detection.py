@@ -24,6 +24,11 @@ from .instance_shapes import draw_instances, paint_classes, read_shapes
 
 __all__ = ["DetectionConceptMapper"]
 
+_NO_SHAPELY = (
+    "INPUT.CROP.ENABLED is True, but Detectron2 crops polygons by Shapely, which is not installed: "
+    "pip install shapely, or set INPUT.CROP.ENABLED to False"
+)
+
 
 class DetectionConceptMapper(FileNamingMapper):
     """Record of an image and its annotations -> what Detectron2's detectors train on, components.
@@ -60,6 +65,7 @@ class DetectionConceptMapper(FileNamingMapper):
         max_components: int = 64,
         min_area_ratio: float = 0.05,
         kernel_size: int = 3,
+        codes_needed: str = "",
         **options: Any,
     ):
         """
@@ -69,6 +75,8 @@ class DetectionConceptMapper(FileNamingMapper):
             with_components: whether to compute components.
             max_components, min_area_ratio, kernel_size: see
                 :func:`sgr.data.components.connected_components`.
+            codes_needed: why masks must be run-length codes, and the way out, for messages; ""
+                where polygons do.
             **options: of ``detectron2.data.DatasetMapper``, but for ``is_train``.
         """
         super().__init__(True, **options)
@@ -87,20 +95,20 @@ class DetectionConceptMapper(FileNamingMapper):
             masks_used=masks or with_components,
             masks_needed="to learn from boxes alone, set MODEL.MASK_ON to False" if masks else "",
             polygons_needed="set INPUT.MASK_FORMAT to bitmask" if masks and polygons else "",
+            codes_needed=codes_needed if masks else "",
         )
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         check_for_training(cls, is_train)
-        if cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon" and cfg.INPUT.CROP.ENABLED:
-            # Found out here, and not where a worker meets the first polygon.
-            if importlib.util.find_spec("shapely") is None:
-                raise ValueError(
-                    "INPUT.CROP.ENABLED is True, but Detectron2 crops polygons by Shapely, which "
-                    "is not installed: pip install shapely, or set INPUT.CROP.ENABLED to False"
-                )
         options = super().from_config(cfg, is_train)
         del options["is_train"]
+        if cfg.INPUT.CROP.ENABLED and importlib.util.find_spec("shapely") is None:
+            # Found out here, or by the look at the records, which can be polygons where the format
+            # is not, and not where a worker meets the first polygon.
+            if cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
+                raise ValueError(_NO_SHAPELY)
+            options["codes_needed"] = _NO_SHAPELY
         is_retina = cfg.MODEL.META_ARCHITECTURE.endswith("RetinaNet")
         head = "RETINANET" if is_retina else "ROI_HEADS"
         num_classes, _ = labels_of_training_data(cfg, "thing_classes", head)

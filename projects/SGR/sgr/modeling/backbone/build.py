@@ -49,7 +49,12 @@ def build_sgr_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
 
 @BACKBONE_REGISTRY.register()
 def build_swin_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
-    """The Swin Transformer that ``cfg.MODEL.SWIN`` describes."""
+    """The Swin Transformer that ``cfg.MODEL.SWIN`` describes.
+
+    Unless the config says otherwise, the embedding of the patches and the first stage are frozen:
+    2 is Detectron2's default of ``cfg.MODEL.BACKBONE.FREEZE_AT``, and 0 trains everything. The
+    other backbones on Swin share this.
+    """
     return SwinTransformer(cfg, input_shape)
 
 

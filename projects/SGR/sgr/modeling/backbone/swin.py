@@ -7,6 +7,7 @@ than a window, which the public backbones never do. Inside, maps are channels-la
 
 from __future__ import annotations
 
+import logging
 from typing import Sequence
 
 import torch
@@ -365,6 +366,7 @@ class SwinTransformer(Backbone):
         for index, dim in enumerate(dims):
             if stage_names[index] in self._out_features:
                 self.add_module(f"norm{index}", nn.LayerNorm(dim))
+        self._freeze_at = 0
         self.freeze(freeze_at)
 
     @classmethod
@@ -395,21 +397,31 @@ class SwinTransformer(Backbone):
         """Do not train the first parts, as the method of Detectron2's ResNet.
 
         Dropped paths and dropout are off in them, as in evaluation. The norms of the outputs, which
-        no ImageNet file has, are trained nevertheless.
+        no ImageNet file has, are trained nevertheless. What was frozen before stays so. A line of
+        the log names what is frozen.
 
         Args:
-            freeze_at: 0 freezes nothing, 1 the embedding of the patches and the absolute positions,
-                2 the first stage ("res2") as well, and so on. The step from one stage to the next
-                belongs to the latter.
+            freeze_at: 0 or less freezes nothing, 1 the embedding of the patches and the absolute
+                positions, 2 the first stage ("res2") as well, and so on. The step from one stage to
+                the next belongs to the latter.
 
         Returns:
             The same backbone.
         """
-        self._frozen = [module for part in self._parts()[:freeze_at] for module in part]
+        self._freeze_at = max(self._freeze_at, freeze_at)
+        parts = self._parts()[: self._freeze_at]
+        self._frozen = [module for part in parts for module in part]
         for module in self._frozen:
             module.requires_grad_(False)
-        if freeze_at >= 1 and self.absolute_pos_embed is not None:
-            self.absolute_pos_embed.requires_grad_(False)
+        if parts:
+            if self.absolute_pos_embed is not None:
+                self.absolute_pos_embed.requires_grad_(False)
+            stages = [f"res{index + 2}" for index in range(len(parts) - 1)]
+            logging.getLogger(__name__).info(
+                "Not trained in Swin are %s (MODEL.BACKBONE.FREEZE_AT %d; 0 trains all)",
+                ", ".join(["the embedding of the patches", *stages]),
+                self._freeze_at,
+            )
         return self.train(self.training)
 
     def train(self, mode: bool = True) -> SwinTransformer:
