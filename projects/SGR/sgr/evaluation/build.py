@@ -156,7 +156,8 @@ def _report(
             keys = " or ".join(f"{each}_ON" for each in possible)
             advice = f"; set {keys} of MODEL.MASK_FORMER.TEST to True"
     if not cfg.TEST.TOKENS.ENABLED:
-        raise ValueError(f"{message}{advice}. TEST.TOKENS.ENABLED True measures a model's tokens alone")
+        message += f"{advice}. TEST.TOKENS.ENABLED True measures a model's tokens alone"
+        raise ValueError(message)
     measures = " or ".join(_MEASURES[each] for each in possible)
     logger.warning(f"Only the token metrics are measured, and no {measures}: {message}")
 
