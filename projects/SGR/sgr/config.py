@@ -57,6 +57,7 @@ def _add_reasoning(cfg: CN) -> None:
                 "DIM_FEEDFORWARD": 2048,
                 "DROPOUT": 0.1,
                 # Eq. 3: "sum" over the cells (literal), or "mean" (divided by the region's mass).
+                # Neither is better on Shapes (docs/results.md), so the literal one.
                 "TOKEN_POOLING": "sum",
                 # Position embeddings of the cells (Eq. 1) and of the regions' centroids (Eq. 4).
                 "XY_EMBEDDING": True,
@@ -77,7 +78,8 @@ def _add_reasoning(cfg: CN) -> None:
                     "FOCAL_GAMMA": 2.0,
                     # L, concepts matched per image at most (Sec. 3.3); at most NUM_CONCEPTS.
                     "MAX_ACTIVE": 64,
-                    # How regions of one component unite: "sum" (Eq. 6) or "noisy_or".
+                    # How regions of one component unite: "sum" (Eq. 6) or "noisy_or". Neither is
+                    # better on Shapes (docs/results.md); the latter is a probability.
                     "UNION": "noisy_or",
                 },
             }
