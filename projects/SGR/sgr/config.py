@@ -265,6 +265,20 @@ def _add_test(cfg: CN) -> None:
             "TOKENS": {
                 # Report S_C, D_C and, where there are instance annotations, S_I, D_I (Sec. 4).
                 "ENABLED": True,
-            }
+            },
+            # Multi-scale testing, beside Detectron2's ENABLED, MIN_SIZES, MAX_SIZE and FLIP.
+            "AUG": {
+                # Of semantic segmentation (Sec. A.1), relative to INPUT.MIN_SIZE_TEST and
+                # MAX_SIZE_TEST; where it is empty, MIN_SIZES and MAX_SIZE count, in pixels. They
+                # always do for detectors.
+                "SCALES": [0.5, 0.75, 1.0, 1.25, 1.5, 1.75],
+            },
+            # Semantic segmentation window by window, at one scale or several: (height, width) of a
+            # window and (rows, columns) between two, pixels of the network's input.
+            "SLIDING_WINDOW": {
+                "ENABLED": False,
+                "SIZE": [768, 768],
+                "STRIDE": [512, 512],
+            },
         },
     )

@@ -28,6 +28,7 @@ from detectron2.engine import (
     create_ddp_model,
     default_argument_parser,
     default_setup,
+    hooks,
 )
 from detectron2.engine import launch as detectron2_launch
 from detectron2.evaluation import DatasetEvaluator, verify_results
@@ -38,7 +39,13 @@ from .checkpoint import SafeCheckpointer
 from .config import add_sgr_config
 from .data.coco_file import explain_coco_errors
 from .data.mappers import PanopticConceptMapper, SemanticConceptMapper, build_mapper
-from .evaluation import build_evaluator
+from .evaluation import (
+    MultiScaleSemanticSegmentor,
+    SlidingWindowSegmentor,
+    build_evaluator,
+    build_multi_scale_model,
+)
+from .evaluation.semantic_model import semantic_config
 from .modeling.reasoning import ReasoningModule
 from .modeling.recording import has_regions
 from .modeling.supervision import ConceptCriterion, ConceptLosses
@@ -285,8 +292,8 @@ class Trainer(DefaultTrainer):
         """Detectron2's, with a look at what would only show much later.
 
         Raises:
-            ValueError: if the config asks for concept losses or token metrics of a model that
-                gives none.
+            ValueError: if the config asks for concept losses, token metrics, multi-scale testing
+                or sliding windows of a model that knows none.
         """
         model = super().build_model(cfg)
         supervised = cfg.MODEL.SGR.SUPERVISION.WEIGHT > 0 and any(
@@ -304,6 +311,10 @@ class Trainer(DefaultTrainer):
                 f"there are no tokens to measure in {cfg.MODEL.META_ARCHITECTURE}: "
                 f"{WAYS_TO_REGIONS}, or set TEST.TOKENS.ENABLED to False"
             )
+        if cfg.TEST.AUG.ENABLED:
+            build_multi_scale_model(cfg, model)
+        if cfg.TEST.SLIDING_WINDOW.ENABLED:
+            SlidingWindowSegmentor(cfg, model)
         return model
 
     @classmethod
@@ -343,6 +354,85 @@ class Trainer(DefaultTrainer):
     ) -> DatasetEvaluator:
         return build_evaluator(cfg, dataset_name, output_folder)
 
+    def build_hooks(self) -> list[HookBase | None]:
+        """Detectron2's; where TEST.AUG is enabled, a multi-scale test follows the last evaluation.
+        """
+        built = super().build_hooks()
+        if self.cfg.TEST.AUG.ENABLED:
+            # Before the writer, which writes the results of both.
+            evaluation = next(each for each in built if isinstance(each, hooks.EvalHook))
+            built.insert(built.index(evaluation) + 1, hooks.EvalHook(0, self._test_at_the_end))
+        return built
+
+    def _test_at_the_end(self) -> dict[str, Any]:
+        results = self.test_with_TTA(self.cfg, self.model)
+        self._last_eval_results = OrderedDict({**(self._last_eval_results or {}), **results})
+        return results
+
+    @classmethod
+    def test(
+        cls,
+        cfg: CfgNode,
+        model: torch.nn.Module,
+        evaluators: list[DatasetEvaluator] | None = None,
+    ) -> OrderedDict[str, Any]:
+        """Detectron2's; by windows, and without token metrics, where TEST.SLIDING_WINDOW is on."""
+        if cfg.TEST.SLIDING_WINDOW.ENABLED:
+            model = SlidingWindowSegmentor(cfg, model)
+            return cls._test_several_views(
+                cfg, model, evaluators, how="Sliding windows", folder="inference"
+            )
+        return super().test(cfg, model, evaluators)
+
+    @classmethod
+    def test_with_TTA(cls, cfg: CfgNode, model: torch.nn.Module) -> OrderedDict[str, Any]:
+        """Evaluate at the scales of TEST.AUG, see :func:`build_multi_scale_model`.
+
+        The scales are made of the images of the files. Token metrics are not measured, and of
+        models for panoptic segmentation the semantic results only.
+
+        Returns:
+            Results as of :meth:`test`, with "_TTA" after each key of the outermost dict, which
+            are datasets where DATASETS.TEST has several, else tasks.
+
+        Raises:
+            ValueError: see :func:`build_multi_scale_model`; or no dataset has label maps.
+        """
+        model = build_multi_scale_model(cfg, model)
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.INPUT.MIN_SIZE_TEST = 0  # no resize before the scales are made
+        results = cls._test_several_views(
+            cfg, model, None, how="Multi-scale testing", folder="inference_TTA"
+        )
+        return OrderedDict((f"{key}_TTA", value) for key, value in results.items())
+
+    @classmethod
+    def _test_several_views(
+        cls,
+        cfg: CfgNode,
+        model: torch.nn.Module,
+        evaluators: list[DatasetEvaluator] | None,
+        *,
+        how: str,
+        folder: str,
+    ) -> OrderedDict[str, Any]:
+        """Detectron2's ``test`` of what :func:`semantic_config` leaves to measure."""
+        several = len(cfg.DATASETS.TEST) > 1
+        is_semantic = isinstance(model, (MultiScaleSemanticSegmentor, SlidingWindowSegmentor))
+        all_datasets = evaluators is not None or not is_semantic
+        cfg = semantic_config(cfg, how, all_datasets=all_datasets)
+        names = cfg.DATASETS.TEST
+        if evaluators is None:
+            folder = os.path.join(cfg.OUTPUT_DIR, folder)
+            evaluators = [
+                cls.build_evaluator(cfg, name, os.path.join(folder, name) if several else folder)
+                for name in names
+            ]
+        results = super().test(cfg, model, evaluators)
+        # Detectron2's are by dataset where there are several.
+        return OrderedDict({names[0]: results}) if several and len(names) == 1 else results
+
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
         return build_optimizer(cfg, model)
@@ -371,6 +461,8 @@ def evaluate(
 ) -> OrderedDict[str, Any]:
     """Evaluate MODEL.WEIGHTS, or with ``resume`` the last checkpoint of OUTPUT_DIR.
 
+    Where TEST.AUG is enabled, a multi-scale test follows: see :meth:`Trainer.test_with_TTA`.
+
     Raises:
         ValueError: if there is neither.
     """
@@ -382,7 +474,10 @@ def evaluate(
             f"checkpoint in {cfg.OUTPUT_DIR}"
         )
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    return Trainer.test(cfg, model)
+    results = Trainer.test(cfg, model)
+    if cfg.TEST.AUG.ENABLED:
+        results.update(Trainer.test_with_TTA(cfg, model))
+    return results
 
 
 def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> OrderedDict[str, Any]:

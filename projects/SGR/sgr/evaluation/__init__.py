@@ -1,4 +1,4 @@
-"""Metrics and evaluators.
+"""Metrics, evaluators, and models that look at an image several times.
 
 The token metrics import torch only, panoptic quality NumPy only; the rest needs Detectron2.
 """
@@ -18,11 +18,14 @@ from .token_metrics import (
 __all__ = [
     "CheckedSemSegEvaluator",
     "FastCOCOEvaluator",
+    "MultiScaleSemanticSegmentor",
     "PanopticCounts",
     "PanopticQualityEvaluator",
+    "SlidingWindowSegmentor",
     "ThingCOCOEvaluator",
     "TokenSemanticsEvaluator",
     "build_evaluator",
+    "build_multi_scale_model",
     "cell_label_counts",
     "diversity",
     "evaluate_coco",
@@ -36,10 +39,13 @@ __all__ = [
 _NEEDS_DETECTRON2 = {
     "CheckedSemSegEvaluator": ".sem_seg_evaluator",
     "FastCOCOEvaluator": ".coco_evaluator",
+    "MultiScaleSemanticSegmentor": ".multi_scale",
     "PanopticQualityEvaluator": ".panoptic_evaluator",
+    "SlidingWindowSegmentor": ".sliding_window",
     "ThingCOCOEvaluator": ".thing_evaluator",
     "TokenSemanticsEvaluator": ".token_evaluator",
     "build_evaluator": ".build",
+    "build_multi_scale_model": ".multi_scale",
     "evaluate_coco": ".coco_evaluator",
 }
 

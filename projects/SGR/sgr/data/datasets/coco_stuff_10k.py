@@ -10,9 +10,16 @@ from pathlib import Path
 
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
-from .registration import datasets_root, load_sem_seg_pairs, missing_dataset, register, set_paths
+from .registration import (
+    datasets_root,
+    distinct_label_colors,
+    load_sem_seg_pairs,
+    missing_dataset,
+    register,
+    set_paths,
+)
 
-__all__ = ["COCO_STUFF_CLASSES", "load_coco_stuff_10k"]
+__all__ = ["COCO_STUFF_CLASSES", "COCO_STUFF_COLORS", "load_coco_stuff_10k"]
 
 # The things in the order of COCO's instance categories, then the stuff in COCO-Stuff's.
 COCO_STUFF_CLASSES = [category["name"] for category in COCO_CATEGORIES if category["isthing"]]
@@ -28,17 +35,20 @@ wall-other wall-panel wall-stone wall-tile wall-wood water-other waterdrops wind
 window-other wood
 """.split()
 
+# Things as in COCO; the release has no colours for stuff.
+COCO_STUFF_COLORS = [tuple(each["color"]) for each in COCO_CATEGORIES if each["isthing"]]
+COCO_STUFF_COLORS += distinct_label_colors(len(COCO_STUFF_CLASSES))[len(COCO_STUFF_COLORS) :]
+
 HOW_TO_GET_COCO_STUFF_10K = """
-COCO-Stuff-10K is expected as MaskFormer's users have it:
+COCO-Stuff-10K is expected as the release cocostuff-10k-v1.1.zip (GitHub repository
+nightrome/cocostuff10k), unpacked into coco/coco_stuff_10k under the root of all datasets:
     coco/coco_stuff_10k/
+      images/NAME.jpg  annotations/NAME.mat  imageLists/{train,test}.txt
       images_detectron2/{train,test}/NAME.jpg
       annotations_detectron2/{train,test}/NAME.png
-Download version 1.0 of the dataset, cocostuff-10k-v1.0.zip (GitHub repository
-nightrome/cocostuff10k). The images of a split are those in imageLists/SPLIT.txt. A label map is
-the field S of annotations/NAME.mat: write S - 2 as an 8-bit PNG file, so that the classes are 0 to
-170 in the order of COCO_STUFF_CLASSES, and the unlabelled pixels (S = 1) become 255. This project
-has no script for it yet; prepare_coco_stuff_10k_v1.0_sem_seg.py of the GitHub repository
-facebookresearch/MaskFormer writes this layout.
+The last two folders are not in it but made by
+    python datasets/prepare_coco_stuff_10k.py
+which goes on where it was broken off. They are those of MaskFormer's users.
 """
 
 
@@ -77,6 +87,7 @@ for _split in ("train", "test"):
         _name,
         partial(_load_registered, _name, _split),
         stuff_classes=COCO_STUFF_CLASSES,
+        stuff_colors=COCO_STUFF_COLORS,
         ignore_label=255,
         evaluator_type="sem_seg",
         **{key: str(path) for key, path in _paths(_split).items()},

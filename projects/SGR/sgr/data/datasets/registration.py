@@ -7,9 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-__all__ = ["datasets_root", "load_sem_seg_pairs", "missing_dataset", "register", "set_paths"]
+__all__ = [
+    "add_metadata",
+    "datasets_root",
+    "distinct_label_colors",
+    "load_sem_seg_pairs",
+    "missing_dataset",
+    "register",
+    "replace_builtin",
+    "set_paths",
+]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -24,6 +34,39 @@ def register(name: str, load: Callable[[], list[dict]], **metadata: Any) -> None
     if name not in DatasetCatalog:
         DatasetCatalog.register(name, load)
         MetadataCatalog.get(name).set(**metadata)
+
+
+def replace_builtin(name: str, load: Callable[[], list[dict]]) -> None:
+    """Put another loader of the same data in the place of Detectron2's own; its metadata stay.
+
+    A dataset that somebody else has registered under this name is left as it is.
+    """
+    builtin = DatasetCatalog.data.get(name)
+    if getattr(builtin, "__module__", None) == "detectron2.data.datasets.builtin":
+        DatasetCatalog.remove(name)
+        DatasetCatalog.register(name, load)
+
+
+def add_metadata(name: str, **metadata: Any) -> None:
+    """Set those of the metadata that a dataset does not have yet."""
+    known = MetadataCatalog.get(name)
+    known.set(**{key: value for key, value in metadata.items() if key not in known.as_dict()})
+
+
+def distinct_label_colors(count: int) -> list[tuple[int, int, int]]:
+    """Colours for datasets that come without: up to 255 different ones, none of them black.
+
+    The bits of a label's number, from the lowest, go in turn to red, green and blue, and there
+    from the highest bit down; so are the colours of Pascal VOC made.
+
+    Returns:
+        ``count`` colours, RGB.
+    """
+    colors = np.zeros((count, 3), np.uint8)
+    numbers = np.arange(1, count + 1)
+    for bit in range(8):
+        colors[:, bit % 3] |= ((numbers >> bit & 1) << 7 - bit // 3).astype(np.uint8)
+    return [tuple(color) for color in colors.tolist()]
 
 
 def set_paths(name: str, **paths: Path) -> None:
