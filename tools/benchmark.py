@@ -8,6 +8,7 @@
     python tools/benchmark.py deformable-attention --compile
     python tools/benchmark.py mask-inference --size 1024 2048 --classes 19
     python tools/benchmark.py coco-ap --images 2000
+    python tools/benchmark.py multi-scale --size 768 1024 --input 512
 
 A sub-command runs both versions on the same random inputs, literal, SGR, literal, SGR, ..., and
 prints a Markdown table:
@@ -48,6 +49,7 @@ from benchmarks import (  # noqa: E402
     mask_inference,
     matcher,
     module,
+    multi_scale,
     token_metrics,
 )
 from benchmarks.measure import Row  # noqa: E402
@@ -61,6 +63,7 @@ COMMANDS = {
     "deformable-attention": (deformable_attention, 7),
     "mask-inference": (mask_inference, 1),
     "coco-ap": (coco_ap, 3),
+    "multi-scale": (multi_scale, 1),
 }
 ON_CPU_ONLY = ("components", "coco-ap")
 TOLERANCE = 0.01  # convolutions in TF32, the default on recent GPUs, are this coarse

@@ -19,6 +19,7 @@ SMALL = {
     "deformable-attention": "--cells 6 3 --batch 2 --heads 2 --head-dim 4 --points 2",
     "mask-inference": "--size 100 150 --queries 9 --classes 4",
     "coco-ap": "--images 5 --classes 3 --instances 4 --detections 12",
+    "multi-scale": "--size 60 90 --input 48 --queries 6 --classes 4",
 }
 ON_CPU_ONLY = ("components", "coco-ap")
 # In units of float32's rounding; for components, maps and masks the share of pixels.

@@ -16,6 +16,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import (
+    DatasetCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
@@ -424,6 +425,9 @@ class Trainer(DefaultTrainer):
         cfg = semantic_config(cfg, how, all_datasets=all_datasets)
         names = cfg.DATASETS.TEST
         if evaluators is None:
+            with explain_coco_errors(names):
+                for name in names:  # some fill the metadata, which evaluators read, when loaded
+                    DatasetCatalog.get(name)
             folder = os.path.join(cfg.OUTPUT_DIR, folder)
             evaluators = [
                 cls.build_evaluator(cfg, name, os.path.join(folder, name) if several else folder)
