@@ -35,6 +35,7 @@ setup(
         "scipy",
         "tabulate",
         "tensorboard",
+        "tqdm",
     ],
     extras_require={"export": EXPORT, "test": ["pytest", "torchmetrics", *EXPORT]},
 )

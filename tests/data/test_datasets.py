@@ -5,8 +5,15 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from sgr.data.datasets import camvid, coco_stuff_10k, shapes
-from sgr.data.datasets.registration import load_sem_seg_pairs, register
+from official_layouts import write_ade20k, write_cityscapes
+from sgr.data.datasets import ade20k, camvid, cityscapes, coco_stuff_10k
+from sgr.data.datasets.registration import (
+    add_metadata,
+    distinct_label_colors,
+    load_sem_seg_pairs,
+    register,
+    replace_builtin,
+)
 
 SHARED_CAMVID = Path(__file__).parents[2].parent / "shared" / "data" / "camvid"
 
@@ -15,6 +22,8 @@ NAMES = [
     *(f"shapes_instance_{split}" for split in ("train", "val")),
     *(f"camvid_sem_seg_{split}" for split in ("train", "val", "test")),
     *(f"coco_stuff_10k_sem_seg_{split}" for split in ("train", "test")),
+    *(f"ade20k_sem_seg_{split}" for split in ("train", "val")),
+    *(f"cityscapes_fine_sem_seg_{split}" for split in ("train", "val", "test")),
 ]
 
 
@@ -43,8 +52,15 @@ def test_registered_and_missing(name, root):
         assert "python datasets/make_shapes.py" in message and f"{split}" in message
     elif name.startswith("camvid"):
         assert "SegNet" in message and "trainannot" in message
-    else:
+    elif name.startswith("coco_stuff"):
         assert "cocostuff10k" in message and "annotations_detectron2" in message
+        assert "python datasets/prepare_coco_stuff_10k.py" in message
+    elif name.startswith("ade20k"):
+        assert "ADEChallengeData2016.zip" in message
+        assert "python datasets/prepare_ade20k.py" in message
+    else:
+        assert "gtFine_trainvaltest.zip" in message and "labelTrainIds" in message
+        assert "python datasets/prepare_cityscapes.py" in message
 
 
 def test_default_root_is_told(monkeypatch, tmp_path):
@@ -54,20 +70,44 @@ def test_default_root_is_told(monkeypatch, tmp_path):
         DatasetCatalog.get("camvid_sem_seg_train")
 
 
-def test_metadata():
-    for name in NAMES:
-        metadata = MetadataCatalog.get(name)
-        if "sem_seg" in name:
-            assert metadata.evaluator_type == "sem_seg"
-            assert metadata.sem_seg_root and metadata.image_root
-            assert metadata.ignore_label not in range(len(metadata.stuff_classes))
-            colors = metadata.get("stuff_colors", metadata.stuff_classes)
-            assert len(colors) == len(metadata.stuff_classes)
-        else:
-            assert metadata.evaluator_type == "coco"
-    assert len(camvid.CAMVID_CLASSES) == 11
-    assert MetadataCatalog.get("camvid_sem_seg_val").ignore_label == 11
-    assert len(set(shapes.SHAPES_COLORS)) == len(shapes.SHAPES_CLASSES) == 9
+NUM_CLASSES = {"shapes": 9, "camvid": 11, "coco": 171, "ade20k": 150, "cityscapes": 19}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metadata(name):
+    metadata = MetadataCatalog.get(name)
+    if "instance" in name:
+        assert metadata.evaluator_type == "coco"
+        return
+    is_cityscapes = name.startswith("cityscapes")
+    assert metadata.evaluator_type == ("cityscapes_sem_seg" if is_cityscapes else "sem_seg")
+    folders = ("image_dir", "gt_dir") if is_cityscapes else ("image_root", "sem_seg_root")
+    assert all(metadata.get(each) for each in folders)
+    count = NUM_CLASSES[name.partition("_")[0]]
+    assert len(metadata.stuff_classes) == len(set(metadata.stuff_classes)) == count
+    assert metadata.ignore_label == (11 if name.startswith("camvid") else 255)
+    colors = np.array(metadata.stuff_colors)
+    assert colors.shape == (count, 3) and colors.min() >= 0 and colors.max() <= 255
+    # ADE20K's own palette has one colour for "road, route" and "skyscraper".
+    assert len(set(map(tuple, colors))) == count - name.startswith("ade20k")
+
+
+def test_well_known_colours():
+    classes = MetadataCatalog.get("ade20k_sem_seg_val").stuff_classes
+    of_ade = dict(zip(classes, ade20k.ADE20K_COLORS))
+    assert of_ade["wall"] == (120, 120, 120) and of_ade["sky"] == (6, 230, 230)
+    assert of_ade["person"] == (150, 5, 61) and of_ade["flag"] == (92, 0, 255)
+    classes = MetadataCatalog.get("cityscapes_fine_sem_seg_val").stuff_classes
+    of_cityscapes = dict(zip(classes, cityscapes.CITYSCAPES_COLORS))
+    assert of_cityscapes["road"] == (128, 64, 128) and of_cityscapes["car"] == (0, 0, 142)
+
+
+def test_distinct_label_colors():
+    colors = distinct_label_colors(255)
+    assert len(set(colors)) == 255 and (0, 0, 0) not in colors
+    # Those of Pascal VOC, from its class 1 on.
+    assert colors[:4] == [(128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128)]
+    assert colors[19] == (0, 64, 128)
 
 
 def test_coco_stuff_classes():
@@ -112,6 +152,72 @@ def test_coco_stuff_10k(root):
         ".jpg",
     )
     assert len(DatasetCatalog.get("coco_stuff_10k_sem_seg_test")) == 1
+
+
+def test_ade20k(root):
+    expected = write_ade20k(root)
+    for file, labels in expected.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(labels).save(file)
+    records = DatasetCatalog.get("ade20k_sem_seg_train")
+    assert [Path(each["sem_seg_file_name"]) for each in records] == list(expected)[:3]
+    folder = root / "ADEChallengeData2016"
+    assert MetadataCatalog.get("ade20k_sem_seg_train").image_root == str(folder / "images/training")
+    # Detectron2 would leave the image out.
+    next(iter(expected)).unlink()
+    with pytest.raises(FileNotFoundError, match="(?s)without a label map.*prepare_ade20k.py"):
+        DatasetCatalog.get("ade20k_sem_seg_train")
+    assert len(DatasetCatalog.get("ade20k_sem_seg_val")) == 2
+
+
+def test_cityscapes(root):
+    expected = write_cityscapes(root)
+    with pytest.raises(FileNotFoundError, match="(?s)missing:.*TrainIds.*prepare_cityscapes.py"):
+        DatasetCatalog.get("cityscapes_fine_sem_seg_train")
+    for file, labels in expected.items():
+        Image.fromarray(labels).save(file)
+    records = DatasetCatalog.get("cityscapes_fine_sem_seg_train")
+    assert {Path(each["sem_seg_file_name"]) for each in records} == set(list(expected)[:4])
+    assert {(each["height"], each["width"]) for each in records} == {(24, 32)}
+    for each in records:
+        assert Path(each["file_name"]).name.startswith(Path(each["file_name"]).parent.name)
+
+    # Detectron2 would not look at the files of the last image, and fail at others without a word.
+    last = list(expected)[3]
+    last.unlink()
+    with pytest.raises(FileNotFoundError, match=str(last)):
+        DatasetCatalog.get("cityscapes_fine_sem_seg_train")
+    Image.fromarray(expected[last]).save(last)
+    strangers = [root / "cityscapes/leftImg8bit/train" / name for name in (".DS_Store", "bochum/a")]
+    for stranger in strangers:
+        stranger.write_text("")
+        with pytest.raises(ValueError, match=f"(?s)nothing but .*{stranger}"):
+            DatasetCatalog.get("cityscapes_fine_sem_seg_train")
+        stranger.unlink()
+    for folder in (root / "cityscapes/leftImg8bit/train").iterdir():
+        for file in folder.iterdir():
+            file.unlink()
+    with pytest.raises(FileNotFoundError, match="is empty"):
+        DatasetCatalog.get("cityscapes_fine_sem_seg_train")
+
+
+def test_cityscapes_without_annotations_of_a_city(root):
+    write_cityscapes(root)
+    for file in (root / "cityscapes/gtFine/val/munster").iterdir():
+        file.unlink()
+    (root / "cityscapes/gtFine/val/munster").rmdir()
+    with pytest.raises(FileNotFoundError, match="munster_000000_000019_gtFine_instanceIds.png"):
+        DatasetCatalog.get("cityscapes_fine_sem_seg_val")
+
+
+def test_only_builtin_loaders_are_replaced():
+    loader = DatasetCatalog["camvid_sem_seg_val"]
+    replace_builtin("camvid_sem_seg_val", lambda: [])
+    assert DatasetCatalog["camvid_sem_seg_val"] is loader
+    replace_builtin("no_such_dataset", lambda: [])
+    assert "no_such_dataset" not in DatasetCatalog
+    add_metadata("camvid_sem_seg_val", stuff_classes=["other"])
+    assert MetadataCatalog.get("camvid_sem_seg_val").stuff_classes == camvid.CAMVID_CLASSES
 
 
 def test_pairs_must_be_complete(tmp_path):

@@ -1,0 +1,121 @@
+#!/usr/bin/env python
+"""Prepare COCO-Stuff-10K (cocostuff-10k-v1.1.zip) for training.
+
+    python datasets/prepare_coco_stuff_10k.py [--root ROOT] [--workers N] [--check] [--partial]
+
+reads, under the root of all datasets,
+
+    coco/coco_stuff_10k/
+      images/NAME.jpg
+      annotations/NAME.mat                            field S: 0 unlabelled, 1 to 182
+      imageLists/{train,test}.txt                     the names of a split, a line each
+
+and writes
+
+      images_detectron2/{train,test}/NAME.jpg         hard links, or copies where there are none
+      annotations_detectron2/{train,test}/NAME.png    0 to 170, and 255 for unlabelled
+
+Of the numbers 1 to 182, which are COCO's, eleven stand for things that no image has; the others
+become 0 to 170 in their order. Label maps may be annotations/NAME.png with the same numbers, too.
+Version 1.0 of the annotations (1 unlabelled, 2 to 172) has the same classes in the same order; it
+is known by the class names in its files, and needs the package h5py.
+
+What is there already and right is left alone, so a run that was broken off can be repeated.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+from scipy.io import loadmat
+
+from sgr.data.image_files import read_labels
+from sgr.data.preparation import IGNORED, Split, find_files, main, pair_files, to_classes
+
+# COCO's numbers of the 80 things, and those of the 91 kinds of stuff.
+IDS = [each["id"] for each in COCO_CATEGORIES if each["isthing"]] + list(range(92, 183))
+# Class of each official label.
+CLASSES = np.full(183, -1, np.int16)
+CLASSES[0] = IGNORED
+CLASSES[IDS] = np.arange(171)
+CLASSES_V1_0 = np.array([-1, IGNORED, *range(171)], np.int16)
+# How many class names the files of version 1.0 have; later ones have 182.
+NUM_NAMES_V1_0 = 172
+
+
+def find_splits(root: Path, *, partial: bool = False) -> list[Split]:
+    folder = root / "coco" / "coco_stuff_10k"
+    images = find_files(folder / "images", ".jpg")
+    labels = find_files(folder / "annotations", ".mat", ".png")
+    splits = []
+    for split in ("train", "test"):
+        list_file = folder / "imageLists" / f"{split}.txt"
+        name = f"{folder}, {split}"
+        if not list_file.is_file():
+            splits.append(Split(name, [], [f"{list_file} does not exist"]))
+            continue
+        splits.append(
+            pair_files(
+                name,
+                images,
+                labels,
+                lambda key, split=split: folder / "annotations_detectron2" / split / f"{key}.png",
+                image_target=lambda key, split=split: (
+                    folder / "images_detectron2" / split / f"{key}.jpg"
+                ),
+                # Names by line; some lists end in blank ones.
+                expected=dict.fromkeys(list_file.read_text().split()),
+                partial=partial,
+            )
+        )
+    return splits
+
+
+def read(file: Path) -> np.ndarray:
+    if file.suffix == ".png":
+        return to_classes(read_labels(str(file)), CLASSES, file)
+    labels, num_names = _read_mat(file)
+    classes = CLASSES_V1_0 if num_names == NUM_NAMES_V1_0 else CLASSES
+    return to_classes(labels, classes, file)
+
+
+def _read_mat(file: Path) -> tuple[np.ndarray, int]:
+    """(H, W) int32 labels as they are stored, and the number of class names beside them."""
+    try:
+        content = loadmat(file, variable_names=("S", "names"))
+    except NotImplementedError:  # MATLAB 7.3, another format
+        labels, num_names = _read_hdf5(file)
+    except Exception as error:  # of many kinds, for a damaged file
+        raise OSError(f"label map {file} cannot be read, it may be damaged: {error}") from error
+    else:
+        if "S" not in content:
+            raise ValueError(f"label map {file} has no field S")
+        labels, num_names = content["S"], np.size(content.get("names", ()))
+    # MATLAB's numbers are floating-point ones unless somebody wanted it otherwise.
+    integers = labels.astype(np.int32)
+    if labels.ndim != 2 or (integers != labels).any():
+        raise ValueError(f"label map {file} has no (height, width) map of integers as its field S")
+    return integers, num_names
+
+
+def _read_hdf5(file: Path) -> tuple[np.ndarray, int]:
+    try:
+        import h5py
+    except ImportError:
+        raise OSError(
+            f"{file} is of version 1.0 of COCO-Stuff-10K: pip install h5py, which reads it, or "
+            "take the annotations of version 1.1"
+        ) from None
+    try:
+        with h5py.File(file, "r") as content:
+            # MATLAB stores the columns first.
+            return content["S"][()].T, content["names"].size if "names" in content else 0
+    except (OSError, KeyError) as error:
+        raise OSError(f"label map {file} cannot be read, it may be damaged: {error}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main(find_splits, read, description=__doc__))
