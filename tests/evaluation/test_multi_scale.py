@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import DatasetMapperTTA, build_model
 from PIL import Image
 from torch import nn
@@ -20,7 +22,7 @@ from sgr.evaluation import (
     SlidingWindowSegmentor,
     build_multi_scale_model,
 )
-from sgr.evaluation.semantic_model import semantic_config
+from sgr.evaluation.semantic_model import check_test_datasets, semantic_config
 from tiny_detector import tiny_detector_config
 from tiny_model import CONFIG, tiny_config
 
@@ -407,12 +409,82 @@ class TestEngine:
             results = Trainer.test_with_TTA(cfg, model)
         assert list(results) == ["shapes_sem_seg_val_TTA"]
         assert list(results["shapes_sem_seg_val_TTA"]) == ["sem_seg"]
-        assert "anything on shapes_instance_val" in caplog.text
+        assert "anything on shapes_instance_val, since its evaluator_type is 'coco'" in caplog.text
         folder = tmp_path / "inference_TTA" / "shapes_sem_seg_val"
         assert (folder / "sem_seg_predictions.json").exists()
         cfg.DATASETS.TEST = names[1:]
-        with pytest.raises(ValueError, match="shapes_instance_val cannot serve"):
+        with pytest.raises(ValueError, match="measured on shapes_instance_val, since .*'coco'"):
             Trainer.test_with_TTA(cfg, model)
+
+    @pytest.mark.parametrize("views", ["AUG", "SLIDING_WINDOW"])
+    @pytest.mark.parametrize("run", [Trainer, evaluate])
+    def test_no_dataset_with_label_maps_is_found_before_any_work(
+        self, tiny_shapes, tmp_path, monkeypatch, views, run
+    ):
+        def refuse(*args, **kwargs):
+            raise AssertionError("data or weights are loaded")
+
+        monkeypatch.setattr(Trainer, "build_train_loader", refuse)
+        monkeypatch.setattr("sgr.engine.SafeCheckpointer", refuse)
+        monkeypatch.setattr(DatasetCatalog, "get", refuse)
+        cfg = tiny_config(
+            tmp_path, DATASETS__TEST=("shapes_instance_val",), **{f"TEST__{views}__ENABLED": True}
+        )
+        with pytest.raises(ValueError, match="measured on shapes_instance_val, since .*'coco'"):
+            run(cfg)
+
+    def test_detectors_need_no_label_maps(self, tiny_shapes, tmp_path):
+        Trainer(tiny_detector_config(OUTPUT_DIR=tmp_path, TEST__AUG__ENABLED=True))
+
+    @pytest.mark.parametrize(
+        "record, classes, why, early",
+        [
+            ({}, 9, "there are records without sem_seg_file_name", False),
+            ({"sem_seg_file_name": "a.png"}, 4, "label maps have 4 classes and the model", True),
+        ],
+    )
+    def test_panoptic_datasets_without_label_maps_of_the_classes(
+        self, tiny_shapes, tmp_path, caplog, record, classes, why, early
+    ):
+        """Left out beside others, rather than an error of their evaluators."""
+        name = f"panoptic_{tmp_path.name}"
+        DatasetCatalog.register(name, lambda: [record])
+        MetadataCatalog.get(name).set(
+            evaluator_type="coco_panoptic_seg", stuff_classes=["a"] * classes
+        )
+        try:
+            both = ("shapes_sem_seg_val", name)
+            cfg = tiny_config(tmp_path, DATASETS__TEST=both, TEST__AUG__SCALES="[0.5]")
+            with caplog.at_level(logging.INFO, logger="sgr"):
+                results = Trainer.test_with_TTA(cfg, Trainer.build_model(cfg))
+            assert list(results) == ["shapes_sem_seg_val_TTA"]
+            assert f"anything on {name}, since " in caplog.text and why in caplog.text
+            cfg.DATASETS.TEST = (name,)
+            with pytest.raises(ValueError, match=f"cannot be measured on {name}, since .*{why}"):
+                semantic_config(cfg, "This")
+            if early:
+                with pytest.raises(ValueError, match=why):
+                    check_test_datasets(cfg, "This")
+            else:  # the records are not looked at
+                check_test_datasets(cfg, "This")
+            vars(MetadataCatalog.get(name)).pop("stuff_classes")  # may come with the records
+            check_test_datasets(cfg, "This")
+        finally:
+            DatasetCatalog.pop(name)
+            MetadataCatalog.pop(name)
+
+    def test_evaluators_that_are_given_see_all_datasets(self, tiny_shapes, tmp_path):
+        seen = []
+
+        class Keys(DatasetEvaluator):
+            def process(self, inputs, outputs):
+                seen.extend(list(output) for output in outputs)
+
+        cfg = tiny_config(
+            tmp_path, DATASETS__TEST=("shapes_instance_val",), TEST__SLIDING_WINDOW__ENABLED=True
+        )
+        Trainer.test(cfg, Trainer.build_model(cfg), [Keys()])
+        assert seen and all(keys == ["sem_seg"] for keys in seen)
 
     def test_only_the_semantic_results_of_a_panoptic_model(self, tiny_shapes, tmp_path, caplog):
         cfg = tiny_config(

@@ -46,7 +46,7 @@ from .evaluation import (
     build_evaluator,
     build_multi_scale_model,
 )
-from .evaluation.semantic_model import semantic_config
+from .evaluation.semantic_model import check_test_datasets, semantic_config
 from .modeling.reasoning import ReasoningModule
 from .modeling.recording import has_regions
 from .modeling.supervision import ConceptCriterion, ConceptLosses
@@ -256,6 +256,10 @@ class Trainer(DefaultTrainer):
     Args:
         cfg: a frozen config, as :func:`setup_config` makes it.
         allow_pickle: see :class:`~sgr.checkpoint.SafeCheckpointer`.
+
+    Raises:
+        ValueError: see :meth:`build_model` and :meth:`build_train_loader`; or if TEST.AUG or
+            TEST.SLIDING_WINDOW is enabled and no dataset can serve to measure what they give.
     """
 
     def __init__(self, cfg: CfgNode, *, allow_pickle: bool = False):
@@ -263,6 +267,7 @@ class Trainer(DefaultTrainer):
         super(DefaultTrainer, self).__init__()
         self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
+        _check_several_views(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         model = create_ddp_model(model, broadcast_buffers=False)
@@ -377,7 +382,13 @@ class Trainer(DefaultTrainer):
         model: torch.nn.Module,
         evaluators: list[DatasetEvaluator] | None = None,
     ) -> OrderedDict[str, Any]:
-        """Detectron2's; by windows, and without token metrics, where TEST.SLIDING_WINDOW is on."""
+        """Detectron2's; by windows, and without token metrics, where TEST.SLIDING_WINDOW is on.
+
+        Args:
+            evaluators: one for each of DATASETS.TEST; None stands for those of
+                :meth:`build_evaluator`. With windows, of nothing but ``sem_seg``: that is all
+                there is in the outputs.
+        """
         if cfg.TEST.SLIDING_WINDOW.ENABLED:
             model = SlidingWindowSegmentor(cfg, model)
             return cls._test_several_views(
@@ -418,7 +429,10 @@ class Trainer(DefaultTrainer):
         how: str,
         folder: str,
     ) -> OrderedDict[str, Any]:
-        """Detectron2's ``test`` of what :func:`semantic_config` leaves to measure."""
+        """Detectron2's ``test`` of what :func:`semantic_config` leaves to measure.
+
+        Given ``evaluators`` are those of all of DATASETS.TEST, and must need ``sem_seg`` only.
+        """
         several = len(cfg.DATASETS.TEST) > 1
         is_semantic = isinstance(model, (MultiScaleSemanticSegmentor, SlidingWindowSegmentor))
         all_datasets = evaluators is not None or not is_semantic
@@ -446,6 +460,15 @@ class Trainer(DefaultTrainer):
         return build_lr_scheduler(cfg, optimizer)
 
 
+def _check_several_views(cfg: CfgNode, model: torch.nn.Module) -> None:
+    """Raise what would only show after the training: no dataset to test several views on."""
+    if cfg.TEST.SLIDING_WINDOW.ENABLED:
+        check_test_datasets(cfg, "Sliding windows")
+    elif cfg.TEST.AUG.ENABLED:
+        if isinstance(build_multi_scale_model(cfg, model), MultiScaleSemanticSegmentor):
+            check_test_datasets(cfg, "Multi-scale testing")
+
+
 def _without_empty(dataset: Any, names: Iterable[str]) -> Any:
     """Records without those that have no instance but crowds; other data as they are."""
     # Detectron2 does not filter datasets that are no lists of records either.
@@ -468,9 +491,11 @@ def evaluate(
     Where TEST.AUG is enabled, a multi-scale test follows: see :meth:`Trainer.test_with_TTA`.
 
     Raises:
-        ValueError: if there is neither.
+        ValueError: if there is neither; or if TEST.AUG or TEST.SLIDING_WINDOW is enabled and no
+            dataset can serve to measure what they give.
     """
     model = Trainer.build_model(cfg)
+    _check_several_views(cfg, model)
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, allow_pickle=allow_pickle)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
         raise ValueError(

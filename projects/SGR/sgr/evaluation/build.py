@@ -10,13 +10,15 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.modeling import META_ARCH_REGISTRY
 
+from sgr.data.coco_file import explain_coco_errors
+
 from .coco_evaluator import FastCOCOEvaluator
 from .panoptic_evaluator import PanopticQualityEvaluator
 from .sem_seg_evaluator import CheckedSemSegEvaluator
 from .thing_evaluator import ThingCOCOEvaluator
 from .token_evaluator import TokenSemanticsEvaluator
 
-__all__ = ["build_evaluator"]
+__all__ = ["build_evaluator", "why_not_semantic"]
 
 # The results that can be evaluated on a dataset, as the switches of MODEL.MASK_FORMER.TEST name
 # them. The first is what unknown models are taken to put out.
@@ -97,6 +99,25 @@ def build_evaluator(
     if cfg.TEST.TOKENS.ENABLED:
         evaluators.append(TokenSemanticsEvaluator(dataset_name, output_dir=output_folder))
     return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
+
+
+def why_not_semantic(cfg: CfgNode, dataset_name: str, *, load: bool = True) -> str | None:
+    """Why ``sem_seg`` of the model cannot be measured on a dataset; None where nothing is wrong.
+
+    Unknown values of ``evaluator_type`` are left to :func:`build_evaluator`, whose error is better.
+
+    Args:
+        cfg, dataset_name: as of :func:`build_evaluator`.
+        load: look also at the records of panoptic datasets, which loads them. Else only at the
+            metadata, as far as they are there before the dataset is loaded.
+    """
+    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    possible = _RESULTS.get(evaluator_type, ("SEMANTIC",))
+    if "SEMANTIC" not in possible:
+        return f"its evaluator_type is {evaluator_type!r}"
+    if len(possible) == 1:
+        return None
+    return _missing_ground_truth(cfg, dataset_name, ["SEMANTIC"], load=load).get("SEMANTIC")
 
 
 def _task_evaluators(
@@ -184,17 +205,24 @@ def _class_names(cfg: CfgNode) -> list[str]:
 
 
 def _missing_ground_truth(
-    cfg: CfgNode, dataset_name: str, results: list[str]
+    cfg: CfgNode, dataset_name: str, results: list[str], *, load: bool = True
 ) -> dict[str, str]:
-    """Of the results, those that a panoptic dataset has no ground truth for beside segments."""
+    """Of the results, those that a panoptic dataset has no ground truth for beside segments.
+
+    Without ``load``, those of which the metadata tell so before the dataset is loaded.
+    """
     metadata = MetadataCatalog.get(dataset_name)
     missing = {}
     if "SEMANTIC" in results:
+        records = []
+        if load:  # first, as some fill the metadata
+            with explain_coco_errors([dataset_name]):
+                records = DatasetCatalog.get(dataset_name)
         num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         found = len(metadata.get("stuff_classes", ()))
-        if not all("sem_seg_file_name" in each for each in DatasetCatalog.get(dataset_name)):
+        if not all("sem_seg_file_name" in each for each in records):
             missing["SEMANTIC"] = "there are records without sem_seg_file_name"
-        elif found != num_classes:
+        elif found != num_classes and (found or load):
             # In Detectron2's "separated" datasets all things are one class of the label maps.
             missing["SEMANTIC"] = (
                 f"its label maps have {found} classes and the model has {num_classes}"

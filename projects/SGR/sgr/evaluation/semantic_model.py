@@ -8,16 +8,18 @@ from contextlib import contextmanager
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from sgr.modeling.mask_classification.strips import Strips
 
+from .build import why_not_semantic
+
 __all__ = [
     "are_logits",
     "check_semantic_output",
+    "check_test_datasets",
     "resizes_masks",
     "scores_only",
     "semantic_config",
@@ -118,18 +120,27 @@ def to_output(scores: Tensor, size: tuple[int, int], semantic_output: str) -> Te
     return labels
 
 
+def check_test_datasets(cfg: CfgNode, how: str) -> None:
+    """Raise, before any work, the error of :func:`semantic_config`, where metadata tell so much.
+
+    Nothing is loaded.
+    """
+    _datasets_left_out(cfg, how, load=False)
+
+
 def semantic_config(cfg: CfgNode, how: str, *, all_datasets: bool = False) -> CfgNode:
     """A copy for an evaluation of ``sem_seg`` alone; what is not measured in it is logged.
 
     Tokens are not: their regions would be those of one scale or window among several. Nor are
-    panoptic and instance results, and datasets that have nothing else.
+    panoptic and instance results, and datasets that have nothing else: no label maps, or none of
+    the model's classes. To find these, panoptic datasets are loaded.
 
     Args:
         how: what is done, for the log.
-        all_datasets: keep datasets with instances only in DATASETS.TEST.
+        all_datasets: leave DATASETS.TEST as it is.
 
     Raises:
-        ValueError: if no dataset is left.
+        ValueError: if no dataset is left of those in DATASETS.TEST.
     """
     logger = logging.getLogger(__name__)
     result = cfg.clone()
@@ -144,16 +155,25 @@ def semantic_config(cfg: CfgNode, how: str, *, all_datasets: bool = False) -> Cf
         left_out.append("AP")
     result.TEST.TOKENS.ENABLED = switches.PANOPTIC_ON = switches.INSTANCE_ON = False
     if not all_datasets:
+        without = _datasets_left_out(cfg, how, load=True)
         names = result.DATASETS.TEST
-        without = [n for n in names if MetadataCatalog.get(n).get("evaluator_type") == "coco"]
         result.DATASETS.TEST = tuple(name for name in names if name not in without)
-        if without and not result.DATASETS.TEST:
-            raise ValueError(
-                f"{how} gives semantic segmentations, which {', '.join(without)} cannot serve to "
-                "measure; set DATASETS.TEST to a dataset with label maps"
-            )
-        left_out += [f"anything on {name}, which has no label maps" for name in without]
+        left_out += [f"anything on {name}, since {why}" for name, why in without.items()]
     if left_out:
         logger.info(f"{how}: not measured are {', '.join(left_out)}")
     result.freeze()
     return result
+
+
+def _datasets_left_out(cfg: CfgNode, how: str, *, load: bool) -> dict[str, str]:
+    """Of DATASETS.TEST, those that cannot serve to measure ``sem_seg``, and why; not all of them.
+    """
+    reasons = {name: why_not_semantic(cfg, name, load=load) for name in cfg.DATASETS.TEST}
+    left_out = {name: why for name, why in reasons.items() if why is not None}
+    if left_out and len(left_out) == len(reasons):
+        whys = " and ".join(f"{name}, since {why}" for name, why in left_out.items())
+        raise ValueError(
+            f"{how}: semantic segmentations cannot be measured on {whys}; set DATASETS.TEST to a "
+            "dataset with label maps of the model's classes"
+        )
+    return left_out
