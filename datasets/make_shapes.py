@@ -354,6 +354,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--root",
+        type=os.path.expanduser,  # of the default, too; no shell does it in --root=~/data
         default=os.getenv("DETECTRON2_DATASETS", "datasets"),
         help="folder of all datasets; default: $DETECTRON2_DATASETS, or datasets",
     )

@@ -71,7 +71,7 @@ def read(file: Path) -> np.ndarray:
 def _check_polygons(file: Path, labels: np.ndarray) -> None:
     """Detectron2's loader takes the images' sizes from these files."""
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
         size = content["imgHeight"], content["imgWidth"]
     except FileNotFoundError:
         raise FileNotFoundError(f"{file} does not exist") from None

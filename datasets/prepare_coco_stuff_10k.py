@@ -42,8 +42,9 @@ CLASSES = np.full(183, -1, np.int16)
 CLASSES[0] = IGNORED
 CLASSES[IDS] = np.arange(171)
 CLASSES_V1_0 = np.array([-1, IGNORED, *range(171)], np.int16)
-# How many class names the files of version 1.0 have; later ones have 182.
+# The class names in the files of version 1.0: so many, and this is the first; later ones have 182.
 NUM_NAMES_V1_0 = 172
+FIRST_NAME_V1_0 = "unlabeled"
 
 
 def find_splits(root: Path, *, partial: bool = False) -> list[Split]:
@@ -67,7 +68,7 @@ def find_splits(root: Path, *, partial: bool = False) -> list[Split]:
                     folder / "images_detectron2" / split / f"{key}.jpg"
                 ),
                 # Names by line; some lists end in blank ones.
-                expected=dict.fromkeys(list_file.read_text().split()),
+                expected=dict.fromkeys(list_file.read_text(encoding="utf-8").split()),
                 partial=partial,
             )
         )
@@ -77,31 +78,39 @@ def find_splits(root: Path, *, partial: bool = False) -> list[Split]:
 def read(file: Path) -> np.ndarray:
     if file.suffix == ".png":
         return to_classes(read_labels(str(file)), CLASSES, file)
-    labels, num_names = _read_mat(file)
-    classes = CLASSES_V1_0 if num_names == NUM_NAMES_V1_0 else CLASSES
-    return to_classes(labels, classes, file)
+    labels, num_names, first_name = _read_mat(file)
+    is_v1_0 = num_names == NUM_NAMES_V1_0
+    if not num_names or is_v1_0 and first_name != FIRST_NAME_V1_0:
+        found = f"has {num_names} of them, the first {first_name!r}" if num_names else "has none"
+        raise ValueError(
+            f"the class names in label map {file} must tell its version, but it {found}; take the "
+            "files of the release"
+        )
+    return to_classes(labels, CLASSES_V1_0 if is_v1_0 else CLASSES, file)
 
 
-def _read_mat(file: Path) -> tuple[np.ndarray, int]:
-    """(H, W) int32 labels as they are stored, and the number of class names beside them."""
+def _read_mat(file: Path) -> tuple[np.ndarray, int, str]:
+    """(H, W) int32 labels as stored; the number of class names beside them, and the first."""
     try:
         content = loadmat(file, variable_names=("S", "names"))
     except NotImplementedError:  # MATLAB 7.3, another format
-        labels, num_names = _read_hdf5(file)
+        labels, num_names, first_name = _read_hdf5(file)
     except Exception as error:  # of many kinds, for a damaged file
         raise OSError(f"label map {file} cannot be read, it may be damaged: {error}") from error
     else:
         if "S" not in content:
             raise ValueError(f"label map {file} has no field S")
-        labels, num_names = content["S"], np.size(content.get("names", ()))
+        labels, names = content["S"], np.asarray(content.get("names", ()))
+        num_names = names.size
+        first_name = str(np.squeeze(names.flat[0])) if num_names else ""
     # MATLAB's numbers are floating-point ones unless somebody wanted it otherwise.
     integers = labels.astype(np.int32)
     if labels.ndim != 2 or (integers != labels).any():
         raise ValueError(f"label map {file} has no (height, width) map of integers as its field S")
-    return integers, num_names
+    return integers, num_names, first_name
 
 
-def _read_hdf5(file: Path) -> tuple[np.ndarray, int]:
+def _read_hdf5(file: Path) -> tuple[np.ndarray, int, str]:
     try:
         import h5py
     except ImportError:
@@ -111,9 +120,12 @@ def _read_hdf5(file: Path) -> tuple[np.ndarray, int]:
         ) from None
     try:
         with h5py.File(file, "r") as content:
-            # MATLAB stores the columns first.
-            return content["S"][()].T, content["names"].size if "names" in content else 0
-    except (OSError, KeyError) as error:
+            labels = content["S"][()].T  # MATLAB stores the columns first.
+            if "names" not in content:
+                return labels, 0, ""
+            names = content["names"][()]  # references to texts, each a number per letter
+            return labels, names.size, "".join(map(chr, content[names.flat[0]][()].flat))
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise OSError(f"label map {file} cannot be read, it may be damaged: {error}") from error
 
 

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from official_layouts import write_ade20k, write_cityscapes
+from official_layouts import forget_colors, write_ade20k, write_cityscapes
 from sgr.data.datasets import ade20k, camvid, cityscapes, coco_stuff_10k
 from sgr.data.datasets.registration import (
     add_metadata,
@@ -25,6 +27,12 @@ NAMES = [
     *(f"ade20k_sem_seg_{split}" for split in ("train", "val")),
     *(f"cityscapes_fine_sem_seg_{split}" for split in ("train", "val", "test")),
 ]
+
+
+@pytest.fixture(autouse=True)
+def no_colors_left():
+    yield
+    forget_colors()
 
 
 @pytest.fixture
@@ -86,7 +94,11 @@ def test_metadata(name):
     count = NUM_CLASSES[name.partition("_")[0]]
     assert len(metadata.stuff_classes) == len(set(metadata.stuff_classes)) == count
     assert metadata.ignore_label == (11 if name.startswith("camvid") else 255)
-    colors = np.array(metadata.stuff_colors)
+    if name.startswith(("ade20k", "cityscapes")):  # from the first loading on
+        module = ade20k if name.startswith("ade20k") else cityscapes
+        colors = np.array(module.ADE20K_COLORS if module is ade20k else module.CITYSCAPES_COLORS)
+    else:
+        colors = np.array(metadata.stuff_colors)
     assert colors.shape == (count, 3) and colors.min() >= 0 and colors.max() <= 255
     # ADE20K's own palette has one colour for "road, route" and "skyscraper".
     assert len(set(map(tuple, colors))) == count - name.startswith("ade20k")
@@ -95,11 +107,44 @@ def test_metadata(name):
 def test_well_known_colours():
     classes = MetadataCatalog.get("ade20k_sem_seg_val").stuff_classes
     of_ade = dict(zip(classes, ade20k.ADE20K_COLORS))
-    assert of_ade["wall"] == (120, 120, 120) and of_ade["sky"] == (6, 230, 230)
-    assert of_ade["person"] == (150, 5, 61) and of_ade["flag"] == (92, 0, 255)
+    assert of_ade["wall"] == [120, 120, 120] and of_ade["sky"] == [6, 230, 230]
+    assert of_ade["person"] == [150, 5, 61] and of_ade["flag"] == [92, 0, 255]
     classes = MetadataCatalog.get("cityscapes_fine_sem_seg_val").stuff_classes
     of_cityscapes = dict(zip(classes, cityscapes.CITYSCAPES_COLORS))
     assert of_cityscapes["road"] == (128, 64, 128) and of_cityscapes["car"] == (0, 0, 142)
+
+
+COLORS_OF_OTHERS = """
+import {first}
+from detectron2.data import DatasetCatalog, MetadataCatalog
+own = [[120, 120, 120], [1, 2, 3]]
+for name in ("ade20k_sem_seg_train", "cityscapes_fine_sem_seg_val"):
+    MetadataCatalog.get(name).set(stuff_colors=own)
+import {second}
+for name in ("ade20k_sem_seg_train", "cityscapes_fine_sem_seg_val"):
+    try:
+        DatasetCatalog.get(name)
+    except FileNotFoundError:
+        pass
+    assert MetadataCatalog.get(name).stuff_colors == own
+"""
+
+
+@pytest.mark.parametrize("first, second", [("sgr", "json"), ("detectron2.data.datasets", "sgr")])
+def test_others_may_set_colours(first, second, root):
+    """Mask2Former does at import, before or after this package's."""
+    code = COLORS_OF_OTHERS.format(first=first, second=second)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_colours_come_with_the_first_loading(root):
+    for name in ("ade20k_sem_seg_val", "cityscapes_fine_sem_seg_train"):
+        metadata = MetadataCatalog.get(name)
+        assert not hasattr(metadata, "stuff_colors")
+        for _ in range(2):
+            with pytest.raises(FileNotFoundError):
+                DatasetCatalog.get(name)
+            assert len(metadata.stuff_colors) == len(metadata.stuff_classes)
 
 
 def test_distinct_label_colors():
@@ -163,7 +208,15 @@ def test_ade20k(root):
     assert [Path(each["sem_seg_file_name"]) for each in records] == list(expected)[:3]
     folder = root / "ADEChallengeData2016"
     assert MetadataCatalog.get("ade20k_sem_seg_train").image_root == str(folder / "images/training")
-    # Detectron2 would leave the image out.
+    # Detectron2 would leave out an image of another suffix, and take hidden files.
+    image = folder / "images/training/ADE_train_00000001.jpg"
+    Image.open(image).save(image.with_suffix(".png"))
+    image.unlink()
+    (image.parent / f"._{image.name}").write_text("")
+    (Path(records[0]["sem_seg_file_name"]).parent / "._ADE_train_00000001.png").write_text("")
+    found = [Path(each["file_name"]) for each in DatasetCatalog.get("ade20k_sem_seg_train")]
+    assert found[0] == image.with_suffix(".png") and len(found) == 3
+    # It would leave this image out, too.
     next(iter(expected)).unlink()
     with pytest.raises(FileNotFoundError, match="(?s)without a label map.*prepare_ade20k.py"):
         DatasetCatalog.get("ade20k_sem_seg_train")
@@ -188,13 +241,17 @@ def test_cityscapes(root):
     with pytest.raises(FileNotFoundError, match=str(last)):
         DatasetCatalog.get("cityscapes_fine_sem_seg_train")
     Image.fromarray(expected[last]).save(last)
-    strangers = [root / "cityscapes/leftImg8bit/train" / name for name in (".DS_Store", "bochum/a")]
+    images = root / "cityscapes/leftImg8bit/train"
+    for hidden in (images / ".DS_Store", images / "bochum/._a_leftImg8bit.png"):
+        hidden.write_text("")
+    assert DatasetCatalog.get("cityscapes_fine_sem_seg_train") == records
+    strangers = [images / name for name in ("notes.txt", "bochum/a")]
     for stranger in strangers:
         stranger.write_text("")
         with pytest.raises(ValueError, match=f"(?s)nothing but .*{stranger}"):
             DatasetCatalog.get("cityscapes_fine_sem_seg_train")
         stranger.unlink()
-    for folder in (root / "cityscapes/leftImg8bit/train").iterdir():
+    for folder in [images / "aachen", images / "bochum"]:
         for file in folder.iterdir():
             file.unlink()
     with pytest.raises(FileNotFoundError, match="is empty"):

@@ -130,6 +130,11 @@ def test_command_line(script, tmp_path, monkeypatch, capsys):
     script.main()
     assert (tmp_path / "shapes").is_dir()
     assert "wrote 1 + 1 scenes" in capsys.readouterr().out
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    monkeypatch.setattr("sys.argv", [*argv, "--root=~/data"])
+    script.main()
+    assert (tmp_path / "home/data/shapes").is_dir()
     monkeypatch.setattr("sys.argv", [*argv, "--seed", "5"])
     with pytest.raises(SystemExit, match="remove it"):
         script.main()

@@ -7,7 +7,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,17 @@ import pytest
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
-from official_layouts import write_ade20k, write_cityscapes, write_coco_stuff_10k
+from official_layouts import forget_colors, write_ade20k, write_cityscapes, write_coco_stuff_10k
 from sgr.data import preparation
 from sgr.data.mappers import SemanticConceptMapper
 
 CHECKOUT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def no_colors_left():
+    yield
+    forget_colors()
 
 
 def load_script(name):
@@ -125,6 +133,70 @@ def test_other_content_is_not_overwritten(name, tmp_path, capsys):
     file.unlink()
     assert run(name, tmp_path, "--partial") == 0
     check_results(expected)
+
+
+@pytest.mark.parametrize("name", ["ade20k", "coco_stuff_10k"])
+def test_results_that_cannot_be_read_are_not_overwritten(name, tmp_path, monkeypatch, capsys):
+    expected = WRITERS[name](tmp_path)
+    run(name, tmp_path, "--partial")
+    locked = [next(iter(expected))]
+    if name == "coco_stuff_10k":
+        file = list(expected)[1]
+        locked.append(file.parents[2] / "images_detectron2" / "train" / f"{file.stem}.jpg")
+    before = content(tmp_path)
+    builtin_open = open
+
+    def refuse(file, *arguments, **options):
+        if Path(str(file)) in locked:
+            raise PermissionError(13, "Permission denied", str(file))
+        return builtin_open(file, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    for arguments in ([], ["--check"]):
+        assert run(name, tmp_path, "--partial", *arguments) == 1
+        error = capsys.readouterr().err
+        assert f"faults: {len(locked)}\n" in error
+        for file in locked:
+            assert f"{file} is there already, and cannot be read" in error
+    monkeypatch.undo()
+    assert content(tmp_path) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
+def test_linked_cities_are_found_and_hidden_folders_are_not(tmp_path, capsys):
+    write_cityscapes(tmp_path)
+    for part in ("leftImg8bit", "gtFine"):
+        city = tmp_path / "cityscapes" / part / "train" / "aachen"
+        city.rename(tmp_path / f"{part}_elsewhere")
+        city.symlink_to(tmp_path / f"{part}_elsewhere")
+        bochum = city.with_name("bochum")
+        (bochum / ".ipynb_checkpoints").mkdir()
+        copy = bochum / ".ipynb_checkpoints" / f"bochum_0_0_{part}.png"
+        copy.write_bytes(next(bochum.glob("*.png")).read_bytes())
+    assert run("cityscapes", tmp_path, "--partial") == 0
+    assert "train: 4 images ready" in capsys.readouterr().out
+
+
+def test_root_in_the_home_folder(tmp_path, monkeypatch):
+    expected = write_ade20k(tmp_path / "data")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert run("ade20k", "~/data", "--partial") == 0
+    check_results(expected)
+
+
+@pytest.mark.parametrize("name", ["cityscapes", "coco_stuff_10k"])
+def test_text_files_are_read_in_any_locale(name, tmp_path, monkeypatch):
+    WRITERS[name](tmp_path)
+    read_text, encodings = Path.read_text, []
+
+    def spy(file, encoding=None, errors=None):
+        encodings.append(encoding)
+        return read_text(file, encoding, errors)
+
+    monkeypatch.setattr(Path, "read_text", spy)
+    assert run(name, tmp_path, "--partial") == 0
+    assert set(encodings) == {"utf-8"}
 
 
 @pytest.mark.parametrize("name", ["ade20k", "cityscapes"])
@@ -260,7 +332,8 @@ def test_numbers_that_coco_stuff_has_not(label, tmp_path, capsys):
 
 
 def write_v1_0(file, labels, savemat):
-    names = np.array([f"name {i}" for i in range(172)], object)[:, None]
+    names = ["unlabeled", *(f"name {i}" for i in range(1, 172))]
+    names = np.array(names, object)[:, None]
     savemat(file, {"S": labels, "names": names})
 
 
@@ -272,15 +345,29 @@ def test_coco_stuff_version_1_0(tmp_path):
     classes = SCRIPTS["coco_stuff_10k"].read(tmp_path / "a.mat")
     # 1 is unlabelled, and 2 to 172 the classes.
     assert classes.flatten().tolist() == [255, *range(171)]
+    # Without the names nobody could say which version it is.
+    others = {"none": None, "empty": [], "other": [f"name {i}" for i in range(172)]}
+    for name, names in others.items():
+        fields = {} if names is None else {"names": np.array(names, object).reshape(-1, 1)}
+        savemat(tmp_path / f"{name}.mat", {"S": labels, **fields})
+        with pytest.raises(ValueError, match=rf"names in label map .*{name}\.mat must tell"):
+            SCRIPTS["coco_stuff_10k"].read(tmp_path / f"{name}.mat")
     write_v1_0(tmp_path / "b.mat", np.zeros((2, 2), np.uint8), savemat)
     with pytest.raises(ValueError, match=r"b\.mat holds the label\(s\) 0,"):
         SCRIPTS["coco_stuff_10k"].read(tmp_path / "b.mat")
 
 
+UNLABELED = [[ord(each)] for each in "unlabeled"]
+
+
 def write_matlab_7_3(file, h5py, labels):
     with h5py.File(file, "w", userblock_size=512) as content:
         content["S"] = labels.T
-        content["names"] = np.zeros((1, 172))
+        names = np.empty((1, 172), h5py.ref_dtype)
+        for i in range(172):
+            letters = np.array([[ord(each)] for each in f"name {i}" if i] or UNLABELED, np.uint16)
+            names[0, i] = content.create_dataset(f"#refs#/{i}", data=letters).ref
+        content.create_dataset("names", data=names, dtype=h5py.ref_dtype)
     header = b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM"
     with open(file, "r+b") as opened:
         opened.write(header)
@@ -333,6 +420,30 @@ def test_images_are_copied_where_they_cannot_be_linked(tmp_path, monkeypatch):
     assert copies[0].read_bytes() == (folder / "images" / copies[0].name).read_bytes()
     Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(copies[0])
     assert run("coco_stuff_10k", tmp_path) == 1
+
+
+def test_two_runs_at_once_leave_nothing_unfinished(tmp_path, monkeypatch):
+    """The other run has made the same link by the time this one has."""
+    write_coco_stuff_10k(tmp_path)
+    link = os.link
+
+    def link_both(source, unfinished):
+        link(source, unfinished)
+        link(source, unfinished.with_name(unfinished.name[1:].partition(".jpg")[0] + ".jpg"))
+
+    monkeypatch.setattr(os, "link", link_both)
+    assert run("coco_stuff_10k", tmp_path) == 0
+    images = tmp_path / "coco/coco_stuff_10k/images_detectron2"
+    assert len(list(images.rglob("*.jpg"))) == 5 and not list(images.rglob("*.tmp"))
+
+
+def test_what_a_killed_run_left_is_no_obstacle(tmp_path):
+    source, target = tmp_path / "a.jpg", tmp_path / "b.jpg"
+    source.write_bytes(b"image")
+    left = tmp_path / f".b.jpg.{os.getpid()}-{threading.get_ident()}.tmp"
+    os.link(source, left)
+    preparation._write_whole(target, partial(preparation._link_or_copy, source))
+    assert target.read_bytes() == b"image" and not left.exists()
 
 
 def test_names_of_coco_stuff_lists(tmp_path, capsys):

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from detectron2.data import MetadataCatalog
 from PIL import Image
 from scipy.io import savemat
 
@@ -107,6 +108,13 @@ def write_coco_stuff_10k(
             )
     (folder / "imageLists" / "all.txt").write_text("\n".join(sorted(everything)) + "\n")
     return expected
+
+
+def forget_colors() -> None:
+    """Take from the metadata what loading has added, for tests of how they are after import."""
+    for name in MetadataCatalog.list():
+        if name.startswith(("ade20k_sem_seg_", "cityscapes_fine_sem_seg_")):
+            vars(MetadataCatalog.get(name)).pop("stuff_colors", None)
 
 
 def _blocks(rng: np.random.Generator, labels) -> np.ndarray:

@@ -16,7 +16,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
@@ -98,15 +97,23 @@ class Report:
 def find_files(folder: Path, *suffixes: str) -> dict[str, Path]:
     """The files of a folder and those below it, hidden ones aside, by their path in it.
 
+    Links to folders are followed; hidden folders are not looked into.
+
     Args:
         folder: need not exist.
         suffixes: ends of file names, which the keys lack. Of files with the same key that of the
             first suffix counts.
     """
+    files: list[Path] = []
+    # Path.rglob does not follow links, or only from Python 3.13 on.
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [Path(parent, name) for name in names if not name.startswith(".")]
+    files.sort()
     found: dict[str, Path] = {}
     for suffix in reversed(suffixes):
-        for path in sorted(folder.rglob(f"*{suffix}")):
-            if not path.name.startswith("."):
+        for path in files:
+            if path.name.endswith(suffix):
                 found[path.relative_to(folder).as_posix()[: -len(suffix)]] = path
     return found
 
@@ -194,8 +201,8 @@ def prepare(
     somebody may want it. Files get their names only when they are complete.
 
     Costs one reading of image and label map per image, and one writing of a PNG file where there
-    is none. The work is done in threads: nearly all of it is Pillow's and zlib's, which let other
-    threads run.
+    is none. The work is done in threads: with PNG and JPEG files nearly all of it is Pillow's and
+    zlib's, which let other threads run. Label maps in MATLAB files gain less.
 
     Args:
         tasks: what to do.
@@ -240,14 +247,15 @@ def _process(task: Task, *, read: Callable[[Path], np.ndarray], write: bool) -> 
         labels = read(task.labels)
         if labels.shape != size:
             raise ValueError(_other_size(task, size, labels.shape, is_turned))
+        states = {task.target: _state_of_labels(task.target, labels)}
+        if task.image_target is not None:
+            states[task.image_target] = _state_of_copy(task.image_target, task.image)
     except (OSError, ValueError) as error:
         return Report(faults=[str(error)])
     turned = [task.image] if is_turned else []
 
-    states = {task.target: _state_of_labels(task.target, labels)}
     make = {task.target: partial(Image.fromarray(labels).save, format="PNG")}
     if task.image_target is not None:
-        states[task.image_target] = _state_of_copy(task.image_target, task.image)
         make[task.image_target] = partial(_link_or_copy, task.image)
 
     for_users = {_State.OTHER} if write else {_State.OTHER, _State.MISSING, _State.DAMAGED}
@@ -283,8 +291,20 @@ def _other_size(
     return message
 
 
+def _is_missing(file: Path) -> bool:
+    """Raises OSError where the bytes cannot be read, which says nothing about what they are."""
+    try:
+        with open(file, "rb") as opened:
+            opened.read()
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise OSError(f"{file} is there already, and cannot be read: {error}") from error
+    return False
+
+
 def _state_of_labels(file: Path, labels: np.ndarray) -> _State:
-    if not file.exists():
+    if _is_missing(file):
         return _State.MISSING
     try:
         found = read_labels(str(file))
@@ -296,7 +316,7 @@ def _state_of_labels(file: Path, labels: np.ndarray) -> _State:
 
 
 def _state_of_copy(file: Path, image: Path) -> _State:
-    if not file.exists():
+    if _is_missing(file):
         return _State.MISSING
     if os.path.samefile(file, image) or filecmp.cmp(file, image, shallow=False):
         return _State.RIGHT
@@ -319,13 +339,14 @@ def _write_whole(target: Path, make: Callable[[Path], None]) -> None:
     """Let a file have its name only when it is complete."""
     # Neither ".png" nor ".jpg" at the end: loaders would take it for one of theirs.
     unfinished = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    unfinished.unlink(missing_ok=True)  # of a process of the same number that was killed
     try:
         make(unfinished)
         os.replace(unfinished, target)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            unfinished.unlink()
-        raise
+    finally:
+        # It is there after an error, and where another run has linked the target to the same file
+        # meanwhile: then os.replace does nothing.
+        unfinished.unlink(missing_ok=True)
 
 
 def main(
@@ -352,7 +373,7 @@ def main(
     )
     parser.add_argument(
         "--root",
-        type=Path,
+        type=_folder,
         default=datasets_root(),
         help="folder of all datasets; default: $DETECTRON2_DATASETS, or datasets",
     )
@@ -416,6 +437,11 @@ def _prepare_all(
         print(f"there is nothing to prepare under {options.root}", file=sys.stderr)
         return 1
     return 0
+
+
+def _folder(text: str) -> Path:
+    # No shell does it in --root=~/data.
+    return Path(os.path.expanduser(text))
 
 
 def _positive(text: str) -> int:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from detectron2.data.datasets import load_sem_seg
-
 from .registration import (
     add_metadata,
     datasets_root,
@@ -35,7 +33,7 @@ _PALETTE = bytes.fromhex(
     "ffcc00ff008f00ffeb85ff00ff00ebf500ffff007afff5000abed4d6ff0000ccff1400ffffff000099ff0029ff"
     "00ffcc2900ff29ff00ad00ff00f5ff4700ff7a00ff00ffb8005cffb8ff000085ffffd60019c2c266ff005c00ff"
 )
-ADE20K_COLORS = [tuple(_PALETTE[i : i + 3]) for i in range(0, len(_PALETTE), 3)]
+ADE20K_COLORS = [list(_PALETTE[i : i + 3]) for i in range(0, len(_PALETTE), 3)]
 
 HOW_TO_GET_ADE20K = """
 ADE20K is expected as the release for scene parsing, ADEChallengeData2016.zip
@@ -54,7 +52,7 @@ _SPLITS = {"train": "training", "val": "validation"}
 
 
 def load_ade20k(split: str) -> list[dict]:
-    """Records of ADE20K, those of Detectron2's ``load_sem_seg``.
+    """Records of ADE20K, see :func:`~.registration.load_sem_seg_pairs`.
 
     Args:
         split: "train" or "val".
@@ -67,10 +65,9 @@ def load_ade20k(split: str) -> list[dict]:
         if not folder.is_dir():
             raise missing_dataset(folder, HOW_TO_GET_ADE20K)
     try:
-        load_sem_seg_pairs(paths["image_root"], paths["sem_seg_root"])
+        return load_sem_seg_pairs(paths["image_root"], paths["sem_seg_root"])
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}.\n{HOW_TO_GET_ADE20K.strip()}") from error
-    return load_sem_seg(str(paths["sem_seg_root"]), str(paths["image_root"]))
 
 
 def _paths(split: str) -> dict[str, Path]:
@@ -83,10 +80,11 @@ def _paths(split: str) -> dict[str, Path]:
 
 def _load_registered(name: str, split: str) -> list[dict]:
     set_paths(name, **_paths(split))
+    # Not at import: Mask2Former sets them on its own, and Metadata accept no other value after.
+    add_metadata(name, stuff_colors=ADE20K_COLORS)
     return load_ade20k(split)
 
 
 for _split in _SPLITS:
     _name = f"ade20k_sem_seg_{_split}"
     replace_builtin(_name, partial(_load_registered, _name, _split))
-    add_metadata(_name, stuff_colors=ADE20K_COLORS)
