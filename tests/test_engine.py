@@ -199,6 +199,11 @@ class TestConfig:
         with pytest.raises(Exception, match="MODEL.SGR.NUM_CONCEPT\\b"):
             load_config(str(CONFIG), ["MODEL.SGR.NUM_CONCEPT", "3"])
 
+    def test_flag_behind_options(self):
+        args = argument_parser().parse_args(["SEED", "1", "--config-file", str(CONFIG)])
+        with pytest.raises(ValueError, match="--config-file stands behind KEY VALUE"):
+            load_config(args.config_file, args.opts)
+
     def test_keys_of_others_stay(self):
         from detectron2.config import CfgNode
 

@@ -99,7 +99,7 @@ def load_config(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file has tags that are not allowed.
+        ValueError: if the file has tags that are not allowed, or a flag stands among ``opts``.
         KeyError: for a key that does not exist.
     """
     cfg = get_cfg()
@@ -116,7 +116,11 @@ def load_config(
                 f"{config_file!r} or a base of it has a tag that can run code ({error.problem}); "
                 "if you trust where it comes from, add --allow-unsafe-yaml"
             ) from error
-    cfg.merge_from_list(opts or [])
+    opts = opts or []
+    for key in opts[::2]:
+        if key.startswith("--"):
+            raise ValueError(f"{key} stands behind KEY VALUE options, which must come last")
+    cfg.merge_from_list(opts)
     return cfg
 
 
