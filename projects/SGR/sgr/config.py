@@ -237,8 +237,17 @@ def _add_data(cfg: CN) -> None:
             },
         },
     )
-    # Crops where one class covers more than this share are drawn again; 1 switches it off.
-    _set_defaults(cfg.INPUT.CROP, {"SINGLE_CATEGORY_MAX_AREA": 1.0})
+    _set_defaults(
+        cfg.INPUT.CROP,
+        {
+            # Where the crop is taken: "random" (the public code) or "center" (Sec. A.1).
+            "POSITION": "random",
+            # Crops where one class covers more than this share are drawn again; 1 switches it off.
+            "SINGLE_CATEGORY_MAX_AREA": 1.0,
+        },
+    )
+    # YAML files that describe datasets of one's own, registered before anything else.
+    _set_defaults(cfg.DATASETS, {"FILES": []})
 
 
 def _add_solver(cfg: CN) -> None:
@@ -273,6 +282,9 @@ def _add_test(cfg: CN) -> None:
                 # always do for detectors.
                 "SCALES": [0.5, 0.75, 1.0, 1.25, 1.5, 1.75],
             },
+            # Side, pixels, of the square that images are tested on: their shorter side is resized to
+            # it, and the centre cut out (Sec. A.1, on ADE20K and COCO-Stuff). 0: whole images.
+            "CENTER_CROP_SIZE": 0,
             # Semantic segmentation window by window, at one scale or several: (height, width) of a
             # window and (rows, columns) between two, pixels of the network's input.
             "SLIDING_WINDOW": {
