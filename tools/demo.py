@@ -8,7 +8,8 @@
 
 Semantic, panoptic and instance segmentation and detections, whatever the config's model puts out,
 with concept regions beside on request. Class names and colours are those of the first dataset in
-DATASETS.TEST, which need not be there. Nothing opens a window. A file that cannot be read is
+DATASETS.TEST, which need not be there. TEST.AUG.ENABLED and TEST.SLIDING_WINDOW.ENABLED have images
+looked at several times, as in an evaluation. Nothing opens a window. A file that cannot be read is
 reported and skipped; if there was any, the exit status is 1.
 """
 

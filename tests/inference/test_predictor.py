@@ -5,6 +5,7 @@ from detectron2.data import DatasetMapper
 from detectron2.modeling import build_model
 from PIL import Image
 
+from sgr.evaluation import SlidingWindowSegmentor, build_multi_scale_model
 from sgr.inference import BatchPredictor, choose_concepts, read_ahead
 from tiny_detector import tiny_detector_config
 from tiny_model import CHECKOUT, tiny_config
@@ -101,6 +102,47 @@ def test_regions_of_a_model_without_are_refused(tmp_path):
     cfg.MODEL.META_ARCHITECTURE = "ConceptGeneralizedRCNN"
     cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
     with pytest.raises(ValueError, match="has no concept regions: put a reasoning module"):
+        BatchPredictor(cfg)
+
+
+@pytest.mark.parametrize("name", ["maskformer", "fcn"])
+@pytest.mark.parametrize("view", ["scales", "windows"])
+def test_several_views_are_those_of_an_evaluation(tmp_path, images, name, view):
+    cfg = segmentor(tmp_path, name)
+    cfg.TEST.TOKENS.ENABLED = False
+    cfg.INPUT.MIN_SIZE_TEST = 64
+    if view == "scales":
+        cfg.TEST.AUG.ENABLED, cfg.TEST.AUG.SCALES = True, [0.75, 1.5]
+        inputs = [
+            {"image": torch.from_numpy(each.transpose(2, 0, 1).copy())} for each in images
+        ]
+    else:
+        cfg.TEST.SLIDING_WINDOW.ENABLED = True
+        cfg.TEST.SLIDING_WINDOW.SIZE, cfg.TEST.SLIDING_WINDOW.STRIDE = [64, 64], [32, 32]
+    predictor = BatchPredictor(saved(cfg, tmp_path / "model.pth"))
+    if view == "scales":
+        expected = build_multi_scale_model(cfg, predictor.model)(inputs)
+    else:
+        inputs = [predictor.prepare(each) for each in images]
+        expected = SlidingWindowSegmentor(cfg, predictor.model)(inputs)
+    for result, wanted, image in zip(predictor(images), expected, images):
+        assert result["sem_seg"].shape == (9, *image.shape[:2])
+        assert torch.equal(result["sem_seg"], wanted["sem_seg"])
+
+
+def test_several_scales_of_a_detector(tmp_path, images):
+    cfg = tiny_detector_config(
+        TEST__TOKENS__ENABLED=False, TEST__AUG__ENABLED=True, TEST__AUG__MIN_SIZES=(48, 64)
+    )
+    for image, output in zip(images, BatchPredictor(saved(cfg, tmp_path / "model.pth"))(images)):
+        assert output["instances"].image_size == image.shape[:2]
+
+
+@pytest.mark.parametrize("key", ["AUG", "SLIDING_WINDOW"])
+def test_regions_of_several_views_are_refused(tmp_path, key):
+    cfg = saved(segmentor(tmp_path, "fcn"), tmp_path / "model.pth")
+    cfg.TEST[key].ENABLED = True
+    with pytest.raises(ValueError, match=f"set TEST.{key}.ENABLED to False"):
         BatchPredictor(cfg)
 
 

@@ -15,6 +15,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from sgr.checkpoint import SafeCheckpointer
+from sgr.evaluation import SlidingWindowSegmentor, build_multi_scale_model
 from sgr.modeling.recording import has_regions
 from sgr.modeling.supervision.meta_arch import WAYS_TO_REGIONS
 
@@ -30,14 +31,15 @@ class BatchPredictor:
 
     Images are resized and ordered in their channels as an evaluation does. Those of a batch are
     padded to its largest, which costs time where sizes differ, and may change results a little:
-    convolutions and tokens see the padding.
+    convolutions and tokens see the padding. With TEST.AUG or TEST.SLIDING_WINDOW enabled, they are
+    looked at one by one, at several scales or window by window.
 
     Args:
         cfg: a config, whose ``MODEL.WEIGHTS`` are loaded.
         allow_pickle: see :class:`~sgr.checkpoint.SafeCheckpointer`.
 
     Attributes:
-        model: in evaluation mode.
+        model: in evaluation mode; the one of a single view.
         metadata: what the classes of the model's outputs are called, and their colours, by the
             first dataset of ``DATASETS.TEST``; see :func:`dataset_metadata` and
             :func:`output_metadata`.
@@ -45,7 +47,7 @@ class BatchPredictor:
     Raises:
         ValueError: if there are no weights, those are of a backbone only, ``INPUT.FORMAT`` is
             neither "RGB" nor "BGR", or ``TEST.TOKENS.ENABLED`` asks for concept regions of a model
-            that puts out none.
+            that puts out none, or of several views; or a model has no several views.
         FileNotFoundError: if there is no such file.
     """
 
@@ -57,11 +59,21 @@ class BatchPredictor:
         if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
             raise ValueError(f"INPUT.FORMAT must be 'RGB' or 'BGR', got {cfg.INPUT.FORMAT!r}")
         self._is_bgr = cfg.INPUT.FORMAT == "BGR"
-        self._resize = T.AugmentationList(detection_utils.build_augmentation(cfg, is_train=False))
         # Detectron2's models may change the config that they are built from.
         self.model = build_model(cfg.clone()).eval()
         if cfg.TEST.TOKENS.ENABLED:
-            _check_regions(self.model)
+            _check_regions(cfg, self.model)
+        self._run: nn.Module = self.model
+        resize = cfg.clone()
+        if cfg.TEST.AUG.ENABLED:
+            self._run = build_multi_scale_model(cfg, self.model)
+            resize.defrost()
+            resize.INPUT.MIN_SIZE_TEST = 0  # the scales are made of the image as it is
+        elif cfg.TEST.SLIDING_WINDOW.ENABLED:
+            self._run = SlidingWindowSegmentor(cfg, self.model)
+        self._resize = T.AugmentationList(
+            detection_utils.build_augmentation(resize, is_train=False)
+        )
         _load_trained(self.model, cfg.MODEL.WEIGHTS, allow_pickle)
         self.metadata = output_metadata(
             dataset_metadata(cfg), _num_classes(cfg), _num_joint_classes(self.model)
@@ -86,7 +98,7 @@ class BatchPredictor:
     def predict(self, inputs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The model's outputs for inputs of :meth:`prepare`, at the images' own sizes."""
         with torch.inference_mode():
-            return self.model(list(inputs))
+            return self._run(list(inputs))
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[dict[str, Any]]:
         """The model's outputs for (H, W, 3) uint8 images, RGB, of any sizes."""
@@ -129,7 +141,13 @@ def _load_trained(model: nn.Module, weights: str, allow_pickle: bool) -> None:
             )
 
 
-def _check_regions(model: nn.Module) -> None:
+def _check_regions(cfg: CfgNode, model: nn.Module) -> None:
+    for key in ("AUG", "SLIDING_WINDOW"):
+        if cfg.TEST[key].ENABLED:
+            raise ValueError(
+                "concept regions are those of one view of an image: show none, or set "
+                f"TEST.{key}.ENABLED to False"
+            )
     name = type(model).__name__
     if not hasattr(model, "concepts_in_output"):
         raise ValueError(
