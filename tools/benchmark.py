@@ -9,16 +9,19 @@
     python tools/benchmark.py mask-inference --size 1024 2048 --classes 19
     python tools/benchmark.py coco-ap --images 2000
     python tools/benchmark.py multi-scale --size 768 1024 --input 512
+    python tools/benchmark.py input-path --dataset coco_stuff_10k_sem_seg_train
 
 A sub-command runs both versions on the same random inputs, literal, SGR, literal, SGR, ..., and
 prints a Markdown table:
 
     ms          median time of a run, after one that does not count
     MiB         memory that a run needs at its peak, beyond its inputs: on a GPU what the allocator
-                says; on a CPU the growth of resident memory in a forked process, to about 1 MiB
+                says; on a CPU the growth of resident memory in a forked process, to 1 or 2 MiB
                 (Linux only)
     ratio       literal / SGR: above 1, SGR is better
     deviation   largest difference between the results, relative to their largest value
+
+Where the parts of a run are known, a second table has their milliseconds and shares.
 
 Past a deviation of 1 % the two do not compute the same; the exit status is then 1.
 """
@@ -46,6 +49,7 @@ from benchmarks import (  # noqa: E402
     coco_ap,
     components,
     deformable_attention,
+    input_path,
     mask_inference,
     matcher,
     module,
@@ -64,8 +68,9 @@ COMMANDS = {
     "mask-inference": (mask_inference, 1),
     "coco-ap": (coco_ap, 3),
     "multi-scale": (multi_scale, 1),
+    "input-path": (input_path, 3),
 }
-ON_CPU_ONLY = ("components", "coco-ap")
+ON_CPU_ONLY = ("components", "coco-ap", "input-path")
 TOLERANCE = 0.01  # convolutions in TF32, the default on recent GPUs, are this coarse
 VERSIONS = ("literal", "SGR")
 
@@ -99,6 +104,21 @@ def format_table(rows: Sequence[Row]) -> str:
     return tabulate(cells, "keys", tablefmt="github", disable_numparse=True, colalign=align)
 
 
+def format_parts(rows: Sequence[Row]) -> str:
+    """The parts of the rows' runs as a Markdown table; empty if none has any."""
+    cells = []
+    for row in rows:
+        totals = [sum(seconds) for seconds in zip(*row.parts.values())]
+        for part, pair in row.parts.items():
+            columns = {"case": row.case, "part": part}
+            for name, seconds, total in zip(VERSIONS, pair, totals):
+                columns[f"{name} ms"] = _digits(1000 * seconds) if seconds else "-"
+                columns[f"{name} share"] = f"{seconds / total:.1%}" if seconds else "-"
+            cells.append(columns)
+    align = ("left", "left", "right", "right", "right", "right")
+    return tabulate(cells, "keys", tablefmt="github", disable_numparse=True, colalign=align)
+
+
 def environment(args: argparse.Namespace) -> dict[str, Any]:
     """What the figures depend on."""
     on_gpu = args.device == "cuda"
@@ -120,12 +140,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.manual_seed(0)
     try:
         rows = list(implementation.run(args))
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
 
     about = environment(args)
     print(f"{args.command}: {implementation.COMPARES}\n")
     print(format_table(rows))
+    if any(row.parts for row in rows):
+        print("\n" + format_parts(rows))
     print("\n" + ", ".join(f"{name} {value}" for name, value in about.items()))
     if args.json:
         report = {"command": args.command, "environment": about, "rows": _as_json(rows)}
@@ -138,9 +160,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _add_option(command: argparse.ArgumentParser, name: str, **settings: Any) -> None:
-    """An option of positive numbers, or a switch."""
+    """An option of positive numbers, where no other type is given, or a switch."""
     if "action" not in settings:
-        settings["type"] = _positive
+        settings.setdefault("type", _positive)
     command.add_argument(name, **settings)
 
 
@@ -186,7 +208,12 @@ def _as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
         return {name.lower(): value for name, value in zip(VERSIONS, pair)}
 
     return [
-        {**asdict(row), "seconds": by_version(row.seconds), "mib": by_version(row.mib)}
+        {
+            **asdict(row),
+            "seconds": by_version(row.seconds),
+            "mib": by_version(row.mib),
+            "parts": {part: by_version(pair) for part, pair in row.parts.items()},
+        }
         for row in rows
     ]
 

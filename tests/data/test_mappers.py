@@ -19,6 +19,7 @@ from sgr.data.mappers import (
     SemanticConceptMapper,
     build_mapper,
 )
+from sgr.data.mappers.augmentations import build_augmentations
 
 NUM_CLASSES = 5
 
@@ -159,6 +160,27 @@ def test_same_seed_same_sample(record, cfg):
     assert first.keys() == second.keys()
     assert all(is_same(first[key], second[key]) for key in first)
     assert not is_same(first["image"], other["image"])
+
+
+@pytest.mark.parametrize("image_format", ["RGB", "BGR"])
+@pytest.mark.parametrize("share", [0.75, 1.0])
+def test_image_and_labels_are_those_of_detectron2s_mapper(record, cfg, image_format, share):
+    """With the same augmentations and random numbers, to the last bit, but for the padding."""
+    cfg.INPUT.DATASET_MAPPER_NAME = "semantic_concept"
+    cfg.INPUT.FORMAT = image_format
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = share
+    augmentations = build_augmentations(cfg)
+    ours = build_mapper(cfg)
+    theirs = DatasetMapper(True, augmentations=augmentations, image_format=image_format)
+    record = {key: record[key] for key in record if key != "annotations"}
+    for seed in range(20):
+        seed_all_rng(seed)
+        expected = theirs(record)
+        seed_all_rng(seed)
+        out = ours(record)
+        height, width = expected["image"].shape[1:]
+        assert torch.equal(out["image"][:, :height, :width], expected["image"])
+        assert torch.equal(out["sem_seg"][:height, :width], expected["sem_seg"])
 
 
 def test_image_and_labels_move_together(record, cfg):
@@ -386,3 +408,13 @@ def test_in_a_worker(record, cfg):
         assert out["image"].shape == (3, 64, 64)
         assert worker_threads == 1
     assert cv2.getNumThreads() == threads
+
+
+def test_in_the_main_process_opencv_keeps_its_threads(record, cfg):
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        build_mapper(cfg)(record)
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(threads)

@@ -10,27 +10,36 @@ __all__ = ["IGNORE_LABEL", "patches", "with_noise"]
 IGNORE_LABEL = 255
 
 
-def patches(rng: np.random.Generator, size: int, count: int) -> np.ndarray:
-    """A (size, size) uint8 map of patches with wavy borders, one label each, in an ignored frame.
+def patches(
+    rng: np.random.Generator, size: int | tuple[int, int], count: int
+) -> np.ndarray:
+    """A uint8 map of patches with wavy borders, one label each, in an ignored frame.
 
     A patch is what lies nearest to a random point after the plane has been bent.
+
+    Args:
+        rng: source of points and bends.
+        size: (height, width), or the side of a square, pixels.
+        count: number of patches.
 
     Raises:
         ValueError: for more patches than a uint8 map has labels.
     """
     if count > IGNORE_LABEL:
         raise ValueError(f"a label map has at most {IGNORE_LABEL} labels, not {count}")
-    y, x = np.mgrid[:size, :size].astype(np.float32) / size
+    height, width = (size, size) if isinstance(size, int) else size
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    y, x = y / height, x / width
     for plane in (y, x):
         bend = rng.normal(0, 0.08, (9, 9)).astype(np.float32)
-        plane += cv2.resize(bend, (size, size), interpolation=cv2.INTER_CUBIC)
-    labels = np.zeros((size, size), np.uint8)
-    nearest = np.full((size, size), np.inf, np.float32)
+        plane += cv2.resize(bend, (width, height), interpolation=cv2.INTER_CUBIC)
+    labels = np.zeros((height, width), np.uint8)
+    nearest = np.full((height, width), np.inf, np.float32)
     for label, (point_y, point_x) in enumerate(rng.random((count, 2), dtype=np.float32)):
         distance = np.hypot(y - point_y, x - point_x)
         labels[distance < nearest] = label
         np.minimum(nearest, distance, out=nearest)
-    frame = -(-size // 64)
+    frame = -(-min(height, width) // 64)
     labels[:frame] = labels[-frame:] = labels[:, :frame] = labels[:, -frame:] = IGNORE_LABEL
     return labels
 

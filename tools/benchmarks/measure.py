@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import torch
 
-__all__ = ["Row", "compare"]
+__all__ = ["Row", "compare", "use_threads"]
 
 Results = Sequence[Any]  # numbers, tensors or arrays
 
@@ -33,6 +33,7 @@ class Row:
         mib: peak memory of a run beyond its inputs, or None where it cannot be measured.
         deviation: largest difference of the results, relative to the largest value.
         extra: more columns, as they are printed.
+        parts: seconds of a run that its parts take, in both versions; printed as a second table.
     """
 
     case: str
@@ -40,6 +41,7 @@ class Row:
     mib: tuple[float | None, float | None]
     deviation: float
     extra: dict[str, str] = field(default_factory=dict)
+    parts: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def largest_deviation(expected: Results, actual: Results) -> float:
@@ -71,9 +73,9 @@ def compare(
     print(f"{case} ...", file=sys.stderr, flush=True)
     runs = run_literal, run_sgr
     # On one thread: a forked process has none of its parent's, and must not wait for them.
-    with _threads(1):
+    with use_threads(1):
         mib = (_peak_mib(run_literal, args.device), _peak_mib(run_sgr, args.device))
-    with _threads(args.threads):
+    with use_threads(args.threads):
         difference = deviation(run_literal(), run_sgr())
         seconds: tuple[list[float], list[float]] = ([], [])
         for _ in range(args.repeat):
@@ -144,7 +146,7 @@ def _return_free_memory() -> None:
 
 
 @contextmanager
-def _threads(number: int) -> Iterator[None]:
+def use_threads(number: int) -> Iterator[None]:
     """Let torch and OpenCV use so many threads."""
     before = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(number)

@@ -68,7 +68,9 @@ def check_labels(
     Raises:
         ValueError: there are others; the message names up to ten of them.
     """
-    wrong = (labels >= num_classes) | (labels < 0)
+    wrong = labels >= num_classes
+    if labels.dtype.kind != "u":
+        wrong |= labels < 0
     if ignore_label is not None:
         wrong &= labels != ignore_label
     if not wrong.any():

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper
 from fvcore.common.registry import Registry
 
 from ..image_files import read_image
+from .augmentations import CentralSquare
 
-__all__ = ["MAPPER_REGISTRY", "FileNamingMapper", "build_mapper"]
+__all__ = ["MAPPER_REGISTRY", "CentralSquareMapper", "FileNamingMapper", "build_mapper"]
 
 MAPPER_REGISTRY = Registry("MAPPER")
 MAPPER_REGISTRY.__doc__ = """
@@ -20,13 +22,20 @@ the config and returns a mapper.
 
 
 class FileNamingMapper(DatasetMapper):
-    """Detectron2's mapper, whose errors about damaged images name the file as well."""
+    """Detectron2's mapper, whose errors about damaged images name the file as well.
+
+    For testing it leaves label maps alone. No model needs them then; evaluators, which read them
+    from the files, do without another 8 bytes per pixel from the worker and on the device.
+    """
 
     def __call__(self, dataset_dict: dict) -> dict:
         """
         Raises:
             FileNotFoundError, OSError: the image is missing or damaged; the message names it.
         """
+        if not self.is_train:
+            dataset_dict = {**dataset_dict}
+            dataset_dict.pop("sem_seg_file_name", None)
         try:
             return super().__call__(dataset_dict)
         except Exception:
@@ -35,13 +44,59 @@ class FileNamingMapper(DatasetMapper):
             raise
 
 
+class CentralSquareMapper(FileNamingMapper):
+    """Detectron2's mapper for testing, of one square out of each image (TEST.CENTER_CROP_SIZE).
+
+    The image's shorter side is resized to ``side`` pixels and the middle cut out (SGR paper,
+    Sec. A.1). That is all there is: ``image`` is (3, side, side), ``height`` and ``width``, the
+    size of the results, are ``side``, and ``ground_truth_transform`` is the transform, by which
+    :func:`sgr.evaluation.ground_truth.as_tested` brings the ground truth in register.
+    """
+
+    @configurable
+    def __init__(self, *, side: int, **options: Any):
+        """
+        Args:
+            side: of the square, pixels; a ValueError if it is not positive.
+            **options: of ``detectron2.data.DatasetMapper``, but for ``is_train`` and
+                ``augmentations``.
+        """
+        self.square = CentralSquare(side)
+        super().__init__(False, augmentations=[self.square], **options)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        options = super().from_config(cfg, is_train=False)
+        del options["is_train"], options["augmentations"]
+        return {**options, "side": cfg.TEST.CENTER_CROP_SIZE}
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        """
+        Args:
+            dataset_dict: a record with ``file_name``, left unchanged.
+
+        Raises:
+            FileNotFoundError, OSError: the image is missing or damaged; the message names it.
+        """
+        record = super().__call__(dataset_dict)
+        # Where the record did not have them, Detectron2 sets them to the image's.
+        transform = self.square.transform_of((record["height"], record["width"]))
+        side = self.square.side
+        return {**record, "height": side, "width": side, "ground_truth_transform": transform}
+
+
 def build_mapper(cfg: CfgNode, is_train: bool = True) -> Callable[[dict], dict]:
     """The mapper of ``cfg.INPUT.DATASET_MAPPER_NAME``; for testing always Detectron2's own.
 
+    With ``cfg.TEST.CENTER_CROP_SIZE`` the latter sees a square of each image, see
+    :class:`CentralSquareMapper`; INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST are then of no effect.
+
     Raises:
-        ValueError: no mapper has this name.
+        ValueError: no mapper has this name, or the size is negative.
     """
     if not is_train:
+        if cfg.TEST.CENTER_CROP_SIZE != 0:
+            return CentralSquareMapper(cfg)
         return FileNamingMapper(cfg, is_train=False)
     name = cfg.INPUT.DATASET_MAPPER_NAME
     if name not in MAPPER_REGISTRY:

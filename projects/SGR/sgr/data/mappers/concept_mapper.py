@@ -16,6 +16,7 @@ from detectron2.structures import Instances
 from ..components import connected_components
 from ..image_files import read_image
 from .augmentations import build_augmentations
+from .fast_augmentations import accelerated
 
 __all__ = [
     "ConceptMapper",
@@ -67,7 +68,8 @@ class ConceptMapper:
     ):
         """
         Args:
-            augmentations: applied to image and ground truth together.
+            augmentations: applied to image and ground truth together, some of them in a faster
+                way, see :func:`~sgr.data.mappers.fast_augmentations.accelerated`.
             image_format: see :func:`sgr.data.image_files.read_image`.
             min_side: pad to at least this many pixels along each side, at the right and the bottom.
                 Padding is ignored ground truth, and part of no mask.
@@ -76,7 +78,7 @@ class ConceptMapper:
             max_components, min_area_ratio, kernel_size: see
                 :func:`sgr.data.components.connected_components`.
         """
-        self.augmentations = T.AugmentationList(augmentations)
+        self.augmentations = T.AugmentationList(accelerated(augmentations))
         self.image_format = image_format
         self.min_side = min_side
         self.size_divisibility = size_divisibility

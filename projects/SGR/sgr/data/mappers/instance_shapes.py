@@ -142,4 +142,4 @@ def _augmented_mask(
     # The corners alone are moved, since Detectron2's way of cropping polygons needs Shapely;
     # drawing them cuts off what lies outside.
     polygons = [transforms.apply_coords(polygon.reshape(-1, 2).copy()) for polygon in shape]
-    return mask_util.decode(to_rle(polygons, size)).astype(bool)
+    return mask_util.decode(to_rle(polygons, size)).view(bool)  # bytes of 0 and 1

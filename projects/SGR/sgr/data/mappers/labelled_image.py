@@ -50,5 +50,9 @@ class LabelledImage:
 
 
 def compact(indices: np.ndarray, *values: int) -> np.ndarray:
-    """A map as bytes if the ``values``, its largest and whatever else it gets, fit, else int32."""
-    return indices.astype(np.uint8 if all(0 <= each <= 255 for each in values) else np.int32)
+    """A map as bytes if the ``values``, its largest and whatever else it gets, fit, else int32.
+
+    The map itself if it has the type already, which may be read-only.
+    """
+    dtype = np.uint8 if all(0 <= each <= 255 for each in values) else np.int32
+    return indices.astype(dtype, copy=False)

@@ -83,11 +83,11 @@ class SemanticConceptMapper(ConceptMapper):
         check_labels(
             labels, label_file, num_classes=self.num_classes, ignore_label=self.ignore_label
         )
-        ignored = labels == self.ignore_label
-        labels = compact(labels, self.num_classes - 1, self.ignore_value)
-        if self.ignore_value != self.ignore_label:
-            labels[ignored] = self.ignore_value
-        return labels
+        compacted = compact(labels, self.num_classes - 1, self.ignore_value)
+        if self.ignore_value == self.ignore_label:
+            return compacted
+        # Not by a mask into the compacted map, which may be the file's, and read-only.
+        return np.where(labels == self.ignore_label, self.ignore_value, compacted)
 
     def _augment(self, image: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         labelled = LabelledImage(image, truth)
@@ -108,7 +108,12 @@ class MaskFormerSemanticConceptMapper(SemanticConceptMapper):
 
     def _add_targets(self, record: dict, truth: np.ndarray) -> None:
         super()._add_targets(record, truth)
-        classes = np.flatnonzero(np.bincount(truth[truth != self.ignore_value]))
+        if truth.dtype == np.uint8:  # whose table is short: counted first, then left out
+            counts = np.bincount(truth.ravel(), minlength=256)
+            counts[self.ignore_value] = 0
+        else:
+            counts = np.bincount(truth[truth != self.ignore_value])
+        classes = np.flatnonzero(counts)
         masks = truth == classes.astype(truth.dtype)[:, None, None]
         record["instances"] = mask_targets(masks, classes)
 
