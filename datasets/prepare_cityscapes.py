@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 
+from sgr.data.faults import Fault
 from sgr.data.image_files import read_labels
 from sgr.data.preparation import IGNORED, Split, find_files, main, pair_files, to_classes
 
@@ -57,7 +58,8 @@ def find_splits(root: Path, *, partial: bool = False) -> list[Split]:
         for task in found.tasks:
             key = task.labels.relative_to(labels).as_posix()[: -len(LABELS)]
             if key not in instances:  # Detectron2's loader wants them, although nobody reads them.
-                found.faults.append(f"{found.name} lacks the instanceIds.png of {key}")
+                message = f"{found.name} lacks the instanceIds.png of {key}"
+                found.faults.append(Fault(message, "instanceIds"))
         splits.append(found)
     return splits
 

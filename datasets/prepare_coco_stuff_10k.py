@@ -32,6 +32,7 @@ import numpy as np
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from scipy.io import loadmat
 
+from sgr.data.faults import Fault
 from sgr.data.image_files import read_labels
 from sgr.data.preparation import IGNORED, Split, find_files, main, pair_files, to_classes
 
@@ -56,7 +57,7 @@ def find_splits(root: Path, *, partial: bool = False) -> list[Split]:
         list_file = folder / "imageLists" / f"{split}.txt"
         name = f"{folder}, {split}"
         if not list_file.is_file():
-            splits.append(Split(name, [], [f"{list_file} does not exist"]))
+            splits.append(Split(name, [], [Fault(f"{list_file} does not exist")]))
             continue
         splits.append(
             pair_files(

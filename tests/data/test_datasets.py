@@ -1,13 +1,25 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.cityscapes_panoptic import load_cityscapes_panoptic
 from PIL import Image
 
-from official_layouts import forget_colors, write_ade20k, write_cityscapes
+from official_layouts import (
+    CITYSCAPES_EVALUATED,
+    CITYSCAPES_THINGS,
+    forget_colors,
+    write_ade20k,
+    write_cityscapes,
+    write_cityscapes_panoptic,
+)
+from sgr.config import add_sgr_config
 from sgr.data.datasets import ade20k, camvid, cityscapes, coco_stuff_10k
 from sgr.data.datasets.registration import (
     add_metadata,
@@ -16,6 +28,9 @@ from sgr.data.datasets.registration import (
     register,
     replace_builtin,
 )
+from sgr.data.mappers import PanopticConceptMapper
+from sgr.data.segments import read_segment_map, segment_labels
+from sgr.evaluation import build_evaluator
 
 SHARED_CAMVID = Path(__file__).parents[2].parent / "shared" / "data" / "camvid"
 
@@ -265,6 +280,150 @@ def test_cityscapes_without_annotations_of_a_city(root):
     (root / "cityscapes/gtFine/val/munster").rmdir()
     with pytest.raises(FileNotFoundError, match="munster_000000_000019_gtFine_instanceIds.png"):
         DatasetCatalog.get("cityscapes_fine_sem_seg_val")
+
+
+@pytest.fixture
+def panoptic(root):
+    """Cityscapes in a folder with a dot in its name, which Detectron2 cannot read; label maps."""
+    for file, labels in (expected := write_cityscapes(root / "v1.0")).items():
+        Image.fromarray(labels).save(file)
+    write_cityscapes_panoptic(root / "v1.0")
+    return expected
+
+
+def test_cityscapes_panoptic(root, panoptic, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root / "v1.0"))
+    name = "cityscapes_fine_panoptic_train"
+    records = DatasetCatalog.get(name)
+    assert len(records) == 4
+    crowds = 0
+    for record in records:
+        segments = record["segments_info"]
+        labels = segment_labels(segments, ignore_value=255)[read_segment_map(record)]
+        expected = panoptic[Path(record["sem_seg_file_name"])]
+        is_crowd = np.isin(expected, [each["category_id"] for each in segments if each["iscrowd"]])
+        crowds += is_crowd.any()
+        np.testing.assert_array_equal(labels, np.where(is_crowd, 255, expected))
+    assert 0 < crowds < 4
+
+    metadata = MetadataCatalog.get(name)
+    folder = root / "v1.0/cityscapes"
+    assert metadata.image_root == str(folder / "leftImg8bit/train")
+    assert metadata.gt_dir == str(folder / "gtFine/train")
+    assert metadata.panoptic_json == str(folder / "gtFine/cityscapes_panoptic_train.json")
+    assert metadata.evaluator_type == "cityscapes_panoptic_seg" and metadata.ignore_label == 255
+    assert len(metadata.stuff_classes) == len(metadata.stuff_colors) == 19
+    assert [CITYSCAPES_EVALUATED[each] for each in range(11, 19)] == list(CITYSCAPES_THINGS)
+    things = metadata.thing_dataset_id_to_contiguous_id
+    assert things == dict(zip(CITYSCAPES_THINGS, range(11, 19)))
+
+    # Of a folder without a dot, Detectron2's records are the same.
+    (root / "v1.0").rename(root / "v1")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root / "v1"))
+    records = DatasetCatalog.get(name)
+    arguments = [metadata.image_root, metadata.panoptic_root, metadata.panoptic_json]
+    assert records == load_cityscapes_panoptic(*arguments, metadata.as_dict())
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_missing_panoptic_cityscapes(split, root, panoptic, monkeypatch):
+    name = f"cityscapes_fine_panoptic_{split}"
+    with pytest.raises(FileNotFoundError, match="(?s)csCreatePanopticImgs.*leftImg8bit_trainval"):
+        DatasetCatalog.get(name)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root / "v1.0"))
+    folder = root / f"v1.0/cityscapes/gtFine/cityscapes_panoptic_{split}"
+    folder.rename(root / "elsewhere")
+    folder.write_text("")
+    with pytest.raises(FileNotFoundError, match=f"(?s){folder} is a file, not .*csCreatePanoptic"):
+        DatasetCatalog.get(name)
+    folder.unlink()
+    (root / "elsewhere").rename(folder)
+    records = DatasetCatalog.get(name)
+    for file in (
+        Path(records[0]["file_name"]),
+        Path(records[-1]["pan_seg_file_name"]),
+        Path(records[1]["sem_seg_file_name"]),
+    ):
+        file.rename(root / "elsewhere")
+        with pytest.raises(FileNotFoundError, match=f"(?s)missing:\n.*{file.name}.*prepare_city"):
+            DatasetCatalog.get(name)
+        (root / "elsewhere").rename(file)
+    assert DatasetCatalog.get(name) == records
+
+
+def test_other_panoptic_json_of_cityscapes(root, panoptic, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root / "v1.0"))
+    file = root / "v1.0/cityscapes/gtFine/cityscapes_panoptic_val.json"
+    content = json.loads(file.read_text())
+    for spoil, error, message in [
+        (lambda: content["annotations"].pop(), FileNotFoundError, "segments of munster_000000_004"),
+        (lambda: content["categories"].append({"id": 0}), ValueError, "--use-train-id.*[0]"),
+        (lambda: content.pop("annotations"), ValueError, "is damaged"),
+    ]:
+        spoil()
+        file.write_text(json.dumps(content))
+        with pytest.raises(error, match=message):
+            DatasetCatalog.get("cityscapes_fine_panoptic_val")
+    file.write_text("{")
+    with pytest.raises(ValueError, match=f"{file} is damaged"):
+        DatasetCatalog.get("cityscapes_fine_panoptic_val")
+
+
+def test_panoptic_cityscapes_reach_mapper_and_evaluators(root, panoptic, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root / "v1.0"))
+    name = "cityscapes_fine_panoptic_val"
+    cfg = get_cfg()
+    add_sgr_config(cfg)
+    cfg.OUTPUT_DIR = str(root)
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (name,)
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 19
+    cfg.MODEL.META_ARCHITECTURE = "MaskFormerSegmentor"
+    cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_ON = cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON = True
+    cfg.TEST.TOKENS.ENABLED = False
+    evaluator = build_evaluator(cfg, name)
+    kinds = {type(each).__name__ for each in evaluator._evaluators}
+    assert kinds == {"MeanIoUEvaluator", "PanopticQualityEvaluator"}
+    mapper = PanopticConceptMapper(augmentations=[], image_format="RGB", num_classes=19)
+    for record in DatasetCatalog.get(name):
+        mapped = mapper(record)
+        assert mapped["sem_seg"].shape == (24, 32) and len(mapped["instances"]) > 5
+        # The right answers.
+        labels = panoptic[Path(record["sem_seg_file_name"])]
+        scores = np.stack([labels == label for label in range(19)]).astype(np.float32)
+        segments = [
+            {"id": place, "category_id": each["category_id"]}
+            for place, each in enumerate(record["segments_info"], start=1)
+            if not each["iscrowd"]
+        ]
+        ids = read_segment_map(record) + 1
+        ids[~np.isin(ids, [each["id"] for each in segments])] = 0
+        output = {
+            "sem_seg": torch.from_numpy(scores), "panoptic_seg": (torch.from_numpy(ids), segments)
+        }  # fmt: skip
+        evaluator.process([{"file_name": record["file_name"]}], [output])
+    results = evaluator.evaluate()
+    assert results["sem_seg"]["mIoU"] == pytest.approx(100)
+    for key in ("PQ", "PQ_th", "PQ_st"):
+        assert results["panoptic_seg"][key] == pytest.approx(100)
+
+
+def test_panoptic_layout_is_that_of_cityscapes_own_command(root, panoptic):
+    module = pytest.importorskip("cityscapesscripts.preparation.createPanopticImgs")
+    folder = root / "v1.0/cityscapes/gtFine"
+    (root / "made").mkdir()
+    module.convert2panoptic(str(folder), str(root / "made"), setNames=["train", "val"])
+    for split in ("train", "val"):
+        made, ours = (
+            json.loads((each / f"cityscapes_panoptic_{split}.json").read_text())
+            for each in (root / "made", folder)
+        )
+        assert made["annotations"] == ours["annotations"]
+        for each in ours["annotations"]:
+            picture = f"cityscapes_panoptic_{split}/{each['file_name']}"
+            np.testing.assert_array_equal(
+                np.asarray(Image.open(root / "made" / picture)),
+                np.asarray(Image.open(folder / picture)),
+            )
 
 
 def test_only_builtin_loaders_are_replaced():

@@ -285,17 +285,23 @@ def test_exif_orientation(tmp_path, capsys):
     expected = write_ade20k(tmp_path)
     first, second, third, *_ = expected
     picture = np.zeros((24, 32, 3), np.uint8)
-    # Turned as its label map is, in two ways.
+    # Turned as its label map is; sizes tell so of the first, but not of a half turn.
     save_turned(picture, source_of(first, "ade20k")[1])
     save_turned(picture, source_of(second, "ade20k")[1], orientation=3)
     assert run("ade20k", tmp_path, "--partial") == 0
     output = capsys.readouterr().out
-    assert "2 images are turned when read" in output
-    assert first.stem in output and second.stem in output and third.stem not in output
+    assert "1 images are turned when read" in output
+    assert second.stem in output and first.stem not in output and third.stem not in output
     # The label map is that of the stored pixels.
     save_turned(picture.transpose(1, 0, 2), source_of(third, "ade20k")[1])
     assert run("ade20k", tmp_path, "--partial") == 1
     assert "orientation in its EXIF data turns the image and not" in capsys.readouterr().err
+    # Nor do sizes tell of squares.
+    third.unlink()
+    save_turned(picture[:, :24], source_of(third, "ade20k")[1])
+    Image.fromarray(np.zeros((24, 24), np.uint8)).save(source_of(third, "ade20k")[0])
+    assert run("ade20k", tmp_path, "--partial") == 0
+    assert "2 images are turned when read" in capsys.readouterr().out
 
 
 def test_forms_of_label_files(tmp_path):

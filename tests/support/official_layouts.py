@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from detectron2.data import MetadataCatalog
+from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES, COCO_CATEGORIES
 from PIL import Image
 from scipy.io import savemat
 
@@ -20,10 +21,19 @@ SIZE = (24, 32)
 # Of the numbers 1 to 91, those of things that no image of COCO has.
 COCO_ABSENT = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
 
+# COCO's numbers of the 80 things, and of the 53 kinds of stuff of the panoptic task.
+COCO_THINGS = tuple(number for number in range(1, 91) if number not in COCO_ABSENT)
+COCO_STUFF = (
+    92, 93, 95, 100, 107, 109, 112, 118, 119, 122, 125, 128, 130, 133, 138, 141, 144, 145, 147, 148,
+    149, 151, 154, 155, 156, 159, 161, 166, 168, 171, 175, 176, 177, 178, 180, 181, 184, 185, 186,
+    187, 188, 189, 190, 191, 192, 193, 194, 195, 196, 197, 198, 199, 200
+)  # fmt: skip
+
 # The labels of Cityscapes that are evaluated, in the order of their trainIds.
 CITYSCAPES_EVALUATED = (
     7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33
 )  # fmt: skip
+CITYSCAPES_THINGS = (24, 25, 26, 27, 28, 31, 32, 33)
 
 
 def write_ade20k(root: Path, *, train: int = 3, val: int = 2, seed: int = 0) -> dict:
@@ -110,6 +120,126 @@ def write_coco_stuff_10k(
     return expected
 
 
+def write_cityscapes_panoptic(root: Path, *, splits=("train", "val")) -> None:
+    """Add to :func:`write_cityscapes` what csCreatePanopticImgs makes, and instances to do it of.
+
+    Things are two instances, of the left and the right half of the image, but for riders, which are
+    a crowd.
+    """
+    folder = root / "cityscapes" / "gtFine"
+    names = {each["id"]: each["name"] for each in CITYSCAPES_CATEGORIES}
+    categories = [
+        {"id": label, "name": names[label], "isthing": int(label in CITYSCAPES_THINGS)}
+        for label in CITYSCAPES_EVALUATED
+    ]
+    for split in splits:
+        annotations = []
+        for file in sorted((folder / split).glob("*/*_gtFine_labelIds.png")):
+            name = file.name[: -len("_gtFine_labelIds.png")]
+            ids = np.asarray(Image.open(file)).astype(np.uint16)
+            for row in ids:
+                for x, label in enumerate(row):
+                    if label in CITYSCAPES_THINGS and label != 25:
+                        row[x] = 1000 * label + (x >= SIZE[1] // 2)
+            _write_labels(file.with_name(f"{name}_gtFine_instanceIds.png"), ids)
+            segments, picture = [], np.zeros((*SIZE, 3), np.uint8)
+            for id in np.unique(ids).tolist():
+                label = id // 1000 or id
+                if label in CITYSCAPES_EVALUATED:
+                    picture[ids == id] = (id % 256, id // 256, 0)
+                    segments.append(_segment(id, label, ids == id, iscrowd=int(label == 25)))
+            panoptic = f"{name}_gtFine_panoptic.png"
+            _write_labels(folder / f"cityscapes_panoptic_{split}" / panoptic, picture)
+            annotations.append(
+                {"image_id": name, "file_name": panoptic, "segments_info": segments}
+            )
+        images = [{"id": each["image_id"]} for each in annotations]
+        _write_json(folder / f"cityscapes_panoptic_{split}.json", images, annotations, categories)
+
+
+def write_coco(root: Path, *, panoptic: bool = True, seed: int = 0) -> dict:
+    """coco, 2017: three training and four validation images, as the four archives unpack.
+
+    Among them are a grey image, one that is turned by its EXIF data, one without things, and crowds
+    of things. Segments' ids take all three bytes of a colour.
+    """
+    rng = np.random.default_rng(seed)
+    folder = root / "coco"
+    things = [
+        {"id": each["id"], "name": each["name"], "supercategory": "thing"}
+        for each in COCO_CATEGORIES
+        if each["id"] in COCO_THINGS
+    ]
+    everything = [
+        {"id": each["id"], "name": each["name"], "isthing": int(each["id"] in COCO_THINGS)}
+        for each in COCO_CATEGORIES
+    ]
+    expected = {}
+    for split, ids in [("train2017", (9, 25, 309022)), ("val2017", (139, 285, 632, 581781))]:
+        images, instances, panoptics = [], [], []
+        for place, image_id in enumerate(ids):
+            name = f"{image_id:012d}"
+            file = folder / split / f"{name}.jpg"
+            _write_image(file, rng)
+            if place == 1:
+                Image.open(file).convert("L").save(file)
+            if place == 2:
+                turn_by_exif(file)
+            images.append(
+                {"id": image_id, "file_name": file.name, "height": SIZE[0], "width": SIZE[1]}
+            )
+            # Two of a thing, a crowd of another, two kinds of stuff, and unlabelled pixels.
+            categories = [0, *rng.choice(COCO_STUFF, 2, replace=False).tolist()]
+            if place != 1:
+                thing, other = rng.choice(COCO_THINGS, 2, replace=False).tolist()
+                categories += [thing, thing, other]
+            numbers = [0, *rng.choice(256**3 - 1, len(categories) - 1, replace=False) + 1]
+            places = _blocks(rng, range(len(categories)))
+            places[0, : len(categories)] = range(len(categories))  # so that none is left out
+            picture = np.zeros((*SIZE, 3), np.uint8)
+            segments = []
+            for index, (number, category) in enumerate(zip(map(int, numbers), categories)):
+                mask = places == index
+                picture[mask] = (number % 256, number // 256 % 256, number // 65536)
+                if category:
+                    crowd = int(index == 5)
+                    segments.append(_segment(number, category, mask, iscrowd=crowd))
+                if category in COCO_THINGS:
+                    annotation = _segment(1000 * image_id + index, category, mask, iscrowd=crowd)
+                    x, y, w, h = annotation["bbox"]
+                    polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
+                    runs = {"size": list(SIZE), "counts": _runs(mask)}
+                    annotation |= {
+                        "image_id": image_id, "segmentation": runs if crowd else [polygon]
+                    }  # fmt: skip
+                    instances.append(annotation)
+            panoptics.append(
+                {"image_id": image_id, "file_name": f"{name}.png", "segments_info": segments}
+            )
+            if panoptic:
+                _write_labels(folder / f"panoptic_{split}" / f"{name}.png", picture)
+                classes = [255, *(
+                    0 if each in COCO_THINGS else COCO_STUFF.index(each) + 1
+                    for each in categories[1:]
+                )]  # fmt: skip
+                expected[folder / f"panoptic_stuff_{split}" / f"{name}.png"] = _each(
+                    places, classes.__getitem__
+                )
+        annotations = folder / "annotations"
+        _write_json(annotations / f"instances_{split}.json", images, instances, things)
+        if panoptic:
+            _write_json(annotations / f"panoptic_{split}.json", images, panoptics, everything)
+    return expected
+
+
+def turn_by_exif(file: Path) -> None:
+    """Store an image's pixels turned, and an EXIF orientation that turns them back."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = np.rot90(np.asarray(Image.open(file)))
+    Image.fromarray(np.ascontiguousarray(stored)).save(file, exif=exif)
+
+
 def forget_colors() -> None:
     """Take from the metadata what loading has added, for tests of how they are after import."""
     for name in MetadataCatalog.list():
@@ -126,6 +256,31 @@ def _blocks(rng: np.random.Generator, labels) -> np.ndarray:
 def _each(labels: np.ndarray, convert) -> np.ndarray:
     rows = [[convert(int(label)) for label in row] for row in labels]
     return np.array(rows, np.uint8)
+
+
+def _segment(id: int, category: int, mask: np.ndarray, *, iscrowd: int) -> dict:
+    y, x = (each.tolist() for each in np.nonzero(mask))
+    box = [min(x), min(y), max(x) - min(x) + 1, max(y) - min(y) + 1]
+    return {
+        "id": id, "category_id": category, "area": len(x), "bbox": box, "iscrowd": iscrowd
+    }  # fmt: skip
+
+
+def _runs(mask: np.ndarray) -> list[int]:
+    """COCO's run lengths: down the columns, of zeros and ones in turn."""
+    counts, last = [0], False
+    for value in mask.T.flatten().tolist():
+        if value != last:
+            counts.append(0)
+            last = value
+        counts[-1] += 1
+    return counts
+
+
+def _write_json(file: Path, images: list, annotations: list, categories: list) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    file.write_text(json.dumps(content))
 
 
 def _write_image(file: Path, rng: np.random.Generator) -> None:

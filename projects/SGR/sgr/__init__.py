@@ -15,8 +15,16 @@ __version__ = "0.1.0"
 if find_spec("detectron2"):
     from .config import add_sgr_config
     from .data import datasets  # noqa: F401 (registers)
+    from .data.datasets.descriptions import register_dataset_file
+    from .data.datasets.folders import register_sem_seg
     from .modeling import supervised  # noqa: F401 (registers)
     from .modeling.backbone import add_reasoning
     from .modeling.supervision.meta_arch import supervise_concepts
 
-    __all__ += ["add_reasoning", "add_sgr_config", "supervise_concepts"]
+    __all__ += [
+        "add_reasoning",
+        "add_sgr_config",
+        "register_dataset_file",
+        "register_sem_seg",
+        "supervise_concepts",
+    ]

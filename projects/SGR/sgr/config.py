@@ -246,7 +246,8 @@ def _add_data(cfg: CN) -> None:
             "SINGLE_CATEGORY_MAX_AREA": 1.0,
         },
     )
-    # YAML files that describe datasets of one's own, registered before anything else.
+    # YAML files that describe datasets of one's own (docs/your_data.md), registered before anything
+    # else. With MODEL.SEM_SEG_HEAD.NUM_CLASSES 0, the datasets' number of classes is put there.
     _set_defaults(cfg.DATASETS, {"FILES": []})
 
 
@@ -282,8 +283,8 @@ def _add_test(cfg: CN) -> None:
                 # always do for detectors.
                 "SCALES": [0.5, 0.75, 1.0, 1.25, 1.5, 1.75],
             },
-            # Side, pixels, of the square that images are tested on: their shorter side is resized to
-            # it, and the centre cut out (Sec. A.1, on ADE20K and COCO-Stuff). 0: whole images.
+            # Side, pixels, of the square that images are tested on: their shorter side is resized
+            # to it, and the centre cut out (Sec. A.1, on ADE20K and COCO-Stuff). 0: whole images.
             "CENTER_CROP_SIZE": 0,
             # Semantic segmentation window by window, at one scale or several: (height, width) of a
             # window and (rows, columns) between two, pixels of the network's input.

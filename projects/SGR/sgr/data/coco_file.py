@@ -17,7 +17,8 @@ from detectron2.data import MetadataCatalog
 from .faults import list_faults
 from .segments import segmentation_fault
 
-__all__ = ["coco_file_faults", "explain_coco_errors"]
+__all__ = ["coco_content_faults", "coco_file_faults", "explain_coco_errors"]
+
 
 @contextmanager
 def explain_coco_errors(dataset_names: Iterable[str]) -> Iterator[None]:
@@ -56,10 +57,9 @@ def explain_coco_errors(dataset_names: Iterable[str]) -> Iterator[None]:
 
 
 def coco_file_faults(json_file: str) -> list[str]:
-    """The records of a file that Detectron2's ``load_coco_json`` cannot read, each in a sentence.
+    """What :func:`coco_content_faults` says of a file; costs reading it again.
 
-    Where some are of another form than COCO's, only these, since the others refer to them. Costs
-    reading the file again and a few microseconds per annotation.
+    None where there is no such file.
     """
     try:
         with open(json_file, encoding="utf-8") as file:
@@ -68,6 +68,18 @@ def coco_file_faults(json_file: str) -> list[str]:
         return []  # some other loader's, from elsewhere than a disk
     except ValueError as error:
         return [f"the file is not JSON: {error}"]
+    return coco_content_faults(content)
+
+
+def coco_content_faults(content: Any) -> list[str]:
+    """The records that Detectron2's ``load_coco_json`` cannot read, each in a sentence.
+
+    Where some are of another form than COCO's, only these, since the others refer to them. Costs a
+    few microseconds per annotation.
+
+    Args:
+        content: what the JSON file holds.
+    """
     return list(_faults_of_form(content)) or list(_faults(content))
 
 

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-__all__ = ["list_faults"]
-
-# Faults that a message names one by one.
-_SHOWN = 5
+__all__ = ["Fault", "list_faults", "list_faults_by_kind"]
 
 
-def list_faults(faults: Sequence[str]) -> str:
+class Fault(NamedTuple):
+    """What is wrong.
+
+    Attributes:
+        message: a sentence.
+        kind: the same for all those of which a list need not name each; never shown.
+    """
+
+    message: str
+    kind: str = ""
+
+
+def list_faults(faults: Sequence[str], shown: int = 5) -> str:
     """The first faults, a line each, and how many more there are."""
-    more = f"\nand {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-    return "\n".join(f"- {fault}" for fault in faults[:_SHOWN]) + more
+    more = f"\nand {len(faults) - shown} more" if len(faults) > shown else ""
+    return "\n".join(f"- {fault}" for fault in faults[:shown]) + more
+
+
+def list_faults_by_kind(faults: Iterable[Fault], shown: int = 20) -> str:
+    """Of each kind, in the order of their first: the first faults, and how many more."""
+    kinds: dict[str, list[str]] = {}
+    for fault in faults:
+        kinds.setdefault(fault.kind, []).append(fault.message)
+    return "\n".join(list_faults(messages, shown) for messages in kinds.values())

@@ -26,6 +26,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .datasets.registration import datasets_root
+from .faults import Fault, list_faults_by_kind
 from .image_files import read_image, read_labels
 
 __all__ = [
@@ -43,6 +44,8 @@ __all__ = [
 # What training ignores, in all label maps made.
 IGNORED = 255
 _EXIF_ORIENTATION = 0x0112
+# Those that exchange height and width; 1 is none, 2 to 4 are half turns and reflections.
+_QUARTER_TURNS = range(5, 9)
 
 
 @dataclass(frozen=True)
@@ -51,15 +54,17 @@ class Task:
 
     Attributes:
         image: the official image.
-        labels: its official label map.
-        target: the PNG file of classes to make.
+        labels: its official label map; None where there is none to make anything of.
+        target: the PNG file of classes to make of it.
         image_target: where the image is wanted as well; None where training reads ``image``.
+        size: (height, width) of the image by its annotations; None where they say nothing.
     """
 
     image: Path
-    labels: Path
+    labels: Path | None
     target: Path
     image_target: Path | None = None
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,13 +73,17 @@ class Split:
 
     Attributes:
         name: for messages.
-        tasks: one per image that has a label map.
-        faults: what is missing, a sentence each.
+        tasks: one per image that is to be looked at.
+        faults: what is missing.
+        notes: what else to say of it, a phrase each.
+        read: reads the label maps of this split, in the place of the script's ``read``.
     """
 
     name: str
     tasks: list[Task]
-    faults: list[str]
+    faults: list[Fault]
+    notes: list[str] = field(default_factory=list)
+    read: Callable[[Path], np.ndarray] | None = None
 
 
 @dataclass
@@ -83,14 +92,15 @@ class Report:
 
     Attributes:
         written: images whose files were made, or made anew where they were damaged.
-        kept: images whose files were there, and right.
-        faults: what is wrong, a sentence each, with the file.
-        turned: images that are turned when they are read, by the orientation in their EXIF data.
+        kept: images whose files were there, and right, or that need none.
+        faults: what is wrong, with the file.
+        turned: images that are turned when they are read, by the orientation in their EXIF data,
+            where no size tells whether their ground truth is, too.
     """
 
     written: int = 0
     kept: int = 0
-    faults: list[str] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
     turned: list[Path] = field(default_factory=list)
 
 
@@ -143,8 +153,10 @@ def pair_files(
         keys = sorted(images.keys() | labels.keys())
         if len(keys) < expected and not partial:
             faults.append(
-                f"{name} has {len(keys)} of the {expected} images of the release; give --partial "
-                "if a part is enough"
+                Fault(
+                    f"{name} has {len(keys)} of the {expected} images of the release; give "
+                    "--partial if a part is enough"
+                )
             )
     else:
         keys = list(expected)
@@ -152,9 +164,10 @@ def pair_files(
             keys = [key for key in keys if key in images or key in labels]
     for files, what in ((images, "image"), (labels, "label map")):
         if keys and not files:
-            faults.append(f"{name} has no {what}s")
+            faults.append(Fault(f"{name} has no {what}s"))
         else:
-            faults += [f"{name} lacks the {what} of {key}" for key in keys if key not in files]
+            missing = [key for key in keys if key not in files]
+            faults += [Fault(f"{name} lacks the {what} of {key}", what) for key in missing]
     tasks = [
         Task(images[key], labels[key], target(key), image_target and image_target(key))
         for key in keys
@@ -188,7 +201,7 @@ def to_classes(labels: np.ndarray, classes: np.ndarray, file: Path) -> np.ndarra
 
 def prepare(
     tasks: Sequence[Task],
-    read: Callable[[Path], np.ndarray],
+    read: Callable[[Path], np.ndarray] | None,
     *,
     write: bool = True,
     workers: int = 1,
@@ -207,7 +220,7 @@ def prepare(
     Args:
         tasks: what to do.
         read: official label map -> (H, W) uint8 classes; raises OSError or ValueError, with the
-            file in the message, where that is not possible.
+            file in the message, where that is not possible. None where no task has a label map.
         write: False checks only; then what is missing is a fault.
         workers: number of threads.
         name: shown with the progress.
@@ -240,26 +253,37 @@ class _State(Enum):
     OTHER = "is there already, and has another content; remove it to have it made anew"
 
 
-def _process(task: Task, *, read: Callable[[Path], np.ndarray], write: bool) -> Report:
+def _process(task: Task, *, read: Callable[[Path], np.ndarray] | None, write: bool) -> Report:
     """What becomes of one image."""
+    states: dict[Path, _State] = {}
+    make: dict[Path, Callable[[Path], None]] = {}
     try:
-        size, is_turned = _look_at_image(task.image)
-        labels = read(task.labels)
-        if labels.shape != size:
-            raise ValueError(_other_size(task, size, labels.shape, is_turned))
-        states = {task.target: _state_of_labels(task.target, labels)}
+        size, orientation = _look_at_image(task.image)
+        if task.size is not None and task.size != size:
+            they_say = "its annotations say"
+            raise ValueError(_other_size(task.image, size, they_say, task.size, orientation))
+        if task.labels is not None:
+            labels = read(task.labels)
+            if labels.shape != size:
+                it_is = f"its label map {task.labels} is"
+                raise ValueError(_other_size(task.image, size, it_is, labels.shape, orientation))
+            states[task.target] = _state_of_labels(task.target, labels)
+            make[task.target] = partial(Image.fromarray(labels).save, format="PNG")
         if task.image_target is not None:
             states[task.image_target] = _state_of_copy(task.image_target, task.image)
+            make[task.image_target] = partial(_link_or_copy, task.image)
     except (OSError, ValueError) as error:
-        return Report(faults=[str(error)])
-    turned = [task.image] if is_turned else []
-
-    make = {task.target: partial(Image.fromarray(labels).save, format="PNG")}
-    if task.image_target is not None:
-        make[task.image_target] = partial(_link_or_copy, task.image)
+        return Report(faults=[Fault(str(error), type(error).__name__)])
+    is_compared = task.size is not None or task.labels is not None
+    is_proven = is_compared and orientation in _QUARTER_TURNS and size[0] != size[1]
+    turned = [task.image] if orientation != 1 and not is_proven else []
 
     for_users = {_State.OTHER} if write else {_State.OTHER, _State.MISSING, _State.DAMAGED}
-    faults = [f"{file} {state.value}" for file, state in states.items() if state in for_users]
+    faults = [
+        Fault(f"{file} {state.value}", state.name)
+        for file, state in states.items()
+        if state in for_users
+    ]
     if faults:
         return Report(faults=faults, turned=turned)
     to_make = [file for file, state in states.items() if state is not _State.RIGHT]
@@ -269,24 +293,23 @@ def _process(task: Task, *, read: Callable[[Path], np.ndarray], write: bool) -> 
     return Report(written=int(bool(to_make)), kept=int(not to_make), turned=turned)
 
 
-def _look_at_image(file: Path) -> tuple[tuple[int, int], bool]:
-    """(Height, width) as training sees it, and whether the EXIF data turn it; decodes all of it."""
+def _look_at_image(file: Path) -> tuple[tuple[int, int], int]:
+    """(Height, width) as training sees it, and the EXIF orientation, 1 to 8; decodes all of it."""
     image = read_image(str(file), "RGB")
     with Image.open(file) as opened:
-        is_turned = opened.getexif().get(_EXIF_ORIENTATION, 1) in range(2, 9)
-    return image.shape[:2], is_turned
+        orientation = opened.getexif().get(_EXIF_ORIENTATION, 1)
+    return image.shape[:2], orientation if orientation in range(2, 9) else 1
 
 
 def _other_size(
-    task: Task, size: tuple[int, int], of_labels: tuple[int, ...], is_turned: bool
+    image: Path, size: tuple[int, int], its_truth_is: str, other: tuple[int, ...], orientation: int
 ) -> str:
     message = (
-        f"image {task.image} is {size[1]} x {size[0]} pixels, but its label map {task.labels} is "
-        f"{of_labels[1]} x {of_labels[0]}"
+        f"image {image} is {size[1]} x {size[0]} pixels, but {its_truth_is} {other[1]} x {other[0]}"
     )
-    if is_turned and of_labels == size[::-1]:
+    if orientation in _QUARTER_TURNS and other == size[::-1]:
         message += (
-            "; the orientation in its EXIF data turns the image and not the labels: remove it"
+            "; the orientation in its EXIF data turns the image and not the ground truth: remove it"
         )
     return message
 
@@ -350,8 +373,8 @@ def _write_whole(target: Path, make: Callable[[Path], None]) -> None:
 
 
 def main(
-    find_splits: Callable[..., list[Split]],
-    read: Callable[[Path], np.ndarray],
+    find_splits: Callable[..., Iterable[Split]],
+    read: Callable[[Path], np.ndarray] | None = None,
     *,
     description: str,
     arguments: Sequence[str] | None = None,
@@ -359,8 +382,9 @@ def main(
     """The command line of a script that prepares a dataset.
 
     Args:
-        find_splits: ``find_splits(root, partial=...)``, which says what there is.
-        read: see :func:`prepare`.
+        find_splits: ``find_splits(root, partial=...)``, which says what there is. Splits may come
+            one at a time, each when the one before it is done.
+        read: see :func:`prepare`; of the splits that have no ``read`` of their own.
         description: shown by ``--help``.
         arguments: of the command line; None for this process's.
 
@@ -403,16 +427,20 @@ def main(
 
 
 def _prepare_all(
-    find_splits: Callable[..., list[Split]],
-    read: Callable[[Path], np.ndarray],
+    find_splits: Callable[..., Iterable[Split]],
+    read: Callable[[Path], np.ndarray] | None,
     options: argparse.Namespace,
 ) -> int:
-    faults: list[str] = []
-    good = 0
+    num_faults = good = 0
+    listed = []
     for split in find_splits(options.root, partial=options.partial):
+        for note in split.notes:
+            print(f"{split.name}: {note}", flush=True)
+        if not split.tasks and not split.faults:
+            continue
         report = prepare(
             split.tasks,
-            read,
+            split.read or read,
             write=not options.check,
             workers=options.workers,
             name=split.name,
@@ -424,14 +452,16 @@ def _prepare_all(
         if report.turned:
             print(
                 f"{split.name}: {len(report.turned)} images are turned when read, by the "
-                f"orientation in their EXIF data; see that their label maps are turned alike: "
-                f"{', '.join(map(str, report.turned[:5]))}",
+                f"orientation in their EXIF data, and no size tells whether their ground truth is "
+                f"turned alike: {', '.join(map(str, report.turned[:5]))}",
                 flush=True,
             )
         good += done
-        faults += wrong
-    if faults:
-        print(f"\nfaults: {len(faults)}", *faults, sep="\n- ", file=sys.stderr)
+        num_faults += len(wrong)
+        if wrong:
+            listed.append(list_faults_by_kind(wrong))
+    if num_faults:
+        print(f"\nfaults: {num_faults}", *listed, sep="\n", file=sys.stderr)
         return 1
     if not good:
         print(f"there is nothing to prepare under {options.root}", file=sys.stderr)

@@ -1,5 +1,5 @@
 """Datasets; importing this package registers them with Detectron2."""
 
-from . import ade20k, camvid, cityscapes, coco_stuff_10k, shapes
+from . import ade20k, camvid, cityscapes, coco, coco_stuff_10k, shapes
 
-__all__ = ["ade20k", "camvid", "cityscapes", "coco_stuff_10k", "shapes"]
+__all__ = ["ade20k", "camvid", "cityscapes", "coco", "coco_stuff_10k", "shapes"]

@@ -1,13 +1,15 @@
 """Cityscapes, fine annotations: 19 classes, 2975 training, 500 validation and 1525 test images.
 
-Detectron2's own ``cityscapes_fine_sem_seg_{train,val,test}``, with colours, and with errors that
-say what is missing. Detectron2 would look at the files of the first image only, and fail at hidden
-files, such as a .DS_Store.
+Detectron2's own ``cityscapes_fine_sem_seg_{train,val,test}``, with colours, and
+``cityscapes_fine_panoptic_{train,val}``, with errors that say what is missing. Detectron2 would
+look at the files of the first image only, and fail at hidden files, such as a .DS_Store, and at
+panoptic data below a folder with a dot in its name.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 from ..faults import list_faults
 from .registration import add_metadata, datasets_root, missing_dataset, replace_builtin, set_paths
 
-__all__ = ["CITYSCAPES_COLORS", "load_cityscapes"]
+__all__ = ["CITYSCAPES_COLORS", "load_cityscapes", "load_cityscapes_panoptic"]
 
 CITYSCAPES_COLORS = [
     each["color"] for each in sorted(CITYSCAPES_CATEGORIES, key=lambda each: each["trainId"])
@@ -34,9 +36,22 @@ The files *_labelTrainIds.png are not in them but made by
 which goes on where it was broken off.
 """
 
+HOW_TO_GET_CITYSCAPES_PANOPTIC = f"""
+The panoptic pictures of Cityscapes, and the JSON file beside their folder,
+    cityscapes/
+      gtFine/cityscapes_panoptic_{{train,val}}/NAME_gtFine_panoptic.png
+      gtFine/cityscapes_panoptic_{{train,val}}.json
+are not in the packages but made by a command of Cityscapes' own, without --use-train-id,
+    pip install cityscapesscripts
+    csCreatePanopticImgs --dataset-folder "ROOT/cityscapes/gtFine" --set-names train val
+after datasets/prepare_cityscapes.py, for they need its results, too. ROOT is the root of all
+datasets. {HOW_TO_GET_CITYSCAPES.strip()}
+"""
+
 _SUFFIX = "_leftImg8bit.png"
 # What training, evaluation or Detectron2's own loader reads.
 _NEEDED = ("instanceIds.png", "labelIds.png", "labelTrainIds.png", "polygons.json")
+_CLASSES = {each["id"]: each["trainId"] for each in CITYSCAPES_CATEGORIES}
 
 
 def load_cityscapes(split: str) -> list[dict]:
@@ -67,7 +82,83 @@ def load_cityscapes(split: str) -> list[dict]:
     return records
 
 
-def _find(image_dir: Path, gt_dir: Path) -> list[tuple[Path, str]]:
+def load_cityscapes_panoptic(split: str) -> list[dict]:
+    """Records of Cityscapes' segments, as those of Detectron2's function of this name.
+
+    The segments are those of 19 classes, things and stuff; ``sem_seg_file_name`` has the same
+    classes.
+
+    Args:
+        split: "train" or "val".
+
+    Raises:
+        FileNotFoundError: the split or the panoptic pictures are not there, or a file is missing.
+        ValueError: the JSON file is damaged or not of the official labels; or there are files,
+            other than hidden ones, that Cityscapes does not have.
+    """
+    paths, panoptic = _paths(split), _panoptic_paths(split)
+    root, file = panoptic["panoptic_root"], panoptic["panoptic_json"]
+    for path in (*paths.values(), root, file):
+        if not (path.is_file() if path == file else path.is_dir()):
+            raise missing_dataset(path, HOW_TO_GET_CITYSCAPES_PANOPTIC)
+    pictures = {path.name for path in _visible(root)}
+    images = {
+        image.name[: -len(_SUFFIX)]: (image, stem)
+        for image, stem in _find(**paths, needed=["labelTrainIds.png"])
+    }
+    records, missing = [], []
+    for name, picture, segments in _read_panoptic(file):
+        if picture not in pictures:
+            missing.append(str(root / picture))
+        if name not in images:
+            missing.append(f"{name}{_SUFFIX} in {paths['image_dir']}")
+            continue
+        image, stem = images.pop(name)
+        records.append(
+            {
+                "file_name": str(image),
+                "image_id": name,
+                "sem_seg_file_name": f"{stem}_labelTrainIds.png",
+                "pan_seg_file_name": str(root / picture),
+                "segments_info": segments,
+            }
+        )
+    missing += [f"the segments of {name} in {file}" for name in images]
+    if missing:
+        raise FileNotFoundError(
+            f"files are missing:\n{list_faults(missing)}\n{HOW_TO_GET_CITYSCAPES_PANOPTIC.strip()}"
+        )
+    return records
+
+
+def _read_panoptic(file: Path) -> list[tuple[str, str, list[dict]]]:
+    """Names of images and their pictures, and segments whose categories are classes."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        unknown = {each["id"] for each in content["categories"]} - _CLASSES.keys()
+        if unknown:
+            raise ValueError(f"its categories include {sorted(unknown)}")
+        return [
+            (
+                annotation["image_id"],
+                annotation["file_name"],
+                [
+                    {**segment, "category_id": _CLASSES[segment["category_id"]]}
+                    for segment in annotation["segments_info"]
+                ],
+            )
+            for annotation in content["annotations"]
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{file} is damaged, or not of the official numbers of the labels, as with "
+            f"--use-train-id: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _find(
+    image_dir: Path, gt_dir: Path, needed: Sequence[str] = _NEEDED
+) -> list[tuple[Path, str]]:
     """Images, and how the paths of their annotations begin; a listing of two folders per city."""
     found, missing, unexpected = [], [], []
     for city in _visible(image_dir):
@@ -82,8 +173,8 @@ def _find(image_dir: Path, gt_dir: Path) -> list[tuple[Path, str]]:
                 continue
             stem = f"{image.name[: -len(_SUFFIX)]}_gtFine"
             found.append((image, str(labels / stem)))
-            needed = [f"{stem}_{each}" for each in _NEEDED]
-            missing += [str(labels / name) for name in needed if name not in there]
+            names = [f"{stem}_{each}" for each in needed]
+            missing += [str(labels / name) for name in names if name not in there]
     if unexpected:
         raise ValueError(
             f"{image_dir} may hold nothing but folders of cities with files *{_SUFFIX}; remove:\n"
@@ -104,6 +195,14 @@ def _paths(split: str) -> dict[str, Path]:
     return {"image_dir": folder / "leftImg8bit" / split, "gt_dir": folder / "gtFine" / split}
 
 
+def _panoptic_paths(split: str) -> dict[str, Path]:
+    folder = datasets_root() / "cityscapes" / "gtFine"
+    return {
+        "panoptic_root": folder / f"cityscapes_panoptic_{split}",
+        "panoptic_json": folder / f"cityscapes_panoptic_{split}.json",
+    }
+
+
 def _load_registered(name: str, split: str) -> list[dict]:
     set_paths(name, **_paths(split))
     # Not at import, where others may want to set theirs: Metadata accept no other value after.
@@ -111,6 +210,18 @@ def _load_registered(name: str, split: str) -> list[dict]:
     return load_cityscapes(split)
 
 
+def _load_registered_panoptic(name: str, split: str) -> list[dict]:
+    paths = _paths(split)
+    set_paths(
+        name, image_root=paths["image_dir"], gt_dir=paths["gt_dir"], **_panoptic_paths(split)
+    )
+    return load_cityscapes_panoptic(split)
+
+
 for _split in ("train", "val", "test"):
     _name = f"cityscapes_fine_sem_seg_{_split}"
     replace_builtin(_name, partial(_load_registered, _name, _split))
+
+for _split in ("train", "val"):
+    _name = f"cityscapes_fine_panoptic_{_split}"
+    replace_builtin(_name, partial(_load_registered_panoptic, _name, _split))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import builtin
 
 __all__ = [
     "add_metadata",
@@ -21,7 +22,7 @@ __all__ = [
     "set_paths",
 ]
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def datasets_root() -> Path:
@@ -36,13 +37,22 @@ def register(name: str, load: Callable[[], list[dict]], **metadata: Any) -> None
         MetadataCatalog.get(name).set(**metadata)
 
 
-def replace_builtin(name: str, load: Callable[[], list[dict]]) -> None:
+def replace_builtin(name: str, load: Callable[[], list[dict]], **paths: str) -> None:
     """Put another loader of the same data in the place of Detectron2's own; its metadata stay.
 
     A dataset that somebody else has registered under this name is left as it is.
+
+    Args:
+        paths: paths in the metadata, under the root of all datasets; for kinds of datasets that
+            users register by the function that Detectron2 registers its own by.
     """
-    builtin = DatasetCatalog.data.get(name)
-    if getattr(builtin, "__module__", None) == "detectron2.data.datasets.builtin":
+    loader = DatasetCatalog.data.get(name)
+    if not (getattr(loader, "__module__", None) or "").startswith("detectron2.data.datasets."):
+        return
+    # The root as it was when Detectron2 was imported; in some versions with "~" expanded.
+    root = getattr(builtin, "_root", os.getenv("DETECTRON2_DATASETS", "datasets"))
+    metadata = MetadataCatalog.get(name)
+    if all(metadata.get(key) == os.path.join(root, path) for key, path in paths.items()):
         DatasetCatalog.remove(name)
         DatasetCatalog.register(name, load)
 
@@ -82,7 +92,8 @@ def missing_dataset(folder: Path, how_to_get: str) -> FileNotFoundError:
     """The error for a dataset that is not there.
 
     Args:
-        folder: what was looked for.
+        folder: what was looked for; where it exists, it is a file instead of a folder or the other
+            way round.
         how_to_get: what to download or run, and the expected tree.
     """
     root = datasets_root()
@@ -93,29 +104,51 @@ def missing_dataset(folder: Path, how_to_get: str) -> FileNotFoundError:
             f"The root of all datasets is {root.absolute()}; set the environment variable "
             "DETECTRON2_DATASETS to have it elsewhere."
         )
-    return FileNotFoundError(f"{folder} does not exist.\n{how_to_get.strip()}\n{where}")
+    fault = "does not exist"
+    if folder.exists():
+        fault = "is a folder, not a file" if folder.is_dir() else "is a file, not a folder"
+    return FileNotFoundError(f"{folder} {fault}.\n{how_to_get.strip()}\n{where}")
 
 
-def load_sem_seg_pairs(image_dir: Path, label_dir: Path) -> list[dict]:
+def load_sem_seg_pairs(
+    image_dir: Path,
+    label_dir: Path,
+    *,
+    label_suffix: str = "",
+    subfolders: bool = False,
+    keep: Callable[[str], bool] | None = None,
+) -> list[dict]:
     """Pair the images of a folder with the label maps of another by their stems.
 
     Detectron2's ``load_sem_seg`` takes images of one suffix only, and leaves out what has no
     partner; here an incomplete dataset is an error.
 
     Args:
-        image_dir: holds PNG or JPEG images.
+        image_dir: holds images (``IMAGE_SUFFIXES``); hidden files are left out.
         label_dir: holds one PNG for each image.
+        label_suffix: what the stem of a label map has behind that of its image; files without it
+            are left out.
+        subfolders: take those of subfolders too; a stem is then the path in the folder, as in
+            "city/0001".
+        keep: whether the image of a stem, and its label map, are taken; None takes all.
 
     Returns:
-        Records with ``file_name``, ``sem_seg_file_name`` and ``image_id``, in the order of stems.
+        Records with ``file_name``, ``sem_seg_file_name`` and ``image_id``, the stem, in the order
+        of stems. None where ``keep`` takes none.
 
     Raises:
         FileNotFoundError: there is no image, or an image or label map has no partner.
+        ValueError: two files have the same stem.
     """
-    images = _by_stem(image_dir, IMAGE_SUFFIXES)
-    labels = _by_stem(label_dir, (".png",))
+    labels = _by_stem(label_dir, (".png",), subfolders, label_suffix)
+    label_files = set(labels.values())  # they may lie among the images
+    images = _by_stem(image_dir, IMAGE_SUFFIXES, subfolders, leave_out=label_files)
     if not images:
         raise FileNotFoundError(f"{image_dir} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+    if keep is not None:
+        images, labels = (
+            {stem: path for stem, path in files.items() if keep(stem)} for files in (images, labels)
+        )
     for have, lack, folder, what in [
         (images, labels, label_dir, "image without a label map"),
         (labels, images, image_dir, "label map without an image"),
@@ -130,11 +163,23 @@ def load_sem_seg_pairs(image_dir: Path, label_dir: Path) -> list[dict]:
     ]
 
 
-def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+def _by_stem(
+    folder: Path,
+    suffixes: tuple[str, ...],
+    subfolders: bool = False,
+    ending: str = "",
+    leave_out: Container[Path] = (),
+) -> dict[str, Path]:
+    """Files by their stems without ``ending``."""
     files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in suffixes and not path.name.startswith("."):
-            if path.stem in files:
-                raise ValueError(f"{path} and {files[path.stem]} have the same stem")
-            files[path.stem] = path
+    for path in sorted(folder.rglob("*") if subfolders else folder.iterdir()):
+        inner = path.relative_to(folder)
+        if path.suffix.lower() not in suffixes or any(part[0] == "." for part in inner.parts):
+            continue
+        if not path.stem.endswith(ending) or path in leave_out:
+            continue
+        stem = inner.with_suffix("").as_posix().removesuffix(ending)
+        if stem in files:
+            raise ValueError(f"{path} and {files[stem]} have the same stem")
+        files[stem] = path
     return files

@@ -1,0 +1,276 @@
+#!/usr/bin/env python
+"""Prepare COCO 2017 for training: check the download, and make label maps of stuff.
+
+    python datasets/prepare_coco.py [--root ROOT] [--workers N] [--check] [--partial]
+
+reads, under the root of all datasets,
+
+    coco/
+      {train,val}2017/NAME.jpg
+      annotations/instances_{train,val}2017.json
+      annotations/panoptic_{train,val}2017.json
+      panoptic_{train,val}2017/NAME.png           colours are segments, R + 256 G + 65536 B
+
+and writes
+
+      panoptic_stuff_{train,val}2017/NAME.png     0 all things, 1 to 53 stuff, 255 unlabelled
+
+Instances or panoptic segments may be absent: what there is of them is said, and checked. Without
+the latter nothing is written. With --partial the JSON files may name fewer images than the
+release, and a split without a folder of images is left out; an image that they name has to be
+there all the same, for training reads it.
+
+The label maps are those of Detectron2's own script, whose results serve as they are. What is there
+already and right is left alone, so a run that was broken off can be repeated.
+
+Reading the JSON files of the training images takes half a minute to minutes, and 4 GB of memory;
+then it is about 10 ms of a core per image.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial as bind
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+
+from sgr.data.coco_file import coco_content_faults
+from sgr.data.faults import Fault
+from sgr.data.preparation import IGNORED, Split, Task, main
+from sgr.data.segments import read_segment_map
+
+NUM_IMAGES = {"train2017": 118287, "val2017": 5000}
+NAMES = {each["id"]: each["name"] for each in COCO_CATEGORIES}
+THINGS = {each["id"]: each["name"] for each in COCO_CATEGORIES if each["isthing"]}
+# Class of each category in the label maps.
+STUFF = [each["id"] for each in COCO_CATEGORIES if not each["isthing"]]
+CLASSES = dict.fromkeys(THINGS, 0) | {id: number for number, id in enumerate(STUFF, start=1)}
+# Ids are those that a colour can be.
+NUM_IDS = 256**3
+
+
+class Segments(NamedTuple):
+    """The segments of an image by its JSON file.
+
+    Attributes:
+        ids, categories: COCO's numbers for each.
+        empty: whether each has no pixel.
+    """
+
+    ids: list[int]
+    categories: list[int]
+    empty: list[bool]
+
+
+class Annotations(NamedTuple):
+    """What a JSON file says.
+
+    Attributes:
+        sizes: (height, width) of the images, by their file names.
+        faults: what is wrong with it.
+        segments: of panoptic files, by the file names of the pictures.
+    """
+
+    sizes: dict[str, tuple[int, int]]
+    faults: list[Fault]
+    segments: dict[str, Segments]
+
+
+def find_splits(root: Path, *, partial: bool = False) -> Iterator[Split]:
+    # One at a time: the JSON files of the training images take gigabytes while they are read.
+    for split, count in NUM_IMAGES.items():
+        yield find_split(root / "coco", split, count, partial)
+
+
+def find_split(folder: Path, split: str, count: int, partial: bool) -> Split:
+    name = f"{folder}, {split}"
+    images, pictures = folder / split, folder / f"panoptic_{split}"
+    instances_json = folder / "annotations" / f"instances_{split}.json"
+    panoptic_json = folder / "annotations" / f"panoptic_{split}.json"
+    if not any(images.glob("*.jpg")):
+        if partial and not images.is_dir():
+            return Split(name, [], [], [f"left out, as there is no folder {images}"])
+        return Split(name, [], [Fault(f"{images} holds no images")])
+
+    sizes: dict[str, tuple[int, int]] = {}
+    segments: dict[str, Segments] = {}
+    faults, notes = [], []
+    if not instances_json.is_file() and not panoptic_json.is_file():
+        faults.append(Fault(f"neither {instances_json} nor {panoptic_json} exists"))
+    for what, file, look_at in (
+        ("instances", instances_json, look_at_instances),
+        ("panoptic segments", panoptic_json, look_at_segments),
+    ):
+        if not file.is_file():
+            notes.append(f"no {what}, as there is no annotations/{file.name}")
+            continue
+        found = read_annotations(file, look_at)
+        notes.append(f"{what} of {len(found.sizes)} images in annotations/{file.name}")
+        faults += found.faults
+        if not found.faults and len(found.sizes) < count and not partial:
+            faults.append(
+                Fault(
+                    f"{file} names {len(found.sizes)} of the {count} images of the release; give "
+                    "--partial if a part is enough"
+                )
+            )
+        faults += [
+            Fault(f"{file} gives another size than {instances_json} for {image}", "other size")
+            for image, size in found.sizes.items()
+            if sizes.get(image, size) != size
+        ]
+        sizes = found.sizes | sizes
+        segments |= found.segments
+
+    has_pictures = any(pictures.glob("*.png"))
+    if panoptic_json.is_file() and not has_pictures:
+        faults.append(
+            Fault(
+                f"{pictures} holds no pictures: unpack annotations/panoptic_{split}.zip, which is "
+                f"in panoptic_annotations_trainval2017.zip, into {folder}"
+            )
+        )
+    if has_pictures and not panoptic_json.is_file():
+        faults.append(Fault(f"{panoptic_json} does not exist, although {pictures} does"))
+    labels = {file: pictures / file for file in segments} if has_pictures else {}
+    tasks = []
+    for image in sorted(sizes):
+        picture = picture_of(image)
+        target = folder / f"panoptic_stuff_{split}" / picture
+        tasks.append(Task(images / image, labels.get(picture), target, size=sizes[image]))
+    return Split(name, tasks, faults, notes, bind(read_labels_of_segments, segments))
+
+
+def read_annotations(
+    file: Path, look_at: Callable[[Path, dict[str, Any]], Annotations]
+) -> Annotations:
+    """Read a JSON file, and check it.
+
+    Args:
+        file: its path.
+        look_at: (path, content) -> what the file says; raises an error where it cannot be read.
+    """
+    print(f"reading {file.parent.name}/{file.name}", flush=True)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        for key in ("images", "annotations", "categories"):
+            if not isinstance(content.get(key), list):
+                raise ValueError(f"it has no list of {key}")
+        return look_at(file, content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        message = f"{file} cannot be read, it may be damaged: {type(error).__name__}: {error}"
+        return Annotations({}, [Fault(message)], {})
+
+
+def look_at_instances(file: Path, content: dict[str, Any]) -> Annotations:
+    faults = [Fault(f"{file}: {fault}", "annotation") for fault in coco_content_faults(content)]
+    if faults:
+        return Annotations({}, faults, {})
+    faults = [*of_other_categories(file, content, THINGS), *of_unknown_images(file, content)]
+    return Annotations(sizes_of(content), faults, {})
+
+
+def look_at_segments(file: Path, content: dict[str, Any]) -> Annotations:
+    sizes = sizes_of(content)
+    segments = {}
+    for annotation in content["annotations"]:
+        infos = annotation["segments_info"]
+        segments[text(annotation, "file_name")] = Segments(
+            [number(each, "id", NUM_IDS) for each in infos],
+            [number(each, "category_id") for each in infos],
+            [each.get("area") == 0 for each in infos],
+        )
+    faults = [*of_other_categories(file, content, NAMES), *of_unknown_images(file, content)]
+    counts = Counter(each["file_name"] for each in content["annotations"])
+    faults += [
+        Fault(f"{file} has {count} annotations of {picture}", "several annotations")
+        for picture, count in counts.items()
+        if count > 1
+    ]
+    faults += [
+        Fault(f"{file} has no segments of {image}", "no segments")
+        for image in sizes
+        if picture_of(image) not in segments
+    ]
+    return Annotations(sizes, faults, segments)
+
+
+def sizes_of(content: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    return {
+        text(each, "file_name"): (number(each, "height"), number(each, "width"))
+        for each in content["images"]
+    }
+
+
+def of_other_categories(file: Path, content: dict[str, Any], names: dict[int, str]) -> list[Fault]:
+    if {each["id"]: each["name"] for each in content["categories"]} == names:
+        return []
+    message = f"{file}: the categories are not COCO's {len(names)}"
+    return [Fault(f"{message}; register data of your own under names of their own")]
+
+
+def of_unknown_images(file: Path, content: dict[str, Any]) -> list[Fault]:
+    known = {each["id"] for each in content["images"]}
+    unknown = {each["image_id"] for each in content["annotations"]} - known
+    return [
+        Fault(f"{file} has annotations of image {id}, which it does not name", "unknown image")
+        for id in sorted(unknown, key=str)
+    ]
+
+
+def picture_of(image: str) -> str:
+    """The file name of an image's panoptic picture, and of its label map."""
+    return f"{Path(image).stem}.png"
+
+
+def text(record: dict[str, Any], key: str) -> str:
+    """The value; raises ValueError, with the record, where it is missing or something else."""
+    value = record.get(key)
+    if not isinstance(value, str):
+        raise ValueError(f"{key} is {value!r}, not a string, in {record}")
+    return value
+
+
+def number(record: dict[str, Any], key: str, limit: int = 2**31) -> int:
+    """The value, below the limit; raises as :func:`text` does."""
+    value = record.get(key)
+    if type(value) is not int or not 0 <= value < limit:  # True is an int, too
+        raise ValueError(f"{key} is {value!r}, not an integer from 0 to {limit - 1}, in {record}")
+    return value
+
+
+def read_labels_of_segments(segments: dict[str, Segments], file: Path) -> np.ndarray:
+    """The label map of a panoptic picture.
+
+    Raises:
+        OSError: the picture is missing or damaged.
+        ValueError: the picture has other segments than the JSON file, or their categories are not
+            COCO's.
+    """
+    ids, categories, empty = segments[file.name]
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"several segments of {file} have the same id in the JSON file")
+    unknown = [each for each in categories if each not in CLASSES]
+    if unknown:
+        which = ", ".join(map(str, unknown))
+        raise ValueError(f"segments of {file} have categories unlike COCO's: {which}")
+    if not file.is_file():
+        raise FileNotFoundError(f"panoptic picture {file} does not exist")
+    record = {"pan_seg_file_name": str(file), "segments_info": [{"id": id} for id in ids]}
+    places = read_segment_map(record)  # -1 where there is none
+    areas = np.bincount(places.ravel() + 1, minlength=len(ids) + 1)[1:]
+    lost = [id for id, area, may_be in zip(ids, areas, empty) if not area and not may_be]
+    if lost:
+        which = ", ".join(map(str, lost))
+        raise ValueError(f"panoptic picture {file} lacks the segments {which}")
+    return np.array([*(CLASSES[each] for each in categories), IGNORED], np.uint8)[places]
+
+
+if __name__ == "__main__":
+    sys.exit(main(find_splits, description=__doc__))

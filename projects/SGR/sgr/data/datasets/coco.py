@@ -1,0 +1,264 @@
+"""COCO 2017: 80 things, 53 kinds of stuff, 118287 training and 5000 validation images.
+
+Detectron2's own datasets, whose records they keep, with errors that say what is missing. S is
+"train" or "val".
+
+==============================  ==================================================================
+``coco_2017_S``                 instances of the 80 things
+``coco_2017_S_panoptic``        segments of all 133 classes, things and stuff
+``coco_2017_S_panoptic_``       label maps: 0 for all things, 1 to 53 for stuff; in the former with
+``separated``, ``stuffonly``    the instances
+==============================  ==================================================================
+
+Detectron2 would look at the files of the first image only, or at none, and stuffonly would leave
+out images without a label map.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+from detectron2.data.datasets.coco import load_coco_json
+from detectron2.data.datasets.coco_panoptic import load_coco_panoptic_json
+
+from ..faults import list_faults
+from .registration import datasets_root, missing_dataset, replace_builtin, set_paths
+
+__all__ = [
+    "load_coco_instances",
+    "load_coco_panoptic",
+    "load_coco_separated",
+    "load_coco_stuff",
+]
+
+HOW_TO_GET_COCO = """
+COCO 2017 is expected as the archives train2017.zip, val2017.zip, annotations_trainval2017.zip
+(instances) and panoptic_annotations_trainval2017.zip (https://cocodataset.org/#download), unpacked
+into the folder coco under the root of all datasets, and the archives panoptic_*.zip that are in the
+last one unpacked there, too:
+    coco/
+      {train,val}2017/NAME.jpg
+      annotations/instances_{train,val}2017.json
+      annotations/panoptic_{train,val}2017.json
+      panoptic_{train,val}2017/NAME.png
+      panoptic_stuff_{train,val}2017/NAME.png
+The last folder, of the datasets "separated" and "stuffonly", is not in them but made by
+    python datasets/prepare_coco.py
+which also checks the download, and goes on where it was broken off.
+"""
+
+# COCO's numbers of the categories -> classes of the panoptic datasets.
+_PANOPTIC_CLASSES = {
+    "thing_dataset_id_to_contiguous_id": {
+        each["id"]: index for index, each in enumerate(COCO_CATEGORIES) if each["isthing"]
+    },
+    "stuff_dataset_id_to_contiguous_id": {
+        each["id"]: index for index, each in enumerate(COCO_CATEGORIES) if not each["isthing"]
+    },
+}
+
+
+def load_coco_instances(split: str) -> list[dict]:
+    """Records of ``coco_2017_*``, see Detectron2's ``load_coco_json``.
+
+    Args:
+        split: "train" or "val".
+
+    Raises:
+        FileNotFoundError: the split is not there, or an image of the JSON file is not.
+        ValueError: the JSON file is not of COCO's instances, or not JSON.
+    """
+    return _load_instances(split, f"coco_2017_{split}")
+
+
+def load_coco_panoptic(split: str) -> list[dict]:
+    """Records of ``coco_2017_*_panoptic``, see Detectron2's ``load_coco_panoptic_json``.
+
+    The file of instances need not be there; only the evaluation of AP reads it.
+
+    Args:
+        split: "train" or "val".
+
+    Raises:
+        FileNotFoundError: the split is not there, or an image or a picture of segments is not.
+        ValueError: the JSON file is not of COCO's panoptic segments, has none, or is not JSON.
+    """
+    paths = _existing(split, "image_root", "panoptic_root", "panoptic_json")
+    file = paths["panoptic_json"]
+    try:
+        records = load_coco_panoptic_json(
+            str(file), str(paths["image_root"]), str(paths["panoptic_root"]), _PANOPTIC_CLASSES
+        )
+    except AssertionError as error:  # about the first image, or that there is none
+        if str(error).startswith("No images"):
+            raise ValueError(f"{file} has no annotations") from error
+        raise _incomplete([str(error)]) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise _not_of_segments(file, error) from error
+    _check_files(records, "file_name", "pan_seg_file_name")
+    return records
+
+
+def load_coco_separated(split: str) -> list[dict]:
+    """Records of ``coco_2017_*_panoptic_separated``: instances, and label maps of stuff.
+
+    Args:
+        split: "train" or "val".
+
+    Raises:
+        FileNotFoundError: the split is not there, or an image or a label map is not.
+        ValueError: the JSON file is not of COCO's instances, or not JSON.
+    """
+    root = _existing(split, "image_root", "json_file", "sem_seg_root")["sem_seg_root"]
+    records = _load_instances(split, f"coco_2017_{split}_panoptic_separated")
+    for record in records:
+        record["sem_seg_file_name"] = str(root / f"{Path(record['file_name']).stem}.png")
+    _check_files(records, "sem_seg_file_name")
+    return records
+
+
+def load_coco_stuff(split: str) -> list[dict]:
+    """Records of ``coco_2017_*_panoptic_stuffonly``: images with label maps of stuff.
+
+    Where an image has no label map, reads the JSON file of panoptic segments, which takes its time,
+    to see whether it should have one.
+
+    Args:
+        split: "train" or "val".
+
+    Raises:
+        FileNotFoundError: the split is not there, or an image or its label map is missing.
+        ValueError: that JSON file is not of COCO's panoptic segments, or not JSON.
+    """
+    paths = _existing(split, "image_root", "sem_seg_root")
+    images = _paths_by_stem(paths["image_root"], ".jpg")
+    labels = _paths_by_stem(paths["sem_seg_root"], ".png")
+    unlabelled = images.keys() - labels.keys()
+    if unlabelled and labels and paths["panoptic_json"].is_file():
+        unlabelled &= _stems_of_segments(paths["panoptic_json"])
+    missing = [str(paths["sem_seg_root"] / f"{stem}.png") for stem in sorted(unlabelled)]
+    alone = sorted(labels.keys() - images.keys())
+    missing += [str(paths["image_root"] / f"{stem}.jpg") for stem in alone]
+    if missing or not images:
+        raise _incomplete(missing or [f"{paths['image_root']}/NAME.jpg"])
+    return [
+        {"file_name": images[stem], "sem_seg_file_name": labels[stem]} for stem in sorted(labels)
+    ]
+
+
+def _load_instances(split: str, name: str) -> list[dict]:
+    """Records of instances; puts the classes into the metadata of ``name``, as Detectron2 does."""
+    paths = _existing(split, "image_root", "json_file")
+    file = paths["json_file"]
+    try:
+        records = load_coco_json(str(file), str(paths["image_root"]), name)
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        message = (
+            f"{file} is not a file of COCO's instances, or damaged: {type(error).__name__}: {error}"
+        )
+        if "in the metadata of" in str(error):
+            message += "\nRegister data with other categories under names of their own"
+        raise ValueError(message) from error
+    _check_files(records, "file_name")
+    return records
+
+
+def _check_files(records: list[dict], *keys: str) -> None:
+    """Raise FileNotFoundError where files are missing; a listing of each folder of theirs."""
+    there: dict[str, set[str]] = {}
+    missing = []
+    for key in keys:
+        for record in records:
+            folder, name = os.path.split(record[key])
+            if folder not in there:
+                there[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+            if name not in there[folder]:
+                missing.append(record[key])
+    if missing:
+        raise _incomplete(missing)
+
+
+def _incomplete(missing: list[str]) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"files are missing:\n{list_faults(missing)}\n{HOW_TO_GET_COCO.strip()}"
+    )
+
+
+def _not_of_segments(file: Path, error: Exception) -> ValueError:
+    why = f"{type(error).__name__}: {error}"
+    if isinstance(error, KeyError) and isinstance(error.args[0], int):
+        why = f"it has the category_id {error.args[0]}, which COCO has not"
+    return ValueError(f"{file} is not a file of COCO's panoptic segments, or damaged: {why}")
+
+
+def _stems_of_segments(panoptic_json: Path) -> set[str]:
+    """Names of the images that have segments, without suffix."""
+    try:
+        content = json.loads(panoptic_json.read_text(encoding="utf-8"))
+        return {Path(each["file_name"]).stem for each in content["annotations"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise _not_of_segments(panoptic_json, error) from error
+
+
+def _paths_by_stem(folder: Path, suffix: str) -> dict[str, str]:
+    names = (name for name in os.listdir(folder) if not name.startswith("."))
+    return {name[: -len(suffix)]: str(folder / name) for name in names if name.endswith(suffix)}
+
+
+def _existing(split: str, *keys: str) -> dict[str, Path]:
+    """All paths; raises FileNotFoundError unless the files and folders of the keys are there."""
+    paths = _paths(split)
+    for key in keys:
+        if not (paths[key].is_dir() if key.endswith("_root") else paths[key].is_file()):
+            raise missing_dataset(paths[key], HOW_TO_GET_COCO)
+    return paths
+
+
+def _paths(split: str) -> dict[str, Path]:
+    folder = datasets_root()
+    return {key: folder / path for key, path in _relative_paths(split).items()}
+
+
+def _relative_paths(split: str) -> dict[str, str]:
+    """Paths under the root of all datasets, by their names in the metadata."""
+    return {
+        "image_root": f"coco/{split}2017",
+        "json_file": f"coco/annotations/instances_{split}2017.json",
+        "panoptic_root": f"coco/panoptic_{split}2017",
+        "panoptic_json": f"coco/annotations/panoptic_{split}2017.json",
+        "sem_seg_root": f"coco/panoptic_stuff_{split}2017",
+    }
+
+
+_INSTANCES = ("image_root", "json_file")
+_PANOPTIC = (*_INSTANCES, "panoptic_root", "panoptic_json")
+# Ends of the names, loaders, and the paths in the metadata.
+_DATASETS: dict[str, tuple[Callable[[str], list[dict]], tuple[str, ...]]] = {
+    "": (load_coco_instances, _INSTANCES),
+    "_panoptic": (load_coco_panoptic, _PANOPTIC),
+    "_panoptic_separated": (load_coco_separated, (*_PANOPTIC, "sem_seg_root")),
+    "_panoptic_stuffonly": (load_coco_stuff, ("image_root", "sem_seg_root")),
+}
+
+
+def _load_registered(name: str, ending: str, split: str) -> list[dict]:
+    load, keys = _DATASETS[ending]
+    paths = _paths(split)
+    set_paths(name, **{key: paths[key] for key in keys})
+    return load(split)
+
+
+for _split in ("train", "val"):
+    for _ending, (_, _keys) in _DATASETS.items():
+        _name = f"coco_2017_{_split}{_ending}"
+        _ends = _relative_paths(_split)
+        replace_builtin(
+            _name,
+            partial(_load_registered, _name, _ending, _split),
+            **{_key: _ends[_key] for _key in _keys},
+        )

@@ -1,0 +1,232 @@
+"""Datasets of one's own, described by a YAML file (DATASETS.FILES).
+
+    name: my_data                # registers my_data_train and my_data_val
+    classes: [road, car, sky]    # names of the labels 0, 1, 2; or a text file, or a number
+    splits:
+      train: {images: images/train, labels: labels/train, instances: train.json}
+      val: {images: images/val, labels: labels/val}
+
+Keys that stand before ``splits`` (``images``, ``labels``, ``instances``) count for the splits that
+lack them, so splits of one folder differ in their ``list`` only; ``val_share: 0.1`` in the place of
+``splits`` takes about a tenth of one folder's images for my_data_val, the rest for my_data_train.
+Further keys are ``ignore_label``, ``label_suffix`` and ``colors``. Paths are relative to the file.
+:mod:`.folders` says what the keys mean.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from .folders import Folders, as_class_names, is_of_folders, register_folders
+
+__all__ = ["add_described_datasets", "register_dataset_file"]
+
+_PATHS = ("images", "labels", "instances", "list")
+_KEYS = {
+    "name": str,
+    "classes": (list, str, int),
+    "ignore_label": int,
+    "colors": list,
+    "label_suffix": str,
+    "images": str,
+    "labels": str,
+    "instances": str,
+    "splits": dict,
+    "val_share": float,
+}
+_KEYS_OF_SPLIT = dict.fromkeys(_PATHS, str)
+
+# Mappers that train on the labels of stuff_classes, so that the head needs as many.
+_SEMANTIC_MAPPERS = ("semantic_concept", "mask_former_semantic_concept")
+
+
+@dataclass(frozen=True)
+class _Description:
+    datasets: dict[str, Folders]
+    classes: list[str] | None
+    options: dict[str, Any]  # of register_folders
+
+
+# What has been registered, by the absolute path of the file.
+_registered: dict[Path, _Description] = {}
+
+
+def register_dataset_file(file: str | os.PathLike) -> list[str]:
+    """Register the datasets that a YAML file describes, see :mod:`.descriptions`.
+
+    The file, and that of the classes, are read; images and label maps only when a dataset is
+    loaded. A file may be registered again: where it has changed, it replaces its datasets.
+
+    Args:
+        file: path, relative to the current directory.
+
+    Returns:
+        The names of the datasets.
+
+    Raises:
+        FileNotFoundError: there is no such file, or no such file of class names.
+        ValueError: it is no YAML file of this kind, or has a key that is not known; or somebody
+            else has registered a dataset of this name.
+    """
+    path = Path(file).expanduser().resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no description of a dataset {str(file)!r} ({path})")
+    try:
+        new = _parse(_read(path), path.parent)
+        old = _registered.get(path)
+        names = list(new.datasets)
+        if old == new and all(name in DatasetCatalog for name in names):
+            return names
+        for name in old.datasets if old else ():
+            if name in DatasetCatalog:
+                DatasetCatalog.remove(name)
+                MetadataCatalog.remove(name)
+        _registered.pop(path, None)
+        for other, description in _registered.items():
+            for name in names:
+                if name in description.datasets and name in DatasetCatalog:
+                    raise ValueError(f"{other} describes a dataset {name!r} already")
+        register_folders(new.datasets, classes=new.classes, **new.options)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    _registered[path] = new
+    return names
+
+
+def add_described_datasets(cfg: CfgNode) -> None:
+    """Register the datasets of ``cfg.DATASETS.FILES``, and fit the number of classes to them.
+
+    MODEL.SEM_SEG_HEAD.NUM_CLASSES 0 becomes the number of classes of the datasets in DATASETS.TRAIN
+    and TEST, described or not; it stays 0 where they name none. Where a description does not tell
+    the classes, this reads all label maps.
+
+    Args:
+        cfg: not frozen; changed in place.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`register_dataset_file`.
+        ValueError: the number is neither 0 nor that of a dataset that is described or of
+            :func:`~.folders.register_sem_seg`, in a config that trains on label maps; it is 0 and
+            the datasets differ; or one of the datasets is not registered.
+    """
+    described = [name for file in cfg.DATASETS.FILES for name in register_dataset_file(file)]
+    head = cfg.MODEL.SEM_SEG_HEAD
+    used = dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    unknown = [name for name in used if name not in DatasetCatalog]
+    if unknown and (described or head.NUM_CLASSES == 0):
+        raise ValueError(
+            f"DATASETS.TRAIN or TEST has {unknown[0]!r}, which is not registered; DATASETS.FILES "
+            f"{list(cfg.DATASETS.FILES)} describes {', '.join(described) or 'nothing'}"
+        )
+    if head.NUM_CLASSES == 0:
+        head.NUM_CLASSES = _common_number(used)
+    elif cfg.INPUT.DATASET_MAPPER_NAME in _SEMANTIC_MAPPERS:
+        for name in filter(is_of_folders, used):
+            num_classes = _num_classes(name, load=False)
+            if num_classes not in (None, head.NUM_CLASSES):
+                raise ValueError(
+                    f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head.NUM_CLASSES}, but the dataset {name} "
+                    f"has {num_classes} classes; set it to their number, or to 0 to take it from "
+                    "the dataset"
+                )
+
+
+def _common_number(names: Iterable[str]) -> int:
+    numbers = {name: _num_classes(name) for name in names}
+    if len(set(numbers.values())) > 1:
+        raise ValueError(
+            "MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0, to be taken from the datasets, but they have "
+            f"different numbers of classes: {numbers}"
+        )
+    return next(iter(numbers.values()), None) or 0
+
+
+def _num_classes(name: str, *, load: bool = True) -> int | None:
+    """How many classes a dataset has; None where that is not known, or not before it is loaded."""
+    classes = MetadataCatalog.get(name).get("stuff_classes")
+    if classes is None and load:
+        DatasetCatalog.get(name)
+        classes = MetadataCatalog.get(name).get("stuff_classes")
+    return None if classes is None else len(classes)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"this is no YAML that can be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"a description has keys, such as name, images and labels, not {content!r}"
+        )
+    return content
+
+
+def _parse(content: dict[str, Any], folder: Path) -> _Description:
+    _check_keys(content, _KEYS, "")
+    if not content.get("name"):
+        raise ValueError("there is no name for the dataset")
+    if ("splits" in content) == ("val_share" in content):
+        raise ValueError("there must be either splits, or val_share for images in one folder")
+    if "splits" in content:
+        splits = {str(key): split or {} for key, split in content["splits"].items()}
+        shares = {}
+    else:
+        share = content["val_share"]
+        if not 0 < share < 1:
+            raise ValueError(f"val_share is {share}, and must be between 0 and 1")
+        splits = {"train": {}, "val": {}}
+        shares = {"train": (share, 1.0), "val": (0.0, share)}
+    if not splits:
+        raise ValueError("splits has none")
+
+    datasets = {}
+    for key, split in splits.items():
+        if not isinstance(split, dict):
+            raise ValueError(f"splits.{key} must have keys, such as images, not {split!r}")
+        _check_keys(split, _KEYS_OF_SPLIT, f"splits.{key}.")
+        paths = {
+            each: None if path is None else folder / Path(path).expanduser()
+            for each in _PATHS
+            for path in [split.get(each, content.get(each))]
+        }
+        for needed in ("images", "labels"):
+            if paths[needed] is None:
+                raise ValueError(f"the split {key} has no {needed}: name their folder")
+        datasets[f"{content['name']}_{key}"] = Folders(
+            paths["images"],
+            paths["labels"],
+            label_suffix=content.get("label_suffix", ""),
+            list_file=paths["list"],
+            share=shares.get(key, (0.0, 1.0)),
+            instances_json=paths["instances"],
+        )
+
+    classes = content.get("classes")
+    if isinstance(classes, str):
+        classes = folder / Path(classes).expanduser()
+    if classes is not None:
+        classes = as_class_names(classes)
+    options = {key: content[key] for key in ("ignore_label", "colors") if key in content}
+    return _Description(datasets, classes, options)
+
+
+def _check_keys(content: dict[str, Any], known: dict[str, Any], prefix: str) -> None:
+    for key, value in content.items():
+        if key not in known:
+            raise ValueError(f"there is no key {prefix}{key}; known are {', '.join(known)}")
+        kinds = known[key] if isinstance(known[key], tuple) else (known[key],)
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise ValueError(
+                f"{prefix}{key} is {value!r}, of type {type(value).__name__}; "
+                f"expected is {expected}"
+            )
