@@ -2,6 +2,8 @@
 
 from .colors import class_colors, distinct_colors
 from .comparison import draw_comparison
+from .confusion_matrix import draw_confusion_matrix
+from .contact_sheet import Sample, draw_contact_sheet
 from .curves import draw_training_curves, read_metrics
 from .histograms import draw_token_histograms
 from .metric_names import higher_is_better, metric_title
@@ -12,10 +14,13 @@ from .regions import most_used_regions, upsample_region, upsample_regions
 from .segments import draw_segments, number_names
 
 __all__ = [
+    "Sample",
     "class_colors",
     "color_labels",
     "distinct_colors",
     "draw_comparison",
+    "draw_confusion_matrix",
+    "draw_contact_sheet",
     "draw_panel",
     "draw_regions_beside",
     "draw_segments",

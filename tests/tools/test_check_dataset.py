@@ -1,0 +1,270 @@
+"""The tool from its command line to its exit status."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+from PIL import Image
+
+from tiny_model import CHECKOUT, CONFIG
+
+TOOL = CHECKOUT / "tools" / "check_dataset.py"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    return runpy.run_path(str(TOOL))
+
+
+@pytest.fixture
+def run(tool, tmp_path):
+    def main(*arguments):
+        return tool["main"]([*map(str, arguments), "--output", str(tmp_path / "out")])
+
+    return main
+
+
+@pytest.fixture
+def register():
+    names = []
+
+    def add(name, records, **metadata):
+        DatasetCatalog.register(name, records if callable(records) else lambda: records)
+        MetadataCatalog.get(name).set(**metadata)
+        names.append(name)
+
+    yield add
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Six images with labels 0 to 2; the records, and the metadata with their folders."""
+    rng = np.random.default_rng(0)
+    records = []
+    for index in range(6):
+        image = rng.integers(0, 256, (24, 32, 3)).astype(np.uint8)
+        labels = rng.integers(0, 3, (3, 4)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+        record = {"image_id": index}
+        for key, kind, array in (
+            ("file_name", "images", image),
+            ("sem_seg_file_name", "labels", labels),
+        ):
+            record[key] = str(tmp_path / kind / f"{index}.png")
+            Path(record[key]).parent.mkdir(exist_ok=True)
+            Image.fromarray(array).save(record[key])
+        records.append(record)
+    metadata = {
+        "stuff_classes": ["sky", "road", "car"],
+        "ignore_label": 255,
+        "evaluator_type": "sem_seg",
+        "image_root": str(tmp_path / "images"),
+        "sem_seg_root": str(tmp_path / "labels"),
+    }
+    return records, metadata
+
+
+def test_a_good_dataset(run, register, folder, tmp_path, capsys):
+    register("check_good", folder[0], **folder[1])
+    assert run("check_good", "--json", tmp_path / "figures.json", "--workers", 2) == 0
+    printed = capsys.readouterr().out
+    assert "check_good: 6 images, label maps" in printed and "Errors: none" in printed
+    assert "s per 1000 images; samples in" in printed
+    with Image.open(tmp_path / "out" / "check_good" / "contact_sheet.jpg") as picture:
+        assert picture.size[0] > 1000
+    figures = json.loads((tmp_path / "figures.json").read_text())["check_good"]
+    labels = [np.array(Image.open(record["sem_seg_file_name"])) for record in folder[0]]
+    for label, row in enumerate(figures["classes"]):
+        assert row["pixels"] == sum((each == label).sum() for each in labels)
+        assert row["images"] == sum((each == label).any() for each in labels)
+    assert figures["faults"] == [] and figures["components_per_image"]["max_active"] == 64
+
+
+def test_a_bad_dataset(run, register, folder, tmp_path, capsys):
+    records, metadata = folder
+    labels = np.full((24, 32), 1, np.uint8)
+    labels[0, :5] = 77
+    Image.fromarray(labels).save(records[0]["sem_seg_file_name"])
+    Path(records[1]["sem_seg_file_name"]).unlink()
+    Path(records[2]["file_name"]).write_bytes(b"no image")
+    Image.fromarray(labels[:, 1:] % 2).save(records[3]["sem_seg_file_name"])
+    register("check_bad", records, **metadata)
+    assert run("check_bad", "--json", tmp_path / "figures.json", "MODEL.SGR.NUM_HEADS", 4) == 1
+    printed, messages = capsys.readouterr()
+    assert "There are errors in check_bad." in messages
+    assert "Errors: 4" in printed and "holds the label(s) 77" in printed
+    assert "| label 77, no class" in printed and "5 pixels in 1 images" in printed
+    figures = json.loads((tmp_path / "figures.json").read_text())["check_bad"]
+    assert figures["labels_outside"] == {"77": {"images": 1, "pixels": 5}}
+    assert figures["num_faults_by_kind"] == {"labels": 1, "label_map": 1, "image": 1, "size": 1}
+    assert [each["kind"] for each in figures["faults"]] == ["labels", "label_map", "image", "size"]
+    # Of the two that are left.
+    assert (tmp_path / "out" / "check_bad" / "contact_sheet.jpg").is_file()
+
+
+def test_files_without_a_partner(run, register, folder, tmp_path, capsys):
+    records, metadata = folder
+    for file in ("images/alone.png", "labels/alone_too.png"):
+        (tmp_path / file).write_bytes(Path(records[0]["file_name"]).read_bytes())
+    register("check_pairs", records, **metadata)
+    assert run("check_pairs", "--num-samples", 0) == 1
+    printed = capsys.readouterr().out
+    assert "2 x files without a partner:" in printed
+    assert f"image without a label map: {tmp_path / 'images' / 'alone.png'} has" in printed
+    assert f"label map without an image: {tmp_path / 'labels' / 'alone_too.png'} has" in printed
+    assert not (tmp_path / "out").exists()
+    assert run("check_pairs", "--num-samples", 0, "--partial") == 0
+    assert "1 images of " in capsys.readouterr().out
+    # A choice out of a folder.
+    register("check_some", records[2:], **metadata)
+    assert run("check_some", "--num-samples", 0) == 0
+    assert "2 images of " in capsys.readouterr().out
+
+
+def test_part_of_a_dataset(run, register, folder, tmp_path, capsys):
+    records, metadata = folder
+    Path(records[1]["file_name"]).unlink()
+    register("check_some", records, **metadata)
+    assert run("check_some", "--limit", 3, "--num-samples", 2) == 0  # 0, 2 and 5
+    assert "check_some: 3 of 6 images" in capsys.readouterr().out
+
+
+def test_classes_of_the_config(run, register, folder, tmp_path, capsys):
+    register("check_classes", folder[0], **folder[1])
+    options = ["--num-samples", 0, "check_classes", "MODEL.SEM_SEG_HEAD.NUM_CLASSES"]
+    assert run("--config-file", CONFIG, *options, 3) == 0
+    assert run("--config-file", CONFIG, *options, 4) == 1
+    printed = capsys.readouterr().out
+    assert "MODEL.SEM_SEG_HEAD.NUM_CLASSES is 4, but the dataset has 3 stuff_classes" in printed
+    assert run(*options, 4) == 0  # of no training that is known
+
+
+def test_datasets_of_the_config(run, tiny_shapes, tmp_path, capsys):
+    assert run("--config-file", CONFIG, "--json", tmp_path / "figures.json") == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert list(figures) == ["shapes_sem_seg_train", "shapes_sem_seg_val"]
+    assert figures["shapes_sem_seg_train"]["checked"] == 12
+    instances = figures["shapes_sem_seg_val"]["instances"]
+    records = DatasetCatalog.get("shapes_sem_seg_val")
+    assert instances["total"] == sum(len(record["annotations"]) for record in records)
+    assert (tmp_path / "out" / "shapes_sem_seg_val" / "contact_sheet.jpg").is_file()
+
+
+def test_instances_and_segments(run, register, folder, tmp_path, capsys):
+    records, _ = folder
+    boxes = {"bbox": [1, 1, 8, 8], "bbox_mode": BoxMode.XYWH_ABS}
+    of_instances = [
+        {
+            "file_name": record["file_name"],
+            "annotations": [
+                {"category_id": 0, "segmentation": [[1, 1, 9, 1, 9, 9]], **boxes},
+                {"category_id": 0, "segmentation": None, **boxes},
+            ][: index],
+        }
+        for index, record in enumerate(records)
+    ]
+    register("check_instances", of_instances, thing_classes=["car"])
+    # Labels as ids: segment 1 is sky, and what is 0 has none.
+    of_segments = [
+        {
+            "file_name": record["file_name"],
+            "pan_seg_file_name": record["sem_seg_file_name"],
+            "segments_info": [{"id": 1, "category_id": 0}, {"id": 2, "category_id": 1}],
+        }
+        for record in records
+    ]
+    register(
+        "check_segments",
+        of_segments,
+        stuff_classes=["sky", "car"],
+        thing_dataset_id_to_contiguous_id={3: 1},
+    )
+    assert run("check_instances", "check_segments") == 0
+    printed = capsys.readouterr().out
+    assert "check_instances: 6 images, instances" in printed
+    assert "instances without a mask, which serve detectors only: 4" in printed
+    assert "9 in 5 images" in printed
+    assert "check_segments: 6 images, panoptic segments" in printed
+    for name in ("check_instances", "check_segments"):
+        assert (tmp_path / "out" / name / "contact_sheet.jpg").is_file()
+
+
+def test_datasets_that_cannot_be_loaded(run, register, folder, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
+
+    def fail():
+        raise AttributeError("oops")
+
+    register("check_good", folder[0], **folder[1])
+    register("check_fails", fail)
+    register("check_test", [{"file_name": "a.png"}])
+    register("check_unnamed", folder[0])
+    names = ["shapes_sem_seg_train", "check_fails", "check_test", "check_unnamed", "check_good"]
+    assert run(*names, "--num-samples", 0, "--json", tmp_path / "f.json") == 1
+    printed, messages = capsys.readouterr()
+    assert "shapes_sem_seg_train: cannot be checked: " in printed
+    assert "python datasets/make_shapes.py" in printed
+    assert "check_fails: cannot be checked: AttributeError: oops" in printed
+    assert "check_test: cannot be checked: its records have no ground truth" in printed
+    assert "check_unnamed: cannot be checked: its metadata have no stuff_classes" in printed
+    assert "check_good: 6 images" in printed and "errors in shapes_sem_seg_train" in messages
+    assert "error" in json.loads((tmp_path / "f.json").read_text())["check_fails"]
+
+
+def test_wrong_command_lines(run, capsys):
+    def error(*arguments):
+        try:
+            assert run(*arguments) == 2
+        except SystemExit as stop:
+            assert stop.code == 2
+        return capsys.readouterr().err
+
+    message = error("shapes_sem_seg_trian")
+    assert "no dataset 'shapes_sem_seg_trian'; do you mean shapes_sem_seg_train" in message
+    assert "DATASETS.FILES" in message
+    assert "no dataset 'qqq'. Datasets of your own" in error("qqq")
+    assert "name a dataset, or give a --config-file" in error()
+    assert "pairs of KEY VALUE, got MODEL.DEVICE" in error("coco_2017_val", "MODEL.DEVICE")
+    assert "no config file 'none.yaml'" in error("--config-file", "none.yaml")
+    assert "NO.SUCH_KEY" in error("coco_2017_val", "NO.SUCH_KEY", "1")
+    assert "must be at least 1, not 0" in error("coco_2017_val", "--workers", 0)
+
+
+def test_names_and_keys(tool):
+    parse = tool["parse_args"]
+    args = parse(["a", "b", "a", "--limit", "3", "SEED", "-1", "DATASETS.FILES", "['c.yaml']"])
+    assert args.names == ["a", "b"] and args.limit == 3
+    assert args.opts == ["SEED", "-1", "DATASETS.FILES", "['c.yaml']"]
+
+
+def test_described_datasets(run, folder, tmp_path, capsys):
+    description = tmp_path / "mine.yaml"
+    description.write_text(
+        "name: check_described\nclasses: [sky, road, car]\n"
+        "splits:\n  train: {images: images, labels: labels}\n"
+    )
+    files = ["DATASETS.FILES", f"['{description}']"]
+    assert run("check_described_train", "--num-samples", 1, *files) == 0
+    assert "check_described_train: 6 images" in capsys.readouterr().out
+    DatasetCatalog.remove("check_described_train")
+    MetadataCatalog.remove("check_described_train")
+
+
+def test_ctrl_c(tool, run, register, folder, monkeypatch, capsys):
+    register("check_good", folder[0], **folder[1])
+    seen = []
+
+    def interrupt(*_):
+        seen.append(1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["sgr.data.checking.dataset"].DatasetReport, "add", interrupt)
+    assert run("check_good") == 130
+    assert len(seen) == 1 and "stopped" in capsys.readouterr().err
