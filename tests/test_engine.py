@@ -130,6 +130,63 @@ def test_the_results_come_back_from_a_training_and_an_evaluation(
     assert evaluated["sem_seg"]["mIoU"] == pytest.approx(trained["sem_seg"]["mIoU"])
 
 
+class TestResultsFile:
+    def test_a_training_leaves_one(self, trained):
+        folder, results = trained
+        assert read_results(folder / "inference") == as_written(results)
+        assert not list((folder / "inference").glob(".*"))
+
+    @pytest.mark.parametrize("several", [False, True])
+    def test_an_evaluation_leaves_one_per_kind_of_test(
+        self, trained, tiny_shapes, tmp_path, several
+    ):
+        names = ("shapes_sem_seg_val", "shapes_sem_seg_train")[: 1 + several]
+        cfg = tiny_config(
+            tmp_path, MODEL__WEIGHTS=trained[0] / "model_final.pth", DATASETS__TEST=names,
+            TEST__AUG__ENABLED=True, TEST__AUG__SCALES="[0.5]", TEST__AUG__FLIP=False,
+        )
+        results = as_written(evaluate(cfg))
+        one, two = (read_results(tmp_path / name) for name in ("inference", "inference_TTA"))
+        assert {**one, **two} == results
+        first = names if several else ("sem_seg", "tokens", "queries")
+        assert tuple(one) == first
+        assert list(two) == [f"{name}_TTA" for name in (names if several else ["sem_seg"])]
+
+    def test_sliding_windows_leave_one(self, trained, tiny_shapes, tmp_path):
+        cfg = tiny_config(
+            tmp_path, MODEL__WEIGHTS=trained[0] / "model_final.pth",
+            TEST__SLIDING_WINDOW__ENABLED=True,
+        )
+        results = as_written(evaluate(cfg))
+        assert read_results(tmp_path / "inference") == results
+
+    def test_where_it_is_is_logged_once(self, trained, tiny_shapes, tmp_path, caplog):
+        cfg = tiny_config(tmp_path, MODEL__WEIGHTS=trained[0] / "model_final.pth")
+        with caplog.at_level(logging.INFO):
+            evaluate(cfg)
+        said = f"All results are in {tmp_path / 'inference' / 'results.json'}"
+        assert [each.message for each in caplog.records].count(said) == 1
+
+    def test_there_is_none_without_a_dataset(self, tiny_shapes, tmp_path):
+        cfg = tiny_config(tmp_path, DATASETS__TEST="()")
+        assert Trainer.test(cfg, Trainer.build_model(cfg)) == {}
+        assert not (tmp_path / "inference").exists()
+
+
+def read_results(folder):
+    def refuse(constant):
+        raise AssertionError(f"JSON has no {constant}")
+
+    return json.loads((folder / "results.json").read_text(), parse_constant=refuse)
+
+
+def as_written(results):
+    """With None in the place of nan."""
+    if isinstance(results, dict):
+        return {key: as_written(value) for key, value in results.items()}
+    return None if np.isnan(results) else results
+
+
 class TestResume:
     def test_goes_on_where_it_stopped(self, tiny_shapes, tmp_path):
         """Three iterations, a stop, three more: as if nothing had happened."""

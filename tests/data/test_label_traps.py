@@ -7,7 +7,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from sgr.data.mappers import SemanticConceptMapper
-from sgr.evaluation.sem_seg_evaluator import CheckedSemSegEvaluator
+from sgr.evaluation.sem_seg_evaluator import MeanIoUEvaluator
 
 LABELS = np.arange(12, dtype=np.uint8).repeat(4).reshape(6, 8) % 5
 LABELS[0, :3] = 255
@@ -88,7 +88,7 @@ def test_forms_of_label_maps(save, image_file, tmp_path):
     )
     MetadataCatalog.get(name).set(stuff_classes=list("abcde"), ignore_label=255)
     try:
-        evaluator = CheckedSemSegEvaluator(name)
+        evaluator = MeanIoUEvaluator(name)
         evaluator.reset()
         predicted = torch.from_numpy(np.where(labels == 255, 3, labels).astype(np.int64))
         evaluator.process([{"file_name": str(image_file)}], [{"sem_seg": predicted}])

@@ -15,13 +15,15 @@ from PIL import Image
 
 from sgr.config import add_sgr_config
 from sgr.evaluation import (
-    CheckedSemSegEvaluator,
+    CityscapesMeanIoUEvaluator,
     FastCOCOEvaluator,
+    MeanIoUEvaluator,
     PanopticQualityEvaluator,
     ThingCOCOEvaluator,
     TokenSemanticsEvaluator,
     build_evaluator,
 )
+from sgr.evaluation.build import why_not_semantic
 from sgr.modeling.reasoning.concept_regions import ConceptRegions
 
 
@@ -114,10 +116,10 @@ def test_coco(register, tmp_path):
 
 def test_without_tokens_there_is_only_the_tasks_evaluator(register, tmp_path):
     name = register([], evaluator_type="sem_seg", stuff_classes=["a"], ignore_label=255)
-    assert type(build_evaluator(config(tmp_path, tokens=False), name)) is CheckedSemSegEvaluator
+    assert type(build_evaluator(config(tmp_path, tokens=False), name)) is MeanIoUEvaluator
     evaluators = build_evaluator(config(tmp_path, tokens=True), name)._evaluators
     assert [type(evaluator) for evaluator in evaluators] == [
-        CheckedSemSegEvaluator,
+        MeanIoUEvaluator,
         TokenSemanticsEvaluator,
     ]
 
@@ -135,11 +137,11 @@ def test_unknown_evaluator_types_are_named(register, tmp_path, metadata):
         ("GeneralizedRCNN", FastCOCOEvaluator, [ThingCOCOEvaluator]),
         ("ConceptGeneralizedRCNN", FastCOCOEvaluator, [ThingCOCOEvaluator]),
         ("RetinaNet", FastCOCOEvaluator, [ThingCOCOEvaluator]),
-        ("PanopticFPN", FastCOCOEvaluator, [CheckedSemSegEvaluator, ThingCOCOEvaluator]),
-        ("ProposalNetwork", FastCOCOEvaluator, [CheckedSemSegEvaluator]),  # as any unknown one
-        ("SomebodysModel", FastCOCOEvaluator, [CheckedSemSegEvaluator]),
-        ("SemanticSegmentor", None, [CheckedSemSegEvaluator]),
-        ("ConceptSemanticSegmentor", None, [CheckedSemSegEvaluator]),
+        ("PanopticFPN", FastCOCOEvaluator, [MeanIoUEvaluator, ThingCOCOEvaluator]),
+        ("ProposalNetwork", FastCOCOEvaluator, [MeanIoUEvaluator]),  # as any unknown one
+        ("SomebodysModel", FastCOCOEvaluator, [MeanIoUEvaluator]),
+        ("SemanticSegmentor", None, [MeanIoUEvaluator]),
+        ("ConceptSemanticSegmentor", None, [MeanIoUEvaluator]),
     ],
 )
 def test_a_model_is_measured_by_what_it_puts_out(
@@ -203,7 +205,7 @@ def test_detectron2s_cityscapes_is_measured_over_its_19_classes(register, tmp_pa
     truth = np.array([[0, 18, 255, 0]], np.uint8)
     (images / "a_leftImg8bit.png").touch()
     for kind in ("instanceIds", "labelIds"):
-        (labels / f"a_gtFine_{kind}.png").touch()
+        Image.fromarray(np.zeros((1, 4), np.uint8)).save(labels / f"a_gtFine_{kind}.png")
     Image.fromarray(truth).save(labels / "a_gtFine_labelTrainIds.png")
     size = {"imgHeight": 1, "imgWidth": 4}
     (labels / "a_gtFine_polygons.json").write_text(json.dumps(size))
@@ -212,11 +214,13 @@ def test_detectron2s_cityscapes_is_measured_over_its_19_classes(register, tmp_pa
     name = register(records, **{key: metadata[key] for key in metadata if key != "name"})
 
     evaluator = build_evaluator(config(tmp_path, tokens=False), name)
+    assert type(evaluator) is CityscapesMeanIoUEvaluator
     predicted = torch.tensor([[0, 18, 3, 18]])
     scores = torch.nn.functional.one_hot(predicted, 19).permute(2, 0, 1).float()
     evaluator.reset()
     evaluator.process([records[0]], [{"sem_seg": scores}])
-    assert evaluator.evaluate()["sem_seg"]["mIoU"] == pytest.approx(100 * (1 / 2 + 1 / 2) / 2)
+    results = evaluator.evaluate()["sem_seg"]
+    assert results["mIoU"] == results["IoU"] == pytest.approx(100 * (1 / 2 + 1 / 2) / 2)
 
 
 PANOPTIC = ["coco_panoptic_seg", "ade20k_panoptic_seg", "cityscapes_panoptic_seg"]
@@ -270,7 +274,7 @@ def types_of(evaluator):
 def test_what_is_switched_on_is_measured(panoptic, tmp_path, evaluator_type, meta_arch):
     name = panoptic(evaluator_type=evaluator_type)
     kinds = {
-        "SEMANTIC": CheckedSemSegEvaluator,
+        "SEMANTIC": MeanIoUEvaluator,
         "PANOPTIC": PanopticQualityEvaluator,
         "INSTANCE": ThingCOCOEvaluator,
     }
@@ -296,8 +300,9 @@ def test_nothing_switched_on(panoptic, register, tmp_path):
 @pytest.mark.parametrize(
     "change, dropped, why",
     [
-        ({"without": ["sem_seg_file_name"]}, "SEMANTIC", "without sem_seg_file_name"),
-        ({"stuff_classes": ["things", "b", "c"]}, "SEMANTIC", "3 classes and the model has 2"),
+        ({"without": ["sem_seg_file_name"], "stuff_classes": list("abc")}, "SEMANTIC",
+         "segments have 3 classes and the model has 2"),
+        ({"stuff_classes": list("abc")}, "SEMANTIC", "label maps have 3 classes and the model"),
         ({"json_file": None}, "INSTANCE", "no json_file"),
     ],
 )
@@ -341,14 +346,45 @@ def test_separated_panoptic_datasets_have_no_segments(panoptic, tmp_path):
     "meta_arch, message",
     [
         ("SemanticSegmentor", "cannot serve to measure mIoU, since .* without sem_seg_file_name"),
-        ("SomebodysModel", "records without sem_seg_file_name: mIoU"),
+        ("SomebodysModel", "records without sem_seg_file_name, or pan_.*: mIoU"),
     ],
 )
-def test_miou_needs_label_maps(panoptic, tmp_path, evaluator_type, meta_arch, message):
+def test_miou_needs_label_maps_or_segments(panoptic, tmp_path, evaluator_type, meta_arch, message):
     name = panoptic(evaluator_type=evaluator_type)
     cfg = config(tmp_path, tokens=False, meta_arch=meta_arch)
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 2
-    assert types_of(build_evaluator(cfg, name)) == [CheckedSemSegEvaluator]
-    DatasetCatalog.get(name)[0].pop("sem_seg_file_name")
+    assert types_of(build_evaluator(cfg, name)) == [MeanIoUEvaluator]
+    (record,) = DatasetCatalog.get(name)
+    label_map = record.pop("sem_seg_file_name")
+    assert types_of(build_evaluator(cfg, name)) == [MeanIoUEvaluator]
+    assert why_not_semantic(cfg, name) is None
+    record.pop("segments_info")
     with pytest.raises(ValueError, match=f"{name}.*{message}"):
         build_evaluator(cfg, name)
+    # As in Detectron2's separated and stuffonly datasets, where classes are those of the maps.
+    record.pop("pan_seg_file_name")
+    record["sem_seg_file_name"] = label_map
+    assert types_of(build_evaluator(cfg, name)) == [MeanIoUEvaluator]
+
+
+def test_panoptic_quality_and_miou_of_segments_alone(register, tmp_path):
+    """As in Detectron2's coco_2017_val_panoptic."""
+    ids = np.array([[1, 1, 2, 0]], np.uint8)
+    Image.fromarray(ids).save(tmp_path / "a.png")
+    segments = [{"id": 1, "category_id": 0}, {"id": 2, "category_id": 1}]
+    record = {"file_name": "a.jpg", "pan_seg_file_name": str(tmp_path / "a.png")}
+    name = register(
+        [{**record, "segments_info": segments}],
+        evaluator_type="coco_panoptic_seg",
+        stuff_classes=["thing", "stuff"],
+        thing_dataset_id_to_contiguous_id={7: 0},
+        ignore_label=255,
+    )
+    evaluator = build_evaluator(mask_classifier(tmp_path, "SEMANTIC", "PANOPTIC"), name)
+    evaluator.reset()
+    predicted = torch.tensor([[0, 0, 0, 1]])
+    output = {"sem_seg": predicted, "panoptic_seg": (predicted + 1, segments)}
+    evaluator.process([record], [output])
+    results = evaluator.evaluate()
+    assert results["sem_seg"]["mIoU"] == pytest.approx(100 * (2 / 3 + 0) / 2)
+    assert results["panoptic_seg"]["PQ"] == pytest.approx(100 * (2 / 3 + 0) / 2)

@@ -1,10 +1,15 @@
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
+import torch
+from detectron2.data import transforms as T
 from PIL import Image
 
+from sgr.data.mappers.augmentations import CentralSquare
 from sgr.evaluation.ground_truth import (
+    as_tested,
     count_without_mask,
+    file_size,
     has_classes,
     has_instances,
     read_class_map,
@@ -108,8 +113,9 @@ def test_a_missing_panoptic_picture_is_named(tmp_path):
 
 def test_has_instances():
     assert has_instances({"annotations": []})
-    assert has_instances({"pan_seg_file_name": "x"})
+    assert has_instances({"pan_seg_file_name": "x", "segments_info": []})
     assert not has_instances({"sem_seg_file_name": "x"})
+    assert not has_instances({"pan_seg_file_name": "x"})
 
 
 @pytest.fixture
@@ -149,5 +155,95 @@ def test_classes_of_a_label_map_come_before_those_of_segments(panoptic, tmp_path
 
 
 def test_has_classes():
-    assert has_classes({"sem_seg_file_name": "x"}) and has_classes({"pan_seg_file_name": "x"})
+    assert has_classes({"sem_seg_file_name": "x"})
+    assert has_classes({"pan_seg_file_name": "x", "segments_info": []})
     assert not has_classes({"annotations": []})
+    # Panoptic pictures alone hold numbers, and do not say of what.
+    assert not has_classes({"pan_seg_file_name": "x"})
+    assert not has_classes({"segments_info": []})
+
+
+TYPES = [np.uint8, np.int8, np.uint16, np.int16, np.int32, np.uint32, np.int64]
+TRANSFORMS = {
+    "smaller": T.ResizeTransform(40, 60, 13, 31),
+    "larger": T.ResizeTransform(40, 60, 57, 90),
+    "square": CentralSquare(17).transform_of((40, 60)),
+    "large square": CentralSquare(77).transform_of((40, 60)),
+    "crop": T.CropTransform(7, 3, 30, 20),
+    "flip": T.TransformList([T.HFlipTransform(60), T.ResizeTransform(40, 60, 20, 30)]),
+}
+
+
+def literal_resize(labels, height, width):
+    """Each pixel takes the value under its centre."""
+    rows = [int((row + 0.5) * labels.shape[0] / height) for row in range(height)]
+    columns = [int((column + 0.5) * labels.shape[1] / width) for column in range(width)]
+    return np.array([[labels[row, column] for column in columns] for row in rows])
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize("dtype", TYPES)
+def test_as_tested_moves_every_type_like_an_image(name, dtype):
+    limits = np.iinfo(dtype)
+    labels = np.random.default_rng(0).integers(limits.min, limits.max, (40, 60), dtype=dtype)
+    transform = TRANSFORMS[name]
+    moved = as_tested({"ground_truth_transform": transform}, labels)
+    assert moved.dtype == dtype
+    # Byte by byte, as Detectron2 moves images, of which labels are a channel.
+    in_bytes = np.ascontiguousarray(labels)[..., None].view(np.uint8)
+    channels = [
+        transform.apply_segmentation(np.ascontiguousarray(in_bytes[..., each]))
+        for each in range(in_bytes.shape[-1])
+    ]
+    expected = np.ascontiguousarray(np.stack(channels, axis=-1)).view(dtype)[..., 0]
+    np.testing.assert_array_equal(moved, expected)
+
+
+# Sides of the files are odd: so no centre lies between two pixels.
+@pytest.mark.parametrize("height, width, side", [(41, 61, 17), (61, 43, 77), (33, 33, 33)])
+def test_as_tested_takes_the_value_under_the_centre(height, width, side):
+    labels = np.random.default_rng(0).integers(-1, 5000, (height, width))
+    transform = CentralSquare(side).transform_of((height, width))
+    moved = as_tested({"ground_truth_transform": transform}, labels)
+    longer = int(side / min(height, width) * max(height, width) + 0.5)
+    new = (side, longer) if height <= width else (longer, side)
+    top, left = ((each - side) // 2 for each in new)
+    expected = literal_resize(labels, *new)[top : top + side, left : left + side]
+    np.testing.assert_array_equal(moved, expected)
+
+
+def test_as_tested_without_a_transform_is_the_map():
+    labels = np.arange(6).reshape(2, 3)
+    assert as_tested({"file_name": "a.jpg"}, labels) is labels
+
+
+def test_as_tested_takes_any_layout():
+    labels = np.arange(24 * 40).reshape(24, 40)
+    input_ = {"ground_truth_transform": CentralSquare(12).transform_of((40, 24))}
+    expected = as_tested(input_, np.ascontiguousarray(labels.T))
+    np.testing.assert_array_equal(as_tested(input_, labels.T), expected)
+    np.testing.assert_array_equal(as_tested(input_, np.asfortranarray(labels.T)), expected)
+    assert not as_tested(input_, np.zeros((40, 24), bool)).any()
+
+
+def test_as_tested_names_a_map_of_another_size():
+    input_ = {
+        "file_name": "a.jpg", "ground_truth_transform": CentralSquare(12).transform_of((40, 24))
+    }
+    with pytest.raises(ValueError, match="ground truth of a.jpg is 24 x 40 pixels .height x width"):
+        as_tested(input_, np.zeros((24, 40), np.uint8))
+
+
+def test_file_size():
+    image = torch.zeros(3, 5, 6)
+    record = {"height": 50, "width": 60}
+    assert file_size(record, {"image": image, "height": 9, "width": 9}) == (50, 60)
+    assert file_size({}, {"image": image, "height": 50, "width": 60}) == (50, 60)
+    assert file_size({}, {"image": image}) == (5, 6)
+    square = {
+        "image": image, "height": 5, "width": 5,
+        "ground_truth_transform": CentralSquare(5).transform_of((70, 80)),
+    }
+    assert file_size({}, square) == (70, 80)
+    assert file_size(record, square) == (50, 60)
+    assert file_size({}, {**square, "ground_truth_transform": TRANSFORMS["larger"]}) == (40, 60)

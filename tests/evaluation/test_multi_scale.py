@@ -22,6 +22,7 @@ from sgr.evaluation import (
     SlidingWindowSegmentor,
     build_multi_scale_model,
 )
+from sgr.evaluation.multi_scale import describe_views
 from sgr.evaluation.semantic_model import check_test_datasets, semantic_config
 from tiny_detector import tiny_detector_config
 from tiny_model import CONFIG, tiny_config
@@ -367,7 +368,8 @@ class TestEngine:
         assert list(results) == ["sem_seg", "tokens", "queries", "sem_seg_TTA"]
         assert 0 <= results["sem_seg_TTA"]["mIoU"] <= 100
         assert "Multi-scale testing: not measured are token metrics" in caplog.text
-        assert (tmp_path / "inference_TTA" / "sem_seg_predictions.json").exists()
+        assert caplog.text.count("Multi-scale testing: scales 0.5, 1.0, with flip\n") == 1
+        assert (tmp_path / "inference_TTA" / "sem_seg.json").exists()
 
     def test_scales_are_made_of_the_files(self, tiny_shapes, tmp_path, weights, monkeypatch):
         """And one scale without flip is the plain test."""
@@ -386,6 +388,48 @@ class TestEngine:
         results = evaluate(cfg)
         assert set(seen) == {(96, 96, 64, 64)}
         assert results["sem_seg_TTA"] == pytest.approx(results["sem_seg"], nan_ok=True, rel=1e-3)
+
+    @pytest.mark.parametrize("name", ["maskformer_R50_sgr", "fcn_R50"])
+    @pytest.mark.parametrize("limit", [0, 50])
+    def test_scales_of_a_square(self, tmp_path, name, limit):
+        """They are made of the square of TEST.CENTER_CROP_SIZE, and relative to it."""
+        file = tmp_path / "image.png"
+        Image.fromarray(picture(72, 99).permute(1, 2, 0).numpy()).save(file)
+        dataset = f"one_{tmp_path.name}"
+        DatasetCatalog.register(dataset, lambda: [{"file_name": str(file)}])
+        seen = []
+
+        class Collect(DatasetEvaluator):
+            def process(self, inputs, outputs):
+                seen.append((inputs[0]["image"], outputs[0]["sem_seg"]))
+
+            def evaluate(self):
+                return {"sem_seg": {}}
+
+        class Collecting(Trainer):
+            @classmethod
+            def build_evaluator(cls, cfg, name, output_folder=None):
+                return Collect()
+
+        MetadataCatalog.get(dataset).set(evaluator_type="sem_seg")
+        try:
+            cfg, model = framework(
+                tmp_path, name, DATASETS__TEST=f"('{dataset}',)", TEST__CENTER_CROP_SIZE=48,
+                INPUT__MAX_SIZE_TEST=limit,
+            )
+            Collecting.test_with_TTA(cfg, model)
+        finally:
+            DatasetCatalog.pop(dataset)
+            MetadataCatalog.pop(dataset)
+        ((square, actual),) = seen
+        resized = np.asarray(Image.open(file).resize((66, 48), Image.BILINEAR))
+        assert torch.equal(square, torch.from_numpy(resized[:, 9:57].transpose(2, 0, 1).copy()))
+        views = literal_views(square, 48, 48, SCALES)
+        with torch.no_grad():
+            softmax = FRAMEWORKS.get(name) != "as they are"
+            expected = literal(model, views, size=(48, 48), softmax=softmax)
+        assert actual.shape == (9, 48, 48)
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
     def test_after_training(self, tiny_shapes, tmp_path):
         cfg = tiny_config(
@@ -411,7 +455,7 @@ class TestEngine:
         assert list(results["shapes_sem_seg_val_TTA"]) == ["sem_seg"]
         assert "anything on shapes_instance_val, since its evaluator_type is 'coco'" in caplog.text
         folder = tmp_path / "inference_TTA" / "shapes_sem_seg_val"
-        assert (folder / "sem_seg_predictions.json").exists()
+        assert (folder / "sem_seg.json").exists()
         cfg.DATASETS.TEST = names[1:]
         with pytest.raises(ValueError, match="measured on shapes_instance_val, since .*'coco'"):
             Trainer.test_with_TTA(cfg, model)
@@ -432,6 +476,14 @@ class TestEngine:
         )
         with pytest.raises(ValueError, match="measured on shapes_instance_val, since .*'coco'"):
             run(cfg)
+
+    def test_views_of_detectors_and_by_lengths_of_sides(self, tmp_path):
+        options = {"TEST__AUG__MIN_SIZES": (48, 64), "TEST__AUG__FLIP": False}
+        detector = tiny_detector_config(OUTPUT_DIR=tmp_path, **options)
+        semantic = tiny_config(tmp_path, TEST__AUG__SCALES="[]", **options)
+        for cfg in (detector, semantic):
+            model = build_multi_scale_model(cfg, build_model(cfg).eval())
+            assert describe_views(model) == "shortest sides of 48, 64, without flip"
 
     def test_detectors_need_no_label_maps(self, tiny_shapes, tmp_path):
         Trainer(tiny_detector_config(OUTPUT_DIR=tmp_path, TEST__AUG__ENABLED=True))
@@ -524,6 +576,9 @@ class TestEngine:
             results = evaluate(cfg)
         assert list(results) == ["sem_seg", "sem_seg_TTA"]
         assert caplog.text.count("not measured are token metrics") == 2
+        windows = "windows of 64 x 64 pixels, 32 x 32 from one to the next\n"
+        assert caplog.text.count(f"Sliding windows: {windows}") == 1
+        assert f"Multi-scale testing: scales 0.5, 1.0, with flip, by {windows}" in caplog.text
         inner = build_multi_scale_model(cfg, Trainer.build_model(cfg)).model
         assert isinstance(inner, SlidingWindowSegmentor)
 

@@ -1,3 +1,4 @@
+import importlib
 import json
 import logging
 
@@ -136,6 +137,65 @@ def test_crowds():
     assert count([-1, -1, 0, 0, 1, 1], [0, 0], truth, classes, crowd).false_positives[0] == 1
     # Its pixels stay in a union, unlike void ones.
     assert count([-1, -1, 0, 0, 0, 0], [0], truth, classes, crowd).iou[0] == 3 / 4
+
+
+def official_code():
+    """COCO's, of which Cityscapes' scripts have the same function."""
+    for name in (
+        "panopticapi.evaluation",
+        "cityscapesscripts.evaluation.evalPanopticSemanticLabeling",
+    ):
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    pytest.skip("neither panopticapi nor cityscapesscripts is installed")
+
+
+@pytest.mark.parametrize("crowds", [False, True])
+def test_the_official_code_agrees(tmp_path, crowds):
+    """Image by image, but for several crowds of a class, of which it looks at one."""
+    official = official_code()
+    categories = {c: {"id": c, "isthing": int(c in THINGS)} for c in range(NUM_CLASSES)}
+    total, pairs = PanopticCounts.zeros(NUM_CLASSES), []
+    for seed in range(30):
+        predicted, predicted_classes, truth, truth_classes, crowd = random_image(
+            np.random.default_rng(seed), crowds=crowds
+        )
+        first = np.unique(truth_classes[crowd], return_index=True)[1]
+        crowd[np.delete(np.flatnonzero(crowd), first)] = False
+        total = total.plus(count(predicted, predicted_classes, truth, truth_classes, crowd))
+        pair = []
+        for what, places, classes, crowds_of in (
+            ("truth", truth, truth_classes, crowd),
+            ("predicted", predicted, predicted_classes, np.zeros(6, bool)),
+        ):
+            file = f"{what}-{seed}.png"
+            picture = np.stack([places + 1, places * 0, places * 0], axis=-1)
+            Image.fromarray(picture.astype(np.uint8)).save(tmp_path / file)
+            segments = [
+                {
+                    "id": place + 1,
+                    "category_id": int(classes[place]),
+                    "area": int((places == place).sum()),
+                    "iscrowd": int(crowds_of[place]),
+                }
+                for place in range(6)
+                if (places == place).any()
+            ]
+            pair.append({"file_name": file, "image_id": seed, "segments_info": segments})
+        pairs.append(pair)
+    folder = str(tmp_path)
+    statistics = official.pq_compute_single_core(0, pairs, folder, folder, categories)
+    for index in range(NUM_CLASSES):
+        theirs = statistics[index]
+        ours = [part[index] for part in total]
+        assert ours == pytest.approx([theirs.iou, theirs.tp, theirs.fp, theirs.fn], rel=1e-12)
+    qualities = total.qualities()
+    for chosen, isthing in ((range(NUM_CLASSES), None), (THINGS, True), (STUFF, False)):
+        means, _ = statistics.pq_average(categories, isthing=isthing)
+        expected = [means["pq"], means["sq"], means["rq"]]
+        assert qualities[list(chosen)].mean(axis=0).tolist() == pytest.approx(expected, rel=1e-12)
 
 
 def torchmetrics_pq(images, *, extra_stuff=()):

@@ -7,6 +7,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from sgr.data.mappers.augmentations import CentralSquare
 from sgr.evaluation import TokenSemanticsEvaluator
 from sgr.modeling.reasoning.concept_regions import ConceptRegions
 
@@ -278,3 +279,73 @@ def test_query_regions_are_checked(dataset):
     wrong = ConceptRegions(torch.zeros(2, 1, 2, 4), stride=STRIDE)
     with pytest.raises(ValueError, match="batch size 1, got 2"):
         evaluator.process(inputs(), [{**outputs([WEAK])[0], "query_regions": wrong}])
+
+
+def square_inputs(side, index=0, size=SIZE):
+    return [{
+        "file_name": f"{index}.jpg", "image": torch.zeros(3, side, side),
+        "height": side, "width": side,
+        "ground_truth_transform": CentralSquare(side).transform_of(size),
+    }]
+
+
+@pytest.mark.parametrize("sizes_known", [True, False])
+def test_of_a_square_of_each_image(dataset, sizes_known):
+    """Of the 8 x 16 pixels the 8 in the middle count, of classes as of instances."""
+    labels = halves(0, 1)
+    labels[:, :4], labels[:, 12:], labels[:, 10:12] = 7, 8, 255
+    annotations = [box(0, 0, 6, 8), box(6, 0, 3, 8), box(12, 0, 4, 8)]
+    record = {"sem_seg_file_name": labels, "annotations": annotations}
+    name = dataset([record], ignore_label=255)
+    if not sizes_known:
+        del record["height"], record["width"]
+    evaluator = TokenSemanticsEvaluator(name)
+    rng = np.random.default_rng(0)
+    regions = rng.random((5, 2, 2))
+    evaluator.process(square_inputs(8), outputs(regions))
+    tokens = evaluator.evaluate()["tokens"]
+    # The middle by hand.
+    cut = labels[:, 4:12].astype(int)
+    cut[cut == 255] = -1
+    things = np.full((8, 8), -1)
+    things[:, :2], things[:, 2:5] = 0, 1
+    full = regions.repeat(4, 1).repeat(4, 2)
+    for kind, truth in (("C", cut), ("I", things)):
+        values = [value for value in np.unique(truth) if value >= 0]
+        assert len(values) == 2
+        histograms = np.array(
+            [[full[k][truth == value].sum() for value in values] for k in range(5)]
+        )
+        histograms /= histograms.sum(1, keepdims=True)
+        semantics = -(histograms * np.log(histograms)).sum(1).mean()
+        diversity = ((histograms - histograms.mean(0)) ** 2).sum(1).mean()
+        assert tokens[f"S_{kind}"] == pytest.approx(semantics)
+        assert tokens[f"D_{kind}"] == pytest.approx(diversity)
+
+
+def test_a_square_image_is_measured_as_without_the_transform(dataset):
+    square = np.random.default_rng(1).integers(0, 4, (8, 8)).astype(np.uint8)
+    annotations = [box(0, 0, 4, 8), box(4, 2, 4, 3)]
+    record = {"sem_seg_file_name": square, "annotations": annotations}
+    name = dataset([record], ignore_label=255)
+    record["width"] = 8
+    regions = np.random.default_rng(0).random((5, 2, 2))
+    cut, plain = TokenSemanticsEvaluator(name), TokenSemanticsEvaluator(name)
+    cut.process(square_inputs(8, size=(8, 8)), outputs(regions))
+    plain.process(inputs(size=(8, 8)), outputs(regions))
+    values = cut.evaluate()["tokens"]
+    assert values == plain.evaluate()["tokens"] and {"S_C", "S_I"} <= values.keys()
+
+
+def test_instances_that_the_square_leaves_out_are_none(dataset):
+    name = dataset([{"annotations": [box(0, 0, 3, 8)]}])
+    evaluator = TokenSemanticsEvaluator(name)
+    evaluator.process(square_inputs(8), outputs([[[0.4] * 2] * 2]))
+    assert "S_I" not in evaluator.evaluate()["tokens"]
+
+
+def test_a_label_map_of_another_size_is_named(dataset):
+    name = dataset([{"sem_seg_file_name": halves(0, 1)}])
+    evaluator = TokenSemanticsEvaluator(name)
+    with pytest.raises(ValueError, match="ground truth of 0.jpg is 8 x 16 pixels"):
+        evaluator.process(square_inputs(8, size=(16, 8)), outputs([[[0.4] * 2] * 2]))

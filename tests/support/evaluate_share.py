@@ -7,7 +7,11 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from sgr.evaluation import PanopticQualityEvaluator, TokenSemanticsEvaluator
+from sgr.evaluation import (
+    CityscapesMeanIoUEvaluator,
+    PanopticQualityEvaluator,
+    TokenSemanticsEvaluator,
+)
 from sgr.modeling.reasoning.concept_regions import ConceptRegions
 
 
@@ -80,14 +84,49 @@ def evaluate_panoptic_share(
     return evaluator.evaluate()
 
 
+def evaluate_semantic_share(
+    rank: int, world_size: int, folder: Path, num_images: int
+) -> dict | None:
+    """Of an evaluator that writes predictions too, into a folder for each number of processes."""
+    records, predictions = [], []
+    for index in range(num_images):
+        rng = np.random.default_rng(index)
+        labels = rng.choice([*range(0, 19, 2), 255], (4, 5)).astype(np.uint8)
+        stem = folder / f"city-{rank}-{world_size}-{index}_gtFine"
+        Image.fromarray(labels).save(f"{stem}_labelTrainIds.png")
+        instances = np.where(labels == 12, 25001, np.where(labels == 14, 27000, 7))
+        Image.fromarray(instances.astype(np.uint16)).save(f"{stem}_instanceIds.png")
+        label_file = f"{stem}_labelTrainIds.png"
+        records.append({"file_name": f"{index}.png", "sem_seg_file_name": label_file})
+        guess = rng.integers(0, 19, labels.shape)
+        right = (labels < 19) & (rng.random(labels.shape) < 0.5)
+        predictions.append(np.where(right, labels, guess))
+    name = f"semantic_share_of_{num_images}"
+    DatasetCatalog.register(name, lambda: records)
+    classes = MetadataCatalog.get("cityscapes_fine_sem_seg_val").stuff_classes
+    MetadataCatalog.get(name).set(stuff_classes=classes, ignore_label=255)
+    try:
+        output = str(folder / f"{name}-{world_size}")
+        evaluator = CityscapesMeanIoUEvaluator(name, output_dir=output)
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    for record, labels in list(zip(records, predictions))[rank::world_size]:
+        output = {"sem_seg": torch.from_numpy(labels)}
+        evaluator.process([{"file_name": record["file_name"]}], [output])
+    return evaluator.evaluate()
+
+
 def evaluate_shares(
     rank: int, folder: Path, numbers: list[int]
-) -> list[tuple[dict | None, dict | None]]:
-    """For two processes: tokens and panoptic quality on datasets of each number of images."""
+) -> list[tuple[dict | None, dict | None, dict | None]]:
+    """For two processes: tokens, panoptic quality and mIoU on datasets of each number of images.
+    """
     return [
         (
             evaluate_token_share(rank, 2, folder, number),
             evaluate_panoptic_share(rank, 2, folder, number),
+            evaluate_semantic_share(rank, 2, folder, number),
         )
         for number in numbers
     ]

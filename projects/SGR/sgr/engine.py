@@ -39,6 +39,7 @@ from detectron2.utils.logger import setup_logger
 from .checkpoint import SafeCheckpointer
 from .config import add_sgr_config
 from .data.coco_file import explain_coco_errors
+from .data.datasets.descriptions import add_described_datasets
 from .data.mappers import PanopticConceptMapper, SemanticConceptMapper, build_mapper
 from .evaluation import (
     MultiScaleSemanticSegmentor,
@@ -46,6 +47,9 @@ from .evaluation import (
     build_evaluator,
     build_multi_scale_model,
 )
+from .evaluation.build import check_center_crop
+from .evaluation.json_file import write_json
+from .evaluation.multi_scale import describe_views
 from .evaluation.semantic_model import check_test_datasets, semantic_config
 from .modeling.reasoning import ReasoningModule
 from .modeling.recording import has_regions
@@ -90,6 +94,9 @@ def load_config(
 ) -> CfgNode:
     """Detectron2's defaults, ours, a file's, and the command line's.
 
+    The datasets that DATASETS.FILES describes are registered, and MODEL.SEM_SEG_HEAD.NUM_CLASSES 0
+    becomes the number of classes of the data: see :func:`add_described_datasets`.
+
     Args:
         config_file: YAML; "" for the defaults.
         opts: key, value, key, value...
@@ -98,8 +105,9 @@ def load_config(
             where a key is ours too, their default counts.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file has tags that are not allowed, or a flag stands among ``opts``.
+        FileNotFoundError: if there is no such file, or none of those in DATASETS.FILES.
+        ValueError: if the file has tags that are not allowed, or a flag stands among ``opts``; or
+            see :func:`add_described_datasets`.
         KeyError: for a key that does not exist.
     """
     cfg = get_cfg()
@@ -121,6 +129,7 @@ def load_config(
         if key.startswith("--"):
             raise ValueError(f"{key} stands behind KEY VALUE options, which must come last")
     cfg.merge_from_list(opts)
+    add_described_datasets(cfg)
     return cfg
 
 
@@ -139,10 +148,20 @@ def setup_config(
         args: of :func:`argument_parser`.
         add_configs: see :func:`load_config`.
         log_file: whether OUTPUT_DIR gets a log.txt.
+
+    Raises:
+        ValueError: if the number of classes is left to the data, and there are none; see
+            :func:`load_config` for others.
     """
     cfg = load_config(
         args.config_file, args.opts, allow_unsafe=args.allow_unsafe_yaml, add_configs=add_configs
     )
+    if cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0:
+        raise ValueError(
+            "MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0, to be taken from the data, but DATASETS.TRAIN "
+            "and TEST name none that have classes: name yours there (see docs/your_data.md), or "
+            "set the number"
+        )
     folder = cfg.OUTPUT_DIR if log_file else None
     logger = setup_logger(folder, distributed_rank=comm.get_rank(), name="sgr")
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
@@ -262,8 +281,9 @@ class Trainer(DefaultTrainer):
         allow_pickle: see :class:`~sgr.checkpoint.SafeCheckpointer`.
 
     Raises:
-        ValueError: see :meth:`build_model` and :meth:`build_train_loader`; or if TEST.AUG or
-            TEST.SLIDING_WINDOW is enabled and no dataset can serve to measure what they give.
+        ValueError: see :meth:`build_model` and :meth:`build_train_loader`; if TEST.AUG or
+            TEST.SLIDING_WINDOW is enabled and no dataset can serve to measure what they give; or if
+            with TEST.CENTER_CROP_SIZE a result is to be measured that needs whole images.
     """
 
     def __init__(self, cfg: CfgNode, *, allow_pickle: bool = False):
@@ -271,7 +291,7 @@ class Trainer(DefaultTrainer):
         super(DefaultTrainer, self).__init__()
         self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
-        _check_several_views(cfg, model)
+        _check_tests(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         model = create_ddp_model(model, broadcast_buffers=False)
@@ -353,7 +373,10 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        """Detectron2's loader of a dataset for testing, whose errors name the file or record."""
+        """Detectron2's loader of a dataset for testing, whose errors name the file or record.
+
+        With TEST.CENTER_CROP_SIZE of a square of each image, see :func:`build_mapper`.
+        """
         mapper = build_mapper(cfg, is_train=False)
         with explain_coco_errors([dataset_name]):
             return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
@@ -388,40 +411,56 @@ class Trainer(DefaultTrainer):
     ) -> OrderedDict[str, Any]:
         """Detectron2's; by windows, and without token metrics, where TEST.SLIDING_WINDOW is on.
 
+        The results are also in OUTPUT_DIR/inference/results.json, with null for nan; those of the
+        last test, where a training makes several.
+
         Args:
             evaluators: one for each of DATASETS.TEST; None stands for those of
                 :meth:`build_evaluator`. With windows, of nothing but ``sem_seg``: that is all
                 there is in the outputs.
+
+        Raises:
+            ValueError: if with TEST.CENTER_CROP_SIZE a result is put out that needs whole images.
         """
+        check_center_crop(cfg, cfg.DATASETS.TEST)
         if cfg.TEST.SLIDING_WINDOW.ENABLED:
             model = SlidingWindowSegmentor(cfg, model)
-            return cls._test_several_views(
+            results = cls._test_several_views(
                 cfg, model, evaluators, how="Sliding windows", folder="inference"
             )
-        return super().test(cfg, model, evaluators)
+        else:
+            results = super().test(cfg, model, evaluators)
+        _write_results(cfg, "inference", results)
+        return results
 
     @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: torch.nn.Module) -> OrderedDict[str, Any]:
         """Evaluate at the scales of TEST.AUG, see :func:`build_multi_scale_model`.
 
-        The scales are made of the images of the files. Token metrics are not measured, and of
-        models for panoptic segmentation the semantic results only.
+        The scales are made of the images of the files, or with TEST.CENTER_CROP_SIZE of the squares
+        that the mapper makes of them, to which they are relative. Token metrics are not measured,
+        and of models for panoptic segmentation the semantic results only.
 
         Returns:
             Results as of :meth:`test`, with "_TTA" after each key of the outermost dict, which
-            are datasets where DATASETS.TEST has several, else tasks.
+            are datasets where DATASETS.TEST has several, else tasks. They are also in
+            OUTPUT_DIR/inference_TTA/results.json.
 
         Raises:
             ValueError: see :func:`build_multi_scale_model`; or no dataset has label maps.
         """
-        model = build_multi_scale_model(cfg, model)
         cfg = cfg.clone()
         cfg.defrost()
+        if cfg.TEST.CENTER_CROP_SIZE:
+            cfg.INPUT.MIN_SIZE_TEST = 0  # scales are relative to the square, as it comes
+        model = build_multi_scale_model(cfg, model)
         cfg.INPUT.MIN_SIZE_TEST = 0  # no resize before the scales are made
         results = cls._test_several_views(
             cfg, model, None, how="Multi-scale testing", folder="inference_TTA"
         )
-        return OrderedDict((f"{key}_TTA", value) for key, value in results.items())
+        results = OrderedDict((f"{key}_TTA", value) for key, value in results.items())
+        _write_results(cfg, "inference_TTA", results)
+        return results
 
     @classmethod
     def _test_several_views(
@@ -437,6 +476,7 @@ class Trainer(DefaultTrainer):
 
         Given ``evaluators`` are those of all of DATASETS.TEST, and must need ``sem_seg`` only.
         """
+        logging.getLogger(__name__).info(f"{how}: {describe_views(model)}")
         several = len(cfg.DATASETS.TEST) > 1
         is_semantic = isinstance(model, (MultiScaleSemanticSegmentor, SlidingWindowSegmentor))
         all_datasets = evaluators is not None or not is_semantic
@@ -464,8 +504,16 @@ class Trainer(DefaultTrainer):
         return build_lr_scheduler(cfg, optimizer)
 
 
-def _check_several_views(cfg: CfgNode, model: torch.nn.Module) -> None:
-    """Raise what would only show after the training: no dataset to test several views on."""
+def _write_results(cfg: CfgNode, folder: str, results: dict[str, Any]) -> None:
+    if comm.is_main_process() and cfg.DATASETS.TEST:  # the other processes have none
+        path = os.path.join(cfg.OUTPUT_DIR, folder, "results.json")
+        write_json(path, results)
+        logging.getLogger(__name__).info(f"All results are in {path}")
+
+
+def _check_tests(cfg: CfgNode, model: torch.nn.Module) -> None:
+    """Raise what would only show after the training: datasets that cannot serve for a test."""
+    check_center_crop(cfg, cfg.DATASETS.TEST)
     if cfg.TEST.SLIDING_WINDOW.ENABLED:
         check_test_datasets(cfg, "Sliding windows")
     elif cfg.TEST.AUG.ENABLED:
@@ -495,11 +543,12 @@ def evaluate(
     Where TEST.AUG is enabled, a multi-scale test follows: see :meth:`Trainer.test_with_TTA`.
 
     Raises:
-        ValueError: if there is neither; or if TEST.AUG or TEST.SLIDING_WINDOW is enabled and no
-            dataset can serve to measure what they give.
+        ValueError: if there is neither; if TEST.AUG or TEST.SLIDING_WINDOW is enabled and no
+            dataset can serve to measure what they give; or if with TEST.CENTER_CROP_SIZE a result
+            is to be measured that needs whole images.
     """
     model = Trainer.build_model(cfg)
-    _check_several_views(cfg, model)
+    _check_tests(cfg, model)
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, allow_pickle=allow_pickle)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
         raise ValueError(

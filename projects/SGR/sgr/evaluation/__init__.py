@@ -16,8 +16,9 @@ from .token_metrics import (
 )
 
 __all__ = [
-    "CheckedSemSegEvaluator",
+    "CityscapesMeanIoUEvaluator",
     "FastCOCOEvaluator",
+    "MeanIoUEvaluator",
     "MultiScaleSemanticSegmentor",
     "PanopticCounts",
     "PanopticQualityEvaluator",
@@ -37,8 +38,9 @@ __all__ = [
 ]
 
 _NEEDS_DETECTRON2 = {
-    "CheckedSemSegEvaluator": ".sem_seg_evaluator",
+    "CityscapesMeanIoUEvaluator": ".cityscapes_evaluator",
     "FastCOCOEvaluator": ".coco_evaluator",
+    "MeanIoUEvaluator": ".sem_seg_evaluator",
     "MultiScaleSemanticSegmentor": ".multi_scale",
     "PanopticQualityEvaluator": ".panoptic_evaluator",
     "SlidingWindowSegmentor": ".sliding_window",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -11,14 +12,17 @@ from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from sgr.data.coco_file import explain_coco_errors
+from sgr.data.mappers.augmentations import CentralSquare
 
+from .cityscapes_evaluator import CityscapesMeanIoUEvaluator
 from .coco_evaluator import FastCOCOEvaluator
+from .ground_truth import has_classes
 from .panoptic_evaluator import PanopticQualityEvaluator
-from .sem_seg_evaluator import CheckedSemSegEvaluator
+from .sem_seg_evaluator import MeanIoUEvaluator
 from .thing_evaluator import ThingCOCOEvaluator
 from .token_evaluator import TokenSemanticsEvaluator
 
-__all__ = ["build_evaluator", "why_not_semantic"]
+__all__ = ["build_evaluator", "check_center_crop", "why_not_semantic"]
 
 # The results that can be evaluated on a dataset, as the switches of MODEL.MASK_FORMER.TEST name
 # them. The first is what unknown models are taken to put out.
@@ -55,12 +59,13 @@ def build_evaluator(
     ==========================  ========================================================
     ``evaluator_type``          measured
     ==========================  ========================================================
-    sem_seg,                    mIoU, by Detectron2
-    cityscapes_sem_seg
+    sem_seg                     mIoU, accuracy, confusion matrix
+    cityscapes_sem_seg          the same; the benchmark's IoU and iIoU of classes and
+                                categories; predictions for its server
     coco                        box and mask AP
-    coco_panoptic_seg,          panoptic quality; mIoU where records have label maps of
-    ade20k_panoptic_seg,        the model's classes; box and mask AP of the things where
-    cityscapes_panoptic_seg     the metadata have a ``json_file``
+    coco_panoptic_seg,          panoptic quality; as of sem_seg, where records have label
+    ade20k_panoptic_seg,        maps or segments of the model's classes; box and mask AP
+    cityscapes_panoptic_seg     of the things where the metadata have a ``json_file``
     ==========================  ========================================================
 
     Of these, that is measured which the model puts out: Detectron2's detectors ``instances``, its
@@ -81,8 +86,8 @@ def build_evaluator(
 
     Raises:
         ValueError: if the metadata's ``evaluator_type`` is missing or not a known one; if nothing
-            of the model can be measured on this dataset; or if a record lacks the ground truth of
-            what is to be measured.
+            of the model can be measured on this dataset; if a record lacks the ground truth of
+            what is to be measured; or see :func:`check_center_crop`.
     """
     if output_folder is None:
         output_folder = os.path.join(cfg.OUTPUT_DIR, "inference")
@@ -95,10 +100,45 @@ def build_evaluator(
             f"{sorted(_RESULTS)}; set it with "
             f'MetadataCatalog.get("{dataset_name}").set(evaluator_type=...)'
         )
+    check_center_crop(cfg, [dataset_name])
     evaluators = _task_evaluators(cfg, dataset_name, evaluator_type, output_folder)
     if cfg.TEST.TOKENS.ENABLED:
         evaluators.append(TokenSemanticsEvaluator(dataset_name, output_dir=output_folder))
     return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
+
+
+def check_center_crop(cfg: CfgNode, dataset_names: Iterable[str]) -> None:
+    """Raise, before any work, if what TEST.CENTER_CROP_SIZE leaves of the images does not do.
+
+    mIoU and the token metrics are measured on it. Panoptic quality and AP are not: their ground
+    truth is that of whole images.
+
+    Raises:
+        ValueError: if the size is negative; or if panoptic quality or AP is to be measured on one
+            of the datasets. Unknown values of ``evaluator_type`` are left to
+            :func:`build_evaluator`.
+    """
+    side = cfg.TEST.CENTER_CROP_SIZE
+    if side == 0:
+        return
+    CentralSquare(side)  # an error where it is negative
+    if cfg.TEST.SLIDING_WINDOW.ENABLED:
+        return  # nothing but mIoU is measured
+    put_out = _results_of(cfg)
+    for name in dataset_names:
+        possible = _RESULTS.get(MetadataCatalog.get(name).get("evaluator_type"), ())
+        measured = possible[:1] if put_out is None else put_out
+        unfit = [each for each in measured if each in possible and each != "SEMANTIC"]
+        if unfit:
+            measures = " and ".join(_MEASURES[each] for each in unfit)
+            advice = "TEST.CENTER_CROP_SIZE to 0"
+            if _is_any(cfg, _WITH_SWITCHES):
+                keys = " and ".join(f"{each}_ON" for each in unfit)
+                advice += f", or {keys} of MODEL.MASK_FORMER.TEST to False"
+            raise ValueError(
+                f"with TEST.CENTER_CROP_SIZE {side} only mIoU and the token metrics can be "
+                f"measured, and not {measures} on {name}; set {advice}"
+            )
 
 
 def why_not_semantic(cfg: CfgNode, dataset_name: str, *, load: bool = True) -> str | None:
@@ -140,8 +180,9 @@ def _task_evaluators(
         results = [each for each in results if each not in missing]
         _report(cfg, dataset_name, evaluator_type, results, missing)
 
+    is_cityscapes = evaluator_type == "cityscapes_sem_seg"
     evaluators: dict[str, type[DatasetEvaluator]] = {
-        "SEMANTIC": CheckedSemSegEvaluator,
+        "SEMANTIC": CityscapesMeanIoUEvaluator if is_cityscapes else MeanIoUEvaluator,
         "PANOPTIC": PanopticQualityEvaluator,
         "INSTANCE": ThingCOCOEvaluator if is_panoptic else FastCOCOEvaluator,
     }
@@ -207,7 +248,7 @@ def _class_names(cfg: CfgNode) -> list[str]:
 def _missing_ground_truth(
     cfg: CfgNode, dataset_name: str, results: list[str], *, load: bool = True
 ) -> dict[str, str]:
-    """Of the results, those that a panoptic dataset has no ground truth for beside segments.
+    """Of the results, those that a panoptic dataset has no ground truth for.
 
     Without ``load``, those of which the metadata tell so before the dataset is loaded.
     """
@@ -220,13 +261,20 @@ def _missing_ground_truth(
                 records = DatasetCatalog.get(dataset_name)
         num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         found = len(metadata.get("stuff_classes", ()))
-        if not all("sem_seg_file_name" in each for each in records):
-            missing["SEMANTIC"] = "there are records without sem_seg_file_name"
+        if not all(has_classes(each) for each in records):
+            missing["SEMANTIC"] = (
+                "there are records without sem_seg_file_name, or pan_seg_file_name and "
+                "segments_info"
+            )
         elif found != num_classes and (found or load):
             # In Detectron2's "separated" datasets all things are one class of the label maps.
-            missing["SEMANTIC"] = (
-                f"its label maps have {found} classes and the model has {num_classes}"
-            )
-    if "INSTANCE" in results and metadata.get("json_file") is None:
-        missing["INSTANCE"] = "its metadata have no json_file"
+            has_maps = not records or any("sem_seg_file_name" in each for each in records)
+            what = "label maps" if has_maps else "segments"
+            missing["SEMANTIC"] = f"its {what} have {found} classes and the model has {num_classes}"
+    if "INSTANCE" in results:
+        json_file = metadata.get("json_file")
+        if json_file is None:
+            missing["INSTANCE"] = "its metadata have no json_file"
+        elif "://" not in json_file and not os.path.exists(json_file):
+            missing["INSTANCE"] = f"its json_file {json_file} does not exist"
     return missing

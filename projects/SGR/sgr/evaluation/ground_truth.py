@@ -5,6 +5,9 @@ Records are dicts in Detectron2's standard dataset format.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pycocotools.mask as mask_util
 
@@ -12,7 +15,10 @@ from sgr.data.image_files import check_labels, read_labels
 from sgr.data.segments import read_segment_map, segment_labels, to_rle, valid_polygons
 
 __all__ = [
+    "as_tested",
     "count_without_mask",
+    "file_size",
+    "find_image",
     "has_classes",
     "has_instances",
     "read_class_map",
@@ -20,9 +26,75 @@ __all__ = [
 ]
 
 
+def as_tested(input_: dict, labels: np.ndarray) -> np.ndarray:
+    """A map of the ground truth as the model's image was made of the file, in register with it.
+
+    Args:
+        input_: what the test mapper made of the record. Its "ground_truth_transform", a Detectron2
+            ``Transform`` or ``TransformList``, is what it did to the image; where there is none,
+            the map stays at the resolution of the file.
+        labels: (H, W) of any type, H and W those of the image file.
+
+    Returns:
+        (h, w) of the same type, each value that of the pixel of ``labels`` nearest to it.
+
+    Raises:
+        ValueError: the map is not of the image's size.
+    """
+    transform = input_.get("ground_truth_transform")
+    if transform is None:
+        return labels
+    # Detectron2 moves bytes like images, but not larger numbers (see LabelledImage): so that the
+    # type does not matter, this moves the pixels' numbers, as pictures of four bytes.
+    pixels = np.arange(labels.size, dtype=np.int32).reshape(labels.shape)
+    try:
+        moved = transform.apply_segmentation(pixels[..., None].view(np.uint8))
+    except AssertionError as error:  # Detectron2's transforms know what size they are for.
+        raise ValueError(
+            f"the ground truth of {input_.get('file_name', 'an image')} is {labels.shape[0]} x "
+            f"{labels.shape[1]} pixels (height x width), and the image is not"
+        ) from error
+    return labels.ravel()[np.ascontiguousarray(moved).view(np.int32)[..., 0]]
+
+
+def file_size(record: dict, input_: dict) -> tuple[int, int]:
+    """(height, width) of an image's file.
+
+    Args:
+        record: of the dataset; its "height" and "width" count where it has them.
+        input_: what the test mapper made of it, with the "image" (C, H, W).
+    """
+    transform = input_.get("ground_truth_transform")
+    if transform is None:
+        default = dict(zip(("height", "width"), input_["image"].shape[-2:]))
+        record = {**default, **input_, **record}
+    elif not {"height", "width"} <= record.keys():
+        # The input's are those of the result. The first of the transforms knows what it is for.
+        first = getattr(transform, "transforms", [transform])[0]
+        record = {"height": first.h, "width": first.w}
+    return int(record["height"]), int(record["width"])
+
+
+def find_image(images: Mapping[str, Any], file_name: str, dataset_name: str) -> Any:
+    """What is kept of an image, by its file's name.
+
+    Raises:
+        KeyError: the dataset has no such image.
+    """
+    if file_name not in images:
+        raise KeyError(
+            f"{file_name} is not an image of {dataset_name}: the loader and the evaluator must be "
+            "of the same dataset"
+        )
+    return images[file_name]
+
+
 def has_classes(record: dict) -> bool:
-    """Whether the record's format says of which class the pixels are."""
-    return "sem_seg_file_name" in record or "pan_seg_file_name" in record
+    """Whether the record says of which class the pixels are.
+
+    It has ``sem_seg_file_name``, or else ``pan_seg_file_name`` and ``segments_info``.
+    """
+    return "sem_seg_file_name" in record or _has_segments(record)
 
 
 def read_class_map(
@@ -65,8 +137,11 @@ def read_class_map(
 
 
 def has_instances(record: dict) -> bool:
-    """Whether the record's format says which pixels belong to which thing."""
-    return "annotations" in record or "pan_seg_file_name" in record
+    """Whether the record says which pixels belong to which thing.
+
+    It has ``annotations``, or else ``pan_seg_file_name`` and ``segments_info``.
+    """
+    return "annotations" in record or _has_segments(record)
 
 
 def read_instance_map(record: dict, size: tuple[int, int], thing_ids=frozenset()) -> np.ndarray:
@@ -115,6 +190,10 @@ def count_without_mask(record: dict) -> int:
         not annotation.get("iscrowd", 0) and not _has_mask(annotation.get("segmentation"))
         for annotation in record.get("annotations", ())
     )
+
+
+def _has_segments(record: dict) -> bool:
+    return {"pan_seg_file_name", "segments_info"} <= record.keys()
 
 
 def _has_mask(segmentation: dict | list | None) -> bool:

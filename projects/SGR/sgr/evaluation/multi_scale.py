@@ -25,7 +25,7 @@ from .semantic_model import (
 )
 from .sliding_window import SlidingWindowSegmentor
 
-__all__ = ["MultiScaleSemanticSegmentor", "build_multi_scale_model"]
+__all__ = ["MultiScaleSemanticSegmentor", "build_multi_scale_model", "describe_views"]
 
 
 class MultiScaleSemanticSegmentor(nn.Module):
@@ -226,6 +226,26 @@ def build_multi_scale_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
             are_logits(model)  # says that there are no windows for detectors
         return GeneralizedRCNNWithTTA(cfg, model)
     return MultiScaleSemanticSegmentor(cfg, model)
+
+
+def describe_views(model: nn.Module) -> str:
+    """What a model of several views looks at, in a few words for the log.
+
+    Args:
+        model: a :class:`SlidingWindowSegmentor`, or of :func:`build_multi_scale_model`.
+    """
+    if isinstance(model, SlidingWindowSegmentor):
+        size, stride = (f"{each[0]} x {each[1]}" for each in (model.size, model.stride))
+        return f"windows of {size} pixels, {stride} from one to the next"
+    is_semantic = isinstance(model, MultiScaleSemanticSegmentor)
+    options = model if is_semantic else model.tta_mapper
+    scales = options.scales if is_semantic else ()
+    views = "scales" if scales else "shortest sides of"
+    views += f" {', '.join(map(str, scales or options.min_sizes))}"
+    views += f", {'with' if options.flip else 'without'} flip"
+    if is_semantic and isinstance(model.model, SlidingWindowSegmentor):
+        views += f", by {describe_views(model.model)}"
+    return views
 
 
 def _scaled(pixels: int, scale: float) -> int:

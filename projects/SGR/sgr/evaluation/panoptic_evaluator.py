@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections import OrderedDict
@@ -11,11 +10,12 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 from tabulate import tabulate
 
 from sgr.data.segments import find_segments, read_segment_map
 
+from .ground_truth import find_image
+from .json_file import write_json
 from .panoptic_quality import PanopticCounts, match_segments
 
 __all__ = ["PanopticQualityEvaluator"]
@@ -91,12 +91,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         """
         for input_, output in zip(inputs, outputs):
             file_name = input_["file_name"]
-            if file_name not in self._records:
-                raise KeyError(
-                    f"{file_name} is not an image of {self._dataset_name}: the loader and the "
-                    "evaluator must be of the same dataset"
-                )
-            record = self._records[file_name]
+            record = find_image(self._records, file_name, self._dataset_name)
             truth = read_segment_map(record)
             predicted, predicted_classes = self._prediction(file_name, output)
             if predicted.shape != truth.shape:
@@ -142,9 +137,8 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         classes = self._table_of_classes(counts, qualities)
         self._log(rows, classes)
         if self._output_dir:
-            PathManager.mkdirs(self._output_dir)
-            with PathManager.open(os.path.join(self._output_dir, "panoptic.json"), "w") as file:
-                json.dump({**means, "classes": classes}, file, indent=1)
+            path = os.path.join(self._output_dir, "panoptic.json")
+            write_json(path, {**means, "classes": classes})
         means.update((f"PQ-{name}", row["PQ"]) for name, row in classes.items())
         return OrderedDict(panoptic_seg=means)
 

@@ -132,8 +132,8 @@ def semantic_config(cfg: CfgNode, how: str, *, all_datasets: bool = False) -> Cf
     """A copy for an evaluation of ``sem_seg`` alone; what is not measured in it is logged.
 
     Tokens are not: their regions would be those of one scale or window among several. Nor are
-    panoptic and instance results, and datasets that have nothing else: no label maps, or none of
-    the model's classes. To find these, panoptic datasets are loaded.
+    panoptic and instance results, and datasets that have nothing else: no label maps or segments,
+    or none of the model's classes. To find these, panoptic datasets are loaded.
 
     Args:
         how: what is done, for the log.
@@ -174,6 +174,6 @@ def _datasets_left_out(cfg: CfgNode, how: str, *, load: bool) -> dict[str, str]:
         whys = " and ".join(f"{name}, since {why}" for name, why in left_out.items())
         raise ValueError(
             f"{how}: semantic segmentations cannot be measured on {whys}; set DATASETS.TEST to a "
-            "dataset with label maps of the model's classes"
+            "dataset with label maps or segments of the model's classes"
         )
     return left_out

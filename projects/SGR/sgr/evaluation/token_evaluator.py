@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -13,19 +12,22 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 from torch import Tensor
 
 from sgr.modeling.reasoning.concept_regions import ConceptRegions
 
 from .ground_truth import (
+    as_tested,
     count_without_mask,
+    file_size,
+    find_image,
     has_classes,
     has_instances,
     read_class_map,
     read_instance_map,
 )
+from .json_file import write_json
 from .token_metrics import (
     cell_label_counts,
     diversity,
@@ -60,7 +62,8 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
     count; crowds, and instances that have a box only, are left out as
     :func:`~sgr.evaluation.ground_truth.read_instance_map` says, the latter with a warning. No class
     of the model is asked for, so a model of one dataset can be measured on the instances of
-    another. It is assumed that the network sees the whole image, resized to any size.
+    another. It is assumed that the network sees the whole image, resized to any size, or what the
+    mapper cut out (TEST.CENTER_CROP_SIZE), which is then done to the ground truth as well.
     """
 
     def __init__(
@@ -105,13 +108,16 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """
         Args:
-            inputs: one dict per image with "file_name" and the network's "image" (C, H, W).
+            inputs: one dict per image with "file_name", the network's "image" (C, H, W) and,
+                where that is not the whole image, "ground_truth_transform", see
+                :func:`~sgr.evaluation.ground_truth.as_tested`.
             outputs: one dict per image with its "concept_regions", a ``ConceptRegions`` of batch
                 size 1 that covers the unpadded image, and possibly "query_regions" of that kind.
 
         Raises:
-            ValueError: if an output has no regions, or they do not fit the image; or if a label map
-                or a segment has a class that is neither one of the dataset's nor ignored.
+            ValueError: if an output has no regions, or they do not fit the image; if a label map
+                or a segment has a class that is neither one of the dataset's nor ignored; or if
+                a map of the ground truth that is to be cut out is not of the image's size.
             FileNotFoundError, OSError: if a file of the ground truth is missing or damaged.
             KeyError: if an image is not in the dataset.
         """
@@ -167,10 +173,7 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
                     f"on {self._dataset_name}:\n{create_small_table(values)}"
                 )
             if self._output_dir:
-                PathManager.mkdirs(self._output_dir)
-                path = os.path.join(self._output_dir, f"{block}.json")
-                with PathManager.open(path, "w") as file:
-                    json.dump(values, file, indent=1)
+                write_json(os.path.join(self._output_dir, f"{block}.json"), values)
         return results
 
     def _measure(
@@ -180,7 +183,7 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
 
         NaN stands for what is not measurable in this image.
         """
-        record = self._record(input_["file_name"])
+        record = find_image(self._records, input_["file_name"], self._dataset_name)
         input_size = tuple(input_["image"].shape[-2:])
         values = {}
         probabilities, active = {}, {}
@@ -211,22 +214,11 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
             labels = read_class_map(
                 record, num_classes=self._num_classes, ignore_label=self._ignore_label
             )
-            add("C", labels)
+            add("C", as_tested(input_, labels))
         if has_instances(record):
-            size = tuple(
-                int(record.get(side, input_.get(side, default)))
-                for side, default in zip(("height", "width"), input_size)
-            )
-            add("I", read_instance_map(record, size, self._thing_ids))
+            instances = read_instance_map(record, file_size(record, input_), self._thing_ids)
+            add("I", as_tested(input_, instances))
         return values
-
-    def _record(self, file_name: str) -> dict:
-        if file_name not in self._records:
-            raise KeyError(
-                f"{file_name} is not an image of {self._dataset_name}: the loader and the "
-                "evaluator must be of the same dataset"
-            )
-        return self._records[file_name]
 
 
 def regions_of(output: dict, key: str = "concept_regions") -> ConceptRegions:

@@ -1,0 +1,43 @@
+"""Results as JSON files that every reader of JSON understands."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["write_json"]
+
+
+def write_json(path: str | Path, content: Mapping) -> None:
+    """Write a file that is either complete or, after an error, as it was before.
+
+    Args:
+        path: folders that lack are made.
+        content: dicts, lists, texts, numbers, and arrays of these. What is not finite becomes null,
+            since JSON has no NaN; of anything else its text is written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        text = json.dumps(_plain(content), indent=1, allow_nan=False, default=str)
+        draft.write_text(text + "\n", encoding="utf-8")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _plain(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {str(key): _plain(value) for key, value in content.items()}
+    if hasattr(content, "tolist"):  # of NumPy or PyTorch
+        content = content.tolist()
+    if isinstance(content, (list, tuple)):
+        return [_plain(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content
