@@ -309,3 +309,9 @@ def test_the_papers_augmentation(name):
     assert crop.ENABLED and crop.TYPE == "absolute" and crop.SIZE == [REAL[name]] * 2
     assert crop.POSITION == "random" and crop.SINGLE_CATEGORY_MAX_AREA == 1.0
     assert options.SIZE_DIVISIBILITY == REAL[name]
+
+
+def test_colours_of_other_formats_are_refused():
+    cfg = load_config("", ["INPUT.COLOR_AUG_SSD", "True", "INPUT.FORMAT", "L"])
+    with pytest.raises(ValueError, match="INPUT.FORMAT 'L'; set it to False"):
+        build_augmentations(cfg)

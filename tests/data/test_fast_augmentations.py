@@ -66,6 +66,19 @@ def test_constrained_crops_are_those_of_detectron2(dtype, ignored, share):
         )
 
 
+@pytest.mark.parametrize("ignored", [255, None])
+def test_crops_without_a_labelled_pixel_are_drawn_again(ignored):
+    labels = np.full((60, 80), 255, np.uint8)
+    options = ("absolute", (30, 30), 0.75, ignored)
+    ends = []
+    for crop in (T.RandomCrop_CategoryAreaConstraint(*options), ConstrainedCrop(*options)):
+        seed_all(0)
+        crop.get_transform(np.empty((60, 80, 3), np.uint8), labels)
+        ends.append(np.random.random())
+    np.random.seed(0)
+    assert ends[0] == ends[1] != np.random.random()
+
+
 def test_what_takes_whose_place():
     resize, flip = T.ResizeShortestEdge(20), T.RandomFlip()
     crops = [
@@ -92,8 +105,18 @@ def test_classes_of_ones_own_stay():
             assert image.any()
             return super().get_transform(image)
 
-    ours = [T.ResizeShortestEdge(20), Mine("absolute", (8, 8))]
-    assert accelerated(ours) == ours
+    class MyResize(T.ResizeShortestEdge):
+        pass
+
+    class ColorAugSSDTransform:  # somebody else's of this name
+        pass
+
+    for ours in (
+        [T.ResizeShortestEdge(20), Mine("absolute", (8, 8))],
+        [MyResize(20), T.RandomCrop("absolute", (8, 8))],
+        [ColorAugSSDTransform()],
+    ):
+        assert accelerated(ours) == ours
 
 
 def test_options_of_the_colours_count():

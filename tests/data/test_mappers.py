@@ -20,6 +20,8 @@ from sgr.data.mappers import (
     build_mapper,
 )
 from sgr.data.mappers.augmentations import build_augmentations
+from sgr.data.mappers.color_jitter import ColorJitter
+from sgr.data.mappers.resized_crop import ResizedCrop
 
 NUM_CLASSES = 5
 
@@ -147,6 +149,13 @@ def test_from_config(record, cfg, name):
         inside = out["component_map"] >= 0
         assert (of_component[inside] == out["sem_seg"][inside]).all()
     assert sizes == {(64, 64)}
+
+
+def test_the_fast_augmentations_are_used(cfg):
+    """What they give is the same, so that nothing else would tell."""
+    cfg.INPUT.COLOR_AUG_SSD = cfg.INPUT.CROP.ENABLED = True
+    first = build_mapper(cfg).augmentations.augs[:2]
+    assert [type(each) for each in first] == [ResizedCrop, ColorJitter]
 
 
 def test_same_seed_same_sample(record, cfg):

@@ -140,3 +140,20 @@ def test_draws_and_results_are_those_of_the_two(pair):
         np.testing.assert_array_equal(ours.sem_seg, expected.sem_seg)
         shapes.add(ours.image.shape)
     assert len(shapes) > 1 or pair in ("centre", "as it is", "padded", "not one class")
+
+
+def test_what_is_no_resize_is_refused():
+    image = np.zeros((20, 30, 3), np.uint8)
+    both = ResizedCrop(T.RandomRotation([30, 30]), T.RandomCrop("absolute", (8, 8)))
+    with pytest.raises(TypeError, match="RandomRotation.* does not resize only"):
+        both.get_transform(image)
+
+
+def test_other_sizes_are_refused():
+    transform = ResizedCropTransform(T.ResizeTransform(20, 30, 40, 60), T.CropTransform(0, 0, 8, 8))
+    for apply, array in (
+        (transform.apply_image, np.zeros((50, 50, 3), np.uint8)),
+        (transform.apply_segmentation, np.zeros((30, 20), np.uint8)),
+    ):
+        with pytest.raises(ValueError, match="20 x 30 pixels .* got"):
+            apply(array)

@@ -63,7 +63,7 @@ def connected_components(
         ValueError: ``sem_seg`` is not 2-D or holds a negative label other than ``ignore_label``,
             or an argument is out of its range.
     """
-    sem_seg = np.ascontiguousarray(sem_seg)  # flipped maps are views
+    sem_seg = np.ascontiguousarray(sem_seg)  # flipped maps are views, and slow
     _check_arguments(sem_seg, min_area_ratio, max_components, kernel_size)
     if sem_seg.size == 0:
         return ComponentMap(np.full(sem_seg.shape, -1, np.int16), np.zeros(0, np.int64))

@@ -88,7 +88,8 @@ def build_augmentations(
             padding would give them a class.
 
     Raises:
-        ValueError: INPUT.RANDOM_FLIP is none of its three values, INPUT.CROP.TYPE none of its four,
+        ValueError: colours are to be changed of images that are neither RGB nor BGR;
+            INPUT.RANDOM_FLIP is none of its three values, INPUT.CROP.TYPE none of its four,
             or INPUT.CROP.POSITION none of its two; INPUT.CROP.SIZE is no size of this type, or
             INPUT.CROP.SINGLE_CATEGORY_MAX_AREA not positive; or a crop from the middle is to be
             drawn again because of its classes.
@@ -115,6 +116,11 @@ def build_augmentations(
         if cfg.INPUT.CROP.ENABLED:
             augmentations.append(_crop(cfg))
     if cfg.INPUT.COLOR_AUG_SSD:
+        if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
+            raise ValueError(
+                "INPUT.COLOR_AUG_SSD changes the colours of RGB or BGR images, not of "
+                f"INPUT.FORMAT {cfg.INPUT.FORMAT!r}; set it to False"
+            )
         # Imported only where wanted: it comes with all of PointRend.
         from detectron2.projects.point_rend import ColorAugSSDTransform
 

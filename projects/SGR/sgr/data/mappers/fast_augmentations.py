@@ -13,8 +13,11 @@ from .resized_crop import ResizedCrop
 
 __all__ = ["accelerated"]
 
-# Exactly these: a class derived from them may look at the image, which is not there yet.
+# Exactly these: a class derived from them may do something else besides, or look at the resized
+# image, which is never there as a whole.
 _RESIZES = (T.ResizeShortestEdge, T.ResizeScale)
+# By its name, since it comes with all of PointRend.
+_COLORS = ("detectron2.projects.point_rend.color_augmentation", "ColorAugSSDTransform")
 _CROPS = (T.RandomCrop, ConstrainedCrop, T.FixedSizeCrop, CenterCrop)
 
 
@@ -39,8 +42,7 @@ def accelerated(
             )
         if type(each) in _CROPS and faster and type(faster[-1]) in _RESIZES:
             each = ResizedCrop(faster.pop(), each)
-        elif type(each).__name__ == "ColorAugSSDTransform":
-            # By its name, since the class comes with all of PointRend.
+        elif (type(each).__module__, type(each).__name__) == _COLORS:
             each = ColorJitter(
                 "RGB" if each.is_rgb else "BGR",
                 brightness=each.brightness_delta,

@@ -31,6 +31,8 @@ class ResizedCrop(T.Augmentation):
             resize: of Detectron2's classes; its ``get_transform`` takes an image, and may look at
                 its shape only.
             crop: the same; its ``get_transform`` may take ``sem_seg`` besides, and look at that.
+
+        What it makes of an image raises TypeError if ``resize`` does something else than resize.
         """
         super().__init__()
         self.resize = resize
@@ -39,8 +41,10 @@ class ResizedCrop(T.Augmentation):
 
     def get_transform(self, image: np.ndarray, sem_seg: np.ndarray | None = None) -> T.Transform:
         resize = self.resize.get_transform(image)
-        if not isinstance(resize, T.ResizeTransform):  # the size stays as it is
+        if isinstance(resize, T.NoOpTransform):
             resize = T.ResizeTransform(*image.shape[:2], *image.shape[:2])
+        elif not isinstance(resize, T.ResizeTransform):
+            raise TypeError(f"{self.resize} does not resize only: it made a {resize}")
         shape_alone = np.empty((resize.new_h, resize.new_w, 0), image.dtype)
         if _looks_at_labels(self.crop):
             crop = self.crop.get_transform(shape_alone, _read_nearest(sem_seg, resize))
@@ -60,7 +64,8 @@ class ResizedCropTransform(T.Transform):
     that the crop is made of are resized along the rows, and then only the crop's columns along the
     columns. For a crop of 768x768 out of 2048x4096 that is a quarter of the work. Images that get
     smaller are resized as a whole: Pillow 13 begins with the columns of some of them, and there
-    is less to gain. Segmentations, which have no weights, are read at the crop's pixels alone.
+    is less to gain. (With another order of passes, bytes would differ by one at most, here and
+    there.) Segmentations, which have no weights, are read at the crop's pixels alone.
     """
 
     def __init__(self, resize: T.ResizeTransform, crop: T.CropTransform):
@@ -80,8 +85,12 @@ class ResizedCropTransform(T.Transform):
         """
         Args:
             img: (H, W, 3) uint8; whatever else ``ResizeTransform`` takes is resized by it.
+
+        Raises:
+            ValueError: it is not of the size that the transform is for.
         """
         resize = self.resize
+        _check_size(img, resize)
         in_bytes = img.dtype == np.uint8 and img.ndim == 3 and img.shape[2] == 3
         rows_first = resize.interp == Image.BILINEAR and resize.new_h >= resize.h
         if not (in_bytes and rows_first):
@@ -133,8 +142,17 @@ def _read_nearest(
     columns: slice = slice(None),
 ) -> np.ndarray:
     """These rows and columns of the resized map, of whatever type."""
+    _check_size(segmentation, resize)
     segmentation = segmentation.take(_nearest(resize.h, resize.new_h)[rows], axis=0)
     return segmentation.take(_nearest(resize.w, resize.new_w)[columns], axis=1)
+
+
+def _check_size(array: np.ndarray, resize: T.ResizeTransform) -> None:
+    if array.shape[:2] != (resize.h, resize.w):
+        raise ValueError(
+            f"a transform of {resize.h} x {resize.w} pixels (height x width) got "
+            f"{array.shape[0]} x {array.shape[1]}"
+        )
 
 
 def _nearest(length: int, new_length: int) -> np.ndarray:
