@@ -2,7 +2,7 @@
 """Look at a dataset before training on it.
 
     python tools/check_dataset.py camvid_sem_seg_train camvid_sem_seg_val
-    python tools/check_dataset.py --config-file configs/camvid-11/maskformer_R50_sgr.yaml
+    python tools/check_dataset.py --config-file configs/camvid-11/maskformer_R50_sgr_small.yaml
     python tools/check_dataset.py my_data_train DATASETS.FILES "['my_data.yaml']"
 
 reads every image and its ground truth once, prints what there is of each class, connected
@@ -10,46 +10,50 @@ components and instances, and lists what would stop a training or spoil it: file
 or damaged, sizes that differ, labels that are no class, annotations that cannot be used. A contact
 sheet of samples goes to OUTPUT/NAME/contact_sheet.jpg.
 
-Without a NAME, the datasets of the config's DATASETS.TRAIN and TEST are looked at; with a
---config-file, its number of classes must be theirs. The exit status is 0 if all is well, 1 if there
-are errors, 2 for a wrong command line, and 130 after Ctrl-C.
+Without a NAME, the datasets of the config's DATASETS.TRAIN and TEST are looked at. With a
+--config-file, they must be such that it can train on them, or, those in TEST alone, be evaluated on
+them. The exit status is 0 if all is well, 1 if there are errors, 2 for a wrong command line, and
+130 after Ctrl-C, which tells what has been seen by then.
 """
 
 from __future__ import annotations
 
 import argparse
 import difflib
-import os
 import re
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 import sgr  # noqa: F401 (registers)
 from sgr.data.checking import (
-    CheckOptions,
     DatasetReport,
-    Fault,
     FaultKind,
+    check_component_keys,
     check_records,
     class_faults,
-    examine_record,
-    find_unpaired,
+    legend_of,
     options_for,
+    samples_of,
     spread,
     tell,
+    training_faults,
+    training_mapper,
 )
 from sgr.data.coco_file import explain_coco_errors
+from sgr.data.datasets.registration import IncompleteDataset
+from sgr.data.faults import Fault, list_faults
+from sgr.data.progress import available_cores
 from sgr.engine import load_config
-from sgr.evaluation.ground_truth import read_instance_map
 from sgr.evaluation.json_file import write_json
-from sgr.visualization import Sample, class_colors, draw_contact_sheet, number_names
+from sgr.visualization import draw_contact_sheet
 
 # Keys of the config, which follow the names of datasets.
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+|OUTPUT_DIR|SEED|CUDNN_BENCHMARK|VERSION")
@@ -68,7 +72,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="NAME, KEY VALUE",
         help="registered datasets, then changes of the config",
     )
-    parser.add_argument("--config-file", default="", metavar="FILE", help="default: the defaults")
+    parser.add_argument(
+        "--config-file", default="", metavar="FILE", help="of the training that the data are for"
+    )
     parser.add_argument("--allow-unsafe-yaml", action="store_true", help="as in train_net.py")
     parser.add_argument(
         "--limit", type=_at_least(1), metavar="N", help="N images only, spread over the dataset"
@@ -76,22 +82,24 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--workers",
         type=_at_least(1),
-        default=_available_cores(),
+        default=available_cores(),
         metavar="N",
         help="images to work on at a time; default: the cores, here %(default)s",
     )
     parser.add_argument(
         "--partial",
         action="store_true",
-        help="images without a label map, and the other way round, may lie in the folders",
+        help="files that are missing, or without a partner, are warnings and no errors",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="all figures and faults")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="where all figures and faults are written"
+    )
     parser.add_argument(
         "--output",
         type=Path,
         default=Path("output/check"),
         metavar="DIR",
-        help="of the contact sheets; default: %(default)s",
+        help="where contact sheets are written, as NAME/contact_sheet.jpg; default: %(default)s",
     )
     parser.add_argument(
         "--num-samples",
@@ -121,131 +129,96 @@ def _at_least(least: int):
     return number
 
 
-def _available_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # fewer than the machine's in a container
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def check_dataset(
+def open_dataset(
     name: str, cfg: CfgNode, args: argparse.Namespace
-) -> tuple[DatasetReport, float, Path | None]:
-    """Look at one dataset, and draw its contact sheet.
+) -> tuple[list[dict], DatasetReport]:
+    """Load a dataset.
 
     Returns:
-        The report; how many seconds the reading of the records took; the picture, if there is one.
+        Its records, and a report with what is wrong with it as a whole.
 
     Raises:
-        FileNotFoundError: it is not there.
+        OSError: it is not there.
         ValueError: it cannot be loaded, or its records are of no kind that is known here.
     """
-    records = load(name)
+    records, missing = load(name)
     metadata = MetadataCatalog.get(name)
-    options = options_for(records, metadata, cfg, cfg_is_chosen=bool(args.config_file))
+    mapper, faults, warnings = None, [], []
+    if args.config_file:
+        try:
+            mapper = training_mapper(name, cfg)
+        except ValueError as error:
+            faults.append(Fault(str(error), FaultKind.TRAINING))
+    try:
+        options = options_for(records, metadata, cfg, mapper=mapper)
+    except ValueError as error:
+        others = [*(fault.message for fault in faults), *missing]
+        if not others:
+            raise
+        raise ValueError(f"{error}\nFurthermore:\n{list_faults(others)}") from error
+    faults += class_faults(options)
+    if mapper is not None:
+        datasets = cfg.DATASETS
+        more_faults, warnings = training_faults(
+            mapper,
+            records,
+            options,
+            cfg,
+            is_trained_on=name in datasets.TRAIN
+            or (name in args.names and name not in datasets.TEST),
+        )
+        faults += more_faults
     report = DatasetReport(name, options, len(records))
-    faults, warnings = class_faults(options, cfg if args.config_file else None)
     report.faults += faults
     report.warnings += warnings
-    look_for_partners(report, records, metadata, partial=args.partial)
+    if args.partial:
+        report.warnings += missing
+    else:
+        report.faults += [Fault(message, FaultKind.PAIRS) for message in missing]
+    return records, report
 
-    if args.limit:
-        records = [records[index] for index in spread(args.limit, len(records))]
-    start = time.perf_counter()
-    check_records(records, report, workers=args.workers)
-    seconds = time.perf_counter() - start
-    chosen = [report.intact[place] for place in spread(args.num_samples, len(report.intact))]
+
+def draw_samples(
+    records: Sequence[dict], report: DatasetReport, num_samples: int, folder: Path
+) -> str:
+    """Draw the contact sheet of records that have been looked at.
+
+    Returns:
+        The end of a sentence: where it is, or why there is none.
+    """
+    chosen = [report.drawable[place] for place in spread(num_samples, len(report.drawable))]
+    if not num_samples:
+        return "no samples are drawn"
     if not chosen:
-        return report, seconds, None
+        return "no samples, for no image could be drawn with its ground truth"
     picture = draw_contact_sheet(
-        samples_of([records[index] for index in chosen], options),
-        title=f"{name}, {len(chosen)} of {len(records)} images",
-        **legend_of(options, metadata),
+        samples_of([records[index] for index in chosen], report.options),
+        title=f"{report.name}, {len(chosen)} of {report.num_records} images",
+        **legend_of(report.options, MetadataCatalog.get(report.name)),
     )
-    path = args.output / name / "contact_sheet.jpg"
+    path = folder / report.name / "contact_sheet.jpg"
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(path, quality=88)
-    return report, seconds, path
+    return f"samples in {path}"
 
 
-def load(name: str) -> list[dict]:
-    """The records of a dataset; of errors, all but an OSError become a ValueError."""
+def load(name: str) -> tuple[list[dict], list[str]]:
+    """The records of a dataset, and what is missing; of errors, all but an OSError become a
+    ValueError."""
     try:
         with explain_coco_errors([name]):
-            return DatasetCatalog.get(name)
-    except (OSError, ValueError):
+            return DatasetCatalog.get(name), []
+    except OSError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, IncompleteDataset):
+            cause = cause.__cause__
+        if cause is None or not cause.records:
+            raise
+        return cause.records, cause.faults
+    except ValueError:
         raise
     except Exception as error:  # whatever the dataset's own code may raise
         raise ValueError(f"{type(error).__name__}: {error}") from error
-
-
-def look_for_partners(
-    report: DatasetReport, records: list[dict], metadata, *, partial: bool
-) -> None:
-    """Add to the report the files in the dataset's folders that have no partner."""
-    roots = [metadata.get(key) for key in ("image_root", "sem_seg_root")]
-    if not all(roots) or "sem_seg_file_name" not in report.options.truth:
-        return
-    unpaired = find_unpaired(records, *roots)
-    if unpaired is None:
-        return
-    if unpaired.num_pairs:
-        report.warnings.append(
-            f"{unpaired.num_pairs} images of {roots[0]} have a label map, but are not among the "
-            "records"
-        )
-    # A dataset that is a choice out of its folders may leave out what it likes.
-    if partial or unpaired.num_pairs:
-        for files, what in (
-            (unpaired.images, f"images of {roots[0]} have no label map"),
-            (unpaired.labels, f"label maps of {roots[1]} have no image"),
-        ):
-            if files:
-                report.warnings.append(f"{len(files)} {what}, and are left out: {files[0]}, ...")
-        return
-    for files, what, folder in (
-        (unpaired.images, "image without a label map", roots[1]),
-        (unpaired.labels, "label map without an image", roots[0]),
-    ):
-        report.faults += [
-            Fault(
-                FaultKind.PAIRS,
-                f"{what}: {file} has no partner in {folder} and is left out (--partial allows it)",
-            )
-            for file in files
-        ]
-
-
-def samples_of(records: Sequence[dict], options: CheckOptions) -> Iterator[Sample]:
-    """What the contact sheet shows of records without a fault, read one by one."""
-    for record in records:
-        _, maps = examine_record(record, options)
-        names = [options.class_names[label] for label in maps.components.classes]
-        sample = Sample(
-            Path(record["file_name"]).name,
-            maps.image,
-            maps.labels,
-            maps.components.indices,
-            number_names(names),
-        )
-        if options.thing_names:
-            instances = read_instance_map(record, maps.image.shape[:2], options.thing_ids)
-            # Those that can be seen, numbered anew.
-            present = np.unique(instances[instances >= 0])
-            key = "annotations" if "annotations" in record else "segments_info"
-            names = [options.thing_names[record[key][index]["category_id"]] for index in present]
-            sample.instances = np.searchsorted(present, instances)
-            sample.instances[instances < 0] = -1
-            sample.instance_names = number_names(names)
-        yield sample
-
-
-def legend_of(options: CheckOptions, metadata) -> dict[str, Sequence]:
-    """Names and colours of the classes that are drawn."""
-    if options.truth == ("annotations",):  # the last class, the background, shows the image
-        names, key = options.thing_names, "thing_colors"
-    else:
-        names, key = options.class_names, "stuff_colors"
-    return {"class_names": names, "class_colors": class_colors(metadata, len(names), key)}
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -265,42 +238,81 @@ def check_names(names: Sequence[str]) -> None:
             )
 
 
+def check_folder(folder: Path) -> None:
+    """Make a folder; raises OSError where that, or writing to it, is not possible."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 def check_all(args: argparse.Namespace) -> int:
     """Look at all datasets; the exit status."""
     try:
         cfg = load_config(args.config_file, args.opts, allow_unsafe=args.allow_unsafe_yaml)
+        check_component_keys(cfg)
         names = args.names or list(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]))
         if not names:
             raise ValueError(
                 "name a dataset, or give a --config-file with DATASETS.TRAIN or DATASETS.TEST"
             )
         check_names(names)
-    except (ValueError, KeyError, AssertionError, OSError) as error:
+        if args.num_samples:
+            check_folder(args.output)
+        if args.json:
+            if args.json.is_dir():
+                raise IsADirectoryError(f"--json {args.json} is a folder, not a file")
+            check_folder(args.json.parent)
+    except (ValueError, KeyError, AssertionError, OSError, yaml.YAMLError) as error:
         # yacs raises the first three for wrong keys and values.
         print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
         return 2
 
     figures: dict[str, dict] = {}
     failed = []
+
+    def keep(name: str, content: dict) -> None:
+        figures[name] = content
+        if args.json:
+            write_json(args.json, figures)
+
     for name in names:
         try:
-            report, seconds, picture = check_dataset(name, cfg, args)
+            records, report = open_dataset(name, cfg, args)
         except (OSError, ValueError) as error:
             print(f"{name}: cannot be checked: {error}\n", flush=True)
-            figures[name] = {"dataset": name, "error": str(error)}
+            keep(name, {"dataset": name, "error": str(error)})
             failed.append(name)
             continue
-        print(tell(report))
-        per_1000 = 1000 * seconds / max(1, report.num_checked)
-        print(f"\n{seconds:.1f} s, {per_1000:.1f} s per 1000 images", end="")
-        print(f"; samples in {picture}\n" if picture else "\n", flush=True)
-        figures[name] = {**report.figures(), "seconds": seconds}
+        if args.limit:
+            records = [records[index] for index in spread(args.limit, len(records))]
+        start = time.perf_counter()
+        stopped = False
+        try:
+            check_records(records, report, workers=args.workers)
+        except KeyboardInterrupt:
+            stopped = True
+        seconds = time.perf_counter() - start
+        # Before the pictures, which can fail.
+        print(f"{tell(report)}\n", flush=True)
+        keep(name, {**report.figures(), "seconds": seconds})
+        if stopped:
+            print(
+                f"stopped after {report.num_checked} of the {len(records)} images of {name}",
+                file=sys.stderr,
+            )
+            return 130
         if report.faults:
             failed.append(name)
-    if args.json:
-        write_json(args.json, figures)
+        per_1000 = 1000 * seconds / max(1, report.num_checked)
+        try:
+            samples = draw_samples(records, report, args.num_samples, args.output)
+        except OSError as error:
+            samples = f"no samples, for they cannot be written: {error}"
+            failed.append(name)
+        print(f"{seconds:.1f} s, {per_1000:.1f} s per 1000 images; {samples}\n", flush=True)
     if failed:
-        print(f"There are errors in {', '.join(failed)}.", file=sys.stderr)
+        names = ", ".join(dict.fromkeys(failed))
+        print(f"There are errors in {names}.", file=sys.stderr)
     return int(bool(failed))
 
 

@@ -2,10 +2,13 @@
 
 import re
 from collections import Counter, deque
+from types import SimpleNamespace
 
 import numpy as np
+import PIL.Image
 import pycocotools.mask as mask_util
 import pytest
+from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image
 
@@ -17,10 +20,12 @@ from sgr.data.checking import (
     check_records,
     class_faults,
     examine_record,
-    find_unpaired,
     options_for,
+    samples_of,
     spread,
     tell,
+    training_faults,
+    training_mapper,
 )
 from sgr.engine import load_config
 
@@ -84,7 +89,7 @@ def test_figures_are_those_of_a_literal_count(record, labels):
     assert report.faults == [] and report.size == labels.shape
     count = Counter(labels.ravel().tolist())
     assert report.pixels.tolist() == [count[0], count[1], count[2]]
-    assert report.ignored == count[255] > 0
+    assert report.num_ignored == count[255] > 0
     expected = count_components(labels, 0.2)
     assert report.num_components == len(expected) > 3
     kept = Counter(expected[:3])
@@ -111,7 +116,7 @@ def test_other_files_of_labels(record, labels, kind):
         report = check_record(record, options(ignore_label=65535))
     assert report.faults == []
     assert report.pixels.tolist() == expected.pixels.tolist()
-    assert report.ignored == expected.ignored
+    assert report.num_ignored == expected.num_ignored
     assert report.num_components == expected.num_components
 
 
@@ -122,14 +127,15 @@ def test_wrong_labels_are_counted_and_count_for_no_class(record, labels, wide):
     labels[:2, :7], labels[5, 5] = 3, highest
     Image.fromarray(labels).save(record["sem_seg_file_name"])
     report, maps = examine_record(record, options())
-    assert report.outside == {3: 14, highest: 1}
+    assert report.outside_pixels == {3: 14, highest: 1}
+    assert report.outside_images == {3: 1, highest: 1} and report.num_pixels == labels.size
     assert kinds(report) == [FaultKind.LABELS]
     message = report.faults[0].message
     assert f"holds the label(s) 3, {highest}; expected are 0 to 2" in message
     assert record["sem_seg_file_name"] in message
     count = Counter(labels.ravel().tolist())
     assert report.pixels.tolist() == [count[0], count[1], count[2]]
-    assert report.ignored == count[255]
+    assert report.num_ignored == count[255]
     assert (maps.labels[:2, :7] == 3).all()
 
 
@@ -180,19 +186,36 @@ def test_images_turned_by_their_exif_data(record, tmp_path, labels):
     turned = tmp_path / "turned.jpg"
     Image.open(record["file_name"]).save(turned, exif=exif)
     report = check_record({**record, "file_name": str(turned)}, options())
-    assert report.is_turned and report.size == labels.shape[::-1]
+    assert report.turn == 6 and not report.is_turned and report.size == labels.shape[::-1]
     assert kinds(report) == [FaultKind.SIZE]
     assert "EXIF data turns the image and not the ground truth" in report.faults[0].message
     Image.fromarray(np.rot90(labels, -1).copy()).save(record["sem_seg_file_name"])
     report = check_record({**record, "file_name": str(turned)}, options())
-    assert report.is_turned and report.faults == []
+    assert not report.is_turned and report.faults == []  # its size tells
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_turns_that_no_size_tells(record, tmp_path, labels, turn):
+    """Half turns and reflections, and all of them of square images."""
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    turned = str(tmp_path / "turned.jpg")
+    for size, known in (((30, 30), True), (labels.shape, turn < 5)):
+        shown = labels[: size[0], : size[1]]
+        Image.fromarray(np.zeros((*size, 3), np.uint8)).save(turned, exif=exif)
+        map_of_labels = np.rot90(shown).copy() if turn > 4 else shown
+        Image.fromarray(map_of_labels).save(record["sem_seg_file_name"])
+        report = check_record({**record, "file_name": turned}, options())
+        assert report.faults == [] and report.is_turned == (turn > 1 and known)
+    report = check_record({"file_name": turned, "annotations": []}, of_instances())
+    assert report.is_turned == (turn > 1)
 
 
 def test_all_ignored(record, labels):
     Image.fromarray(np.full_like(labels, 255)).save(record["sem_seg_file_name"])
     report = check_record(record, options())
     assert report.faults == [] and report.num_components == 0
-    assert report.ignored == labels.size and not report.components.any()
+    assert report.num_ignored == labels.size and not report.components.any()
 
 
 # Instances
@@ -235,7 +258,7 @@ def test_instances_are_counted_and_painted(instances):
     assert report.instances.tolist() == [2, 1] and report.crowds.tolist() == [0, 1]
     assert report.without_mask.tolist() == [0, 0] and report.without_box == 0
     # The disc, of which the other one is a part, the box, and the background but for the crowd.
-    assert report.pixels.tolist() == [80, 48, 30 * 40 - 80 - 48 - 40] and report.ignored == 40
+    assert report.pixels.tolist() == [80, 48, 30 * 40 - 80 - 48 - 40] and report.num_ignored == 40
     assert report.components.tolist() == [1, 0, 1]  # the box has less than 5 % of the background
     assert maps.labels[22, 33] == 1 and maps.labels[2, 25] == 3 and maps.labels[29, 0] == 2
 
@@ -290,7 +313,7 @@ def test_label_maps_and_instances(record, instances, tmp_path, labels):
     both = ("sem_seg_file_name", "annotations")
     report = check_record(record, of_instances(both))
     assert report.faults == [] and report.instances.tolist() == [2, 1]
-    assert report.pixels.sum() + report.ignored == labels.size
+    assert report.pixels.sum() + report.num_ignored == labels.size
     assert report.pixels.tolist() == [int((labels == label).sum()) for label in range(3)]
 
 
@@ -326,7 +349,7 @@ def test_panoptic_segments(panoptic, labels):
     crowd = (labels == 2) & ~car
     assert crowd.any() and car.any()
     assert report.pixels.tolist() == [(labels == 0).sum(), (labels == 1).sum(), car.sum()]
-    assert report.ignored == (labels == 255).sum() + crowd.sum()
+    assert report.num_ignored == (labels == 255).sum() + crowd.sum()
     assert report.instances.tolist() == [0, 0, 1] and report.crowds.tolist() == [0, 0, 1]
     expected = count_components(np.where(crowd, 255, labels), 0.05)
     assert report.num_components == len(expected)
@@ -363,8 +386,9 @@ def test_segments_count_and_label_maps_are_checked_beside(panoptic, tmp_path, la
     alone, report = (
         check_record(panoptic, of_segments(truth)) for truth in (both[:1], both)
     )
-    assert kinds(report) == [FaultKind.LABELS] and report.outside == {9: 1}
-    assert report.pixels.tolist() == alone.pixels.tolist() and report.ignored == alone.ignored
+    assert kinds(report) == [FaultKind.LABELS] and report.outside_pixels == {9: 1}
+    assert report.pixels.tolist() == alone.pixels.tolist()
+    assert (report.num_ignored, report.num_pixels) == (alone.num_ignored, alone.num_pixels)
 
 
 # A dataset
@@ -391,7 +415,8 @@ def test_sums_do_not_depend_on_the_workers(record, tmp_path):
     assert report.pixels.tolist() == [*counts[:, :2].sum(0), 0]
     assert report.share_ignored == counts[:, 2].sum() / counts.sum()
     assert report.images_with.tolist() == [6, 6, 0] and report.num_unlabelled == 1
-    assert report.intact == [0, 1, 2, 4, 5, 6, 7] and report.num_checked == 8
+    assert report.drawable == [0, 1, 2, 4, 5, 6, 7]
+    assert report.num_intact == 7 and report.num_checked == 8
     assert len(report.num_components) == 7
     assert report.share_over == np.mean([n > 2 for n in report.num_components]) > 0
     assert report.components.sum() == sum(min(n, 2) for n in report.num_components)
@@ -405,13 +430,32 @@ def test_sums_do_not_depend_on_the_workers(record, tmp_path):
     assert "Errors: 1\n" in text
 
 
+def test_labels_from_one_with_others_at_zero(record, labels):
+    """The last class alone lies outside."""
+    labels = np.where(labels == 255, 0, labels + 1).astype(np.uint8)
+    Image.fromarray(labels).save(record["sem_seg_file_name"])
+    report = DatasetReport("mine", options(), 1)
+    check_records([record], report)
+    assert any("do the labels count from 1?" in each for each in report.all_warnings())
+
+
+def test_masks_of_0_and_255(record, labels):
+    for values, expected in (((0, 255), True), ((0, 1), False)):
+        mask = np.where(labels == 0, *values).astype(np.uint8)
+        Image.fromarray(mask).save(record["sem_seg_file_name"])
+        report = DatasetReport("mine", options(), 1)
+        check_records([record], report)
+        found = any("one class, 0 (sky)" in each for each in report.all_warnings())
+        assert found == expected and not report.faults
+
+
 def test_labels_that_count_from_one(record, labels):
     labels = np.where(labels == 255, 255, labels + 1).astype(np.uint8)
     Image.fromarray(labels).save(record["sem_seg_file_name"])
     report = DatasetReport("mine", options(), 1)
     check_records([record], report)
     assert any("do the labels count from 1?" in each for each in report.all_warnings())
-    row = rf"\| label 3, no class +\| {(labels == 3).sum()} pixels in 1 images +\|"
+    row = rf"\| label 3, no class +\| {(labels == 3).sum()} pixels in 1 image +\|"
     assert re.search(row, tell(report))
 
 
@@ -420,8 +464,8 @@ def test_tables_of_instances(instances, panoptic, tmp_path, labels):
     check_records([instances], report)
     rows = [line.split("|") for line in tell(report).splitlines() if "| disc" in line]
     assert len(rows) == 1 and rows[0][-3].strip() == "2" and rows[0][-2].strip() == "0"  # crowds
-    assert "3 in 1 images, and 1 crowds" in tell(report)
-    assert "component that is kept, which supervise no concept: box\n" in tell(report)
+    assert "3 in 1 image, and 1 crowd " in tell(report)
+    assert "component that is kept, in whole images: box\n" in tell(report)
 
     both = ("sem_seg_file_name", "annotations")
     record = {**instances, "sem_seg_file_name": save(tmp_path / "l.png", labels)}
@@ -465,61 +509,365 @@ def test_options_of_datasets(cfg):
         options_for([], semantic, cfg)
     with pytest.raises(ValueError, match=r"no ground truth .* only \['file_name'\]"):
         options_for([{"file_name": ""}], semantic, cfg)
-    with pytest.raises(ValueError, match="no stuff_classes.*SEM_SEG_HEAD.NUM_CLASSES"):
+    with pytest.raises(ValueError, match="must be dicts, not None"):
+        options_for([None], semantic, cfg)
+    with pytest.raises(ValueError, match="no stuff_classes.*--config-file"):
         options_for([{"sem_seg_file_name": ""}], {}, cfg)
-    found = options_for([{"sem_seg_file_name": ""}], {}, cfg, cfg_is_chosen=True)
-    assert len(found.class_names) == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    of_labels = SimpleNamespace(truth_key="sem_seg_file_name", num_classes=7)
+    found = options_for([{"sem_seg_file_name": ""}], {}, cfg, mapper=of_labels)
+    assert found.class_names == tuple(f"class {label}" for label in range(7))
+    with pytest.raises(ValueError, match="no thing_classes"):
+        options_for([{"annotations": []}], {}, cfg, mapper=of_labels)
+    of_things = SimpleNamespace(truth_key="annotations", num_classes=3)
+    found = options_for([{"annotations": []}], {}, cfg, mapper=of_things)
+    assert len(found.thing_names) == 3
 
 
-def test_classes_and_the_config(cfg):
-    cfg = cfg.clone()
-    for number, words in ((3, None), (2, "is 2, but the dataset has 3"), (4, "has 3 stuff")):
-        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = number
-        faults, warnings = class_faults(options(), cfg)
-        assert not warnings and len(faults) == (words is not None)
-        assert words is None or words in faults[0].message
-    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 3
-    faults, warnings = class_faults(of_instances(), cfg)
-    assert not faults and "3, but the dataset has 2 thing_classes" in warnings[0]
-    cfg.MODEL.META_ARCHITECTURE = "ConceptGeneralizedRCNN"
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 1
-    faults, _ = class_faults(of_instances(), cfg)
-    assert "MODEL.ROI_HEADS.NUM_CLASSES is 1" in faults[0].message
-    assert class_faults(options(), cfg) == ([], [])  # no things to detect
-    faults, _ = class_faults(options(ignore_label=1))
-    assert "ignore_label in the metadata is 1, which is one of the 3" in faults[0].message
-    assert class_faults(options()) == ([], [])
+def test_an_ignored_class():
+    (fault,) = class_faults(options(ignore_label=1))
+    assert "ignore_label in the metadata is 1, which is one of the 3" in fault.message
+    assert class_faults(options()) == []
 
 
-# Folders
+# Records that are odd
 
-def make_pairs(root, names, suffix=""):
+ODD = [
+    ({"file_name": None}, r"the record of a record without a file name .*Error: "),
+    ({"file_name": 7}, r"the record of 7 cannot be used: \w+Error: "),
+    ({"annotations": None}, r"the record of .*a\.png cannot be used: TypeError: "),
+    ({"annotations": ["car"]}, r"annotation 0 of .*a\.png is 'car', not a dict"),
+    ({"sem_seg_file_name": None}, r"the record of .*a\.png cannot be used: \w+Error"),
+    ({"segments_info": None}, r"the record of .*a\.png cannot be used: TypeError"),
+    ({"segments_info": [None]}, r"the record of .*a\.png cannot be used: TypeError"),
+    (
+        {"segments_info": [{"id": 2**70, "category_id": 0}]},
+        r"panoptic picture .*pan\.png has segments whose ids are no integers",
+    ),
+    (
+        {"segments_info": [{"id": "one", "category_id": 0}]},
+        r"panoptic picture .*pan\.png has segments whose ids are no integers",
+    ),
+    ({"height": "tall", "width": 3}, "got .* expect"),
+]
+
+
+@pytest.mark.parametrize("change, message", ODD)
+def test_an_odd_record_is_a_fault_and_no_end(panoptic, record, change, message):
+    truth = next((key for key in ("annotations", "sem_seg_file_name") if key in change), None)
+    check = of_segments() if truth is None else of_instances((truth,))
+    if truth is None:
+        record = panoptic
+    records = [{**record, **change}, {**record, **({"annotations": []} if truth else {})}]
+    report = DatasetReport("mine", check, 2)
+    check_records(records, report)
+    assert report.num_checked == 2
+    (found,) = (fault for fault in report.faults if re.search(message, fault.message))
+    assert found.kind in FaultKind
+
+
+def test_pictures_of_two_channels_and_of_too_many_pixels(panoptic, monkeypatch):
+    Image.new("LA", (40, 30)).save(panoptic["pan_seg_file_name"])
+    report = check_record(panoptic, of_segments())
+    assert kinds(report) == [FaultKind.SEGMENTS]
+    assert "pan.png has 2 channels, not 1 or 3" in report.faults[0].message
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 500)
+    report = check_record(panoptic, of_segments())
+    assert kinds(report) == [FaultKind.IMAGE, FaultKind.LABEL_MAP]
+    assert "a.png cannot be read" in report.faults[0].message
+
+
+# What passes for good
+
+def test_boxes_beyond_their_images(instances):
+    boxes = [
+        ([30, 20, 40, 30], BoxMode.XYWH_ABS),  # of corners
+        ([30, 20, 11, 11], BoxMode.XYWH_ABS),  # a pixel beyond
+        ([30, 20, 11.1, 5], BoxMode.XYWH_ABS),
+        ([-1.1, 0, 4, 4], BoxMode.XYXY_ABS),
+        ([0, 0, 41, 31], BoxMode.XYXY_ABS),
+    ]
+    instances["annotations"] = [
+        annotation(0, polygon(2, 2, 12, 10), bbox=box, bbox_mode=mode) for box, mode in boxes
+    ]
+    report = DatasetReport("mine", of_instances(), 1)
+    check_records([instances], report)
+    assert report.faults == [] and report.boxes_beyond == 3
+    (warning,) = (each for each in report.all_warnings() if "bbox_mode" in each)
+    assert warning.startswith("boxes that reach beyond") and warning.endswith(": 3")
+
+
+def test_masks_outside_of_their_images(instances):
+    instances["annotations"][1:2] = [annotation(0, polygon(100, 100, 120, 110))]
+    report = DatasetReport("mine", of_instances(), 1)
+    check_records([instances], report)
+    assert report.empty_masks == 1
+    assert "instances whose mask has no pixel in the image: 1" in report.all_warnings()
+
+
+def test_label_maps_with_losses(record, labels):
+    lossy = record["sem_seg_file_name"].replace(".png", ".JPG")
+    Image.fromarray(np.zeros_like(labels)).save(lossy, format="JPEG")
+    report = DatasetReport("mine", options(), 1)
+    check_records([{**record, "sem_seg_file_name": lossy}], report)
+    assert any("JPEG" in each and each.endswith(": 1") for each in report.all_warnings())
+
+
+def test_nothing_to_learn_from(record, instances, labels):
+    Image.fromarray(np.full_like(labels, 255)).save(record["sem_seg_file_name"])
+    for check, one, lacking in (
+        (options(), record, "labelled pixel"),
+        (of_instances(), {**instances, "annotations": []}, "instance"),
+    ):
+        report = DatasetReport("mine", check, 2)
+        check_records([one, one], report)
+        (fault,) = report.faults
+        assert fault.kind is FaultKind.EMPTY
+        assert fault.message == f"none of the 2 images looked at has a {lacking}"
+    report = DatasetReport("mine", options(), 1)
+    check_records([{**record, "sem_seg_file_name": "none.png"}], report)
+    assert kinds(report) == [FaultKind.LABEL_MAP]  # which says it all
+
+
+def test_instances_beside_segments_are_counted_once(panoptic, instances):
+    record = {**panoptic, "annotations": instances["annotations"]}
+    both = ("pan_seg_file_name", "annotations")
+    report = check_record(record, of_instances(both, thing_ids=frozenset({0, 1})))
+    assert report.faults == []
+    assert report.instances.tolist() == [2, 1] and report.crowds.tolist() == [0, 1]
+
+
+def test_warnings_that_follow_from_figures(record, instances, panoptic, tmp_path):
+    panoptic["segments_info"].append({"id": 9, "category_id": 0})
+    report = DatasetReport("mine", of_segments(), 1)
+    check_records([panoptic], report)
+    assert "segments without a pixel in their panoptic picture: 1" in report.all_warnings()
+
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    turned = str(tmp_path / "turned.jpg")
+    Image.open(record["file_name"]).save(turned, exif=exif)
+    del instances["annotations"][0]["bbox"]
+    report = DatasetReport("mine", of_instances(), 1)
+    check_records([{**instances, "file_name": turned}], report)
+    warnings = report.all_warnings()
+    assert "instances without a box, which detectors need: 1" in warnings
+    assert any(each.endswith(f"turned alike: {turned}") for each in warnings)
+    assert report.figures()["turned_by_exif"] == [turned]
+
+
+# All of it
+
+EXPECTED_TEXT = """
+mine: 4 images, label maps, instances
+
+| | |
+|:-|:-|
+| image height | 4 |
+| image width | 6 to 10, median 6 |
+| pixels ignored | 21.43% |
+| label 9, no class | 4 pixels in 1 image |
+| components per image | mean 1.0, 95th percentile 1.85, max 2 |
+| images with more than L = 1 | 25.00% |
+| instances | 2 in 2 images, and 1 crowd |
+
+| label | class | images | % of pixels | components |
+|-:|:-|-:|-:|-:|
+| 0 | sky | 2 | 30.36 | 1.00 |
+| 1 | road | 2 | 42.86 | 0.50 |
+| 2 | car | 1 | 1.79 | 0.00 |
+
+Components are those of whole images, larger than 50% of the largest; training makes them of \
+crops. The table has the mean over the images with the class, of the 1 largest of each.
+
+| category | thing | images | instances | crowds | without mask |
+|-:|:-|-:|-:|-:|-:|
+| 0 | car | 2 | 2 | 1 | 1 |
+
+Warnings: 6
+- classes that do not occur in any image: tree
+- classes without a component that is kept, in whole images: car
+- images without a labelled pixel: 1
+- instances without a mask, which serve detectors only: 1
+- instances without a box, which detectors need: 1
+- boxes that reach beyond their image by more than a pixel (is their bbox_mode right? \
+x, y, x, y taken for x, y, width, height looks like this): 1
+
+Errors: 1
+
+1 x labels that are no class:
+- label map d.png holds the label(s) 9; expected are 0 to 3, and 255 for ignored pixels
+"""
+EXPECTED_FIGURES = {
+    "dataset": "mine",
+    "ground_truth": ("sem_seg_file_name", "annotations"),
+    "records": 4,
+    "checked": 4,
+    "intact": 3,
+    "width": {"min": 6, "median": 6.0, "max": 10},
+    "height": {"min": 4, "median": 4.0, "max": 4},
+    "turned_by_exif": [],
+    "share_ignored": 24 / 112,
+    "unlabelled_images": 1,
+    "labels_outside": {9: {"images": 1, "pixels": 4}},
+    "classes": [
+        {"label": 0, "name": "sky", "images": 2, "pixels": 34, "components": 2},
+        {"label": 1, "name": "road", "images": 2, "pixels": 48, "components": 1},
+        {"label": 2, "name": "car", "images": 1, "pixels": 2, "components": 0},
+        {"label": 3, "name": "tree", "images": 0, "pixels": 0, "components": 0},
+    ],
+    "components_per_image": {
+        "max_active": 1,
+        "min_area_ratio": 0.5,
+        "kernel_size": 1,
+        "mean": 1.0,
+        "percentile_95": 1.85,
+        "max": 2,
+        "share_over_max_active": 0.25,
+    },
+    "instances": {
+        "total": 2,
+        "images": 2,
+        "without_box": 1,
+        "boxes_beyond_image": 1,
+        "empty_masks": 0,
+        "categories": [
+            {
+                "category_id": 0,
+                "name": "car",
+                "instances": 2,
+                "images": 2,
+                "crowds": 1,
+                "without_mask": 1,
+            }
+        ],
+    },
+    "num_faults": 1,
+    "num_faults_by_kind": {"labels": 1},
+}
+
+
+def test_all_of_a_small_dataset(tmp_path, monkeypatch):
+    """Every figure and every line, as counted by hand."""
+    monkeypatch.chdir(tmp_path)
+    a, b, c = np.zeros((3, 4, 6), np.uint8)
+    a[2:] = 1
+    b[1, 2:4] = 2
+    c[...] = 255
+    d = np.ones((4, 10), np.uint8)
+    d[0, :4] = 9
+    car = annotation(0, polygon(2, 1, 4, 2))
+    del car["bbox"]
+    crowd = annotation(0, polygon(0, 0, 6, 1), iscrowd=1)
+    beyond = annotation(0, None, bbox=[0, 0, 12, 2])
+    things = {"a": [], "b": [car, crowd], "c": [], "d": [beyond]}
     records = []
-    for name in names:
-        pair = root / "images" / f"{name}.jpg", root / "labels" / f"{name}{suffix}.png"
-        for path in pair:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-        records.append(dict(zip(("file_name", "sem_seg_file_name"), map(str, pair))))
-    return records, str(root / "images"), str(root / "labels")
+    for name, labels in {"a": a, "b": b, "c": c, "d": d}.items():
+        image = np.zeros((*labels.shape, 3), np.uint8)
+        Image.fromarray(image).save(f"{name}.bmp")
+        Image.fromarray(labels).save(f"{name}.png")
+        record = {"file_name": f"{name}.bmp", "sem_seg_file_name": f"{name}.png"}
+        records.append({**record, "annotations": things[name]})
+    check = options(
+        ("sem_seg_file_name", "annotations"),
+        class_names=("sky", "road", "car", "tree"),
+        thing_names=("car",),
+        max_active=1,
+        min_area_ratio=0.5,
+    )
+    report = DatasetReport("mine", check, 4)
+    check_records(records, report, workers=2)
+
+    text = re.sub(r"--+", "-", re.sub("  +", " ", tell(report)))
+    assert text == EXPECTED_TEXT.replace("\\\n", "").strip()
+    figures = report.figures()
+    warnings, faults = figures.pop("warnings"), figures.pop("faults")
+    assert [f"- {each}" in text for each in warnings] == [True] * 6
+    (fault,) = faults
+    assert fault["kind"] == "labels" and fault["message"] in text
+    of_components = figures["components_per_image"]
+    of_components["percentile_95"] = round(of_components["percentile_95"], 9)
+    assert figures == EXPECTED_FIGURES
 
 
-@pytest.mark.parametrize("suffix", ["", "_mask"])
-def test_files_without_a_partner(tmp_path, suffix):
-    arguments = make_pairs(tmp_path, ["a", "b", "city/c"], suffix)
-    found = find_unpaired(*arguments)
-    assert (found.images, found.labels, found.num_pairs) == ([], [], 0)
-    for file in ("images/city/d.JPG", f"labels/e{suffix}.png", "images/.hidden.jpg", "images/x.md"):
-        (tmp_path / file).touch()
-    found = find_unpaired(*arguments)
-    assert found.images == [str(tmp_path / "images" / "city" / "d.JPG")]
-    assert found.labels == [str(tmp_path / "labels" / f"e{suffix}.png")]
-    records, *roots = arguments
-    assert find_unpaired(records[1:], *roots).num_pairs == 1
+def test_samples(record, instances, tmp_path):
+    broken = {**record, "sem_seg_file_name": "none.png"}
+    wrong = {**record, "sem_seg_file_name": save(tmp_path / "w.png", np.full((30, 40), 9, "u1"))}
+    good, faulty = samples_of([record, broken, wrong], options())
+    assert good.name == "a.png" and faulty.name == "a.png (faulty)"
+    assert len(good.component_names) == good.components.max() + 1
+    assert good.instances is None and (faulty.labels == 3).all()
+    instances["annotations"].insert(0, annotation(1, None))
+    (sample,) = samples_of([instances], of_instances())
+    assert sample.instance_names == ["disc 1", "disc 2", "box"]
+    assert sample.instances[22, 33] == 2 and sample.instances[5, 3] == 0
+    assert sample.instances[5, 9] == 1 and sample.instances[29, 0] == -1
 
 
-def test_folders_that_tell_nothing(tmp_path):
-    records, images, labels = make_pairs(tmp_path, ["a", "b"])
-    assert find_unpaired(records, images, str(tmp_path / "elsewhere")) is None
-    records[1]["sem_seg_file_name"] = records[0]["sem_seg_file_name"]
-    assert find_unpaired(records, images, labels) is None
+# Training
+
+MAPPERS = {
+    "mask_former_semantic_concept": "sem_seg_file_name",
+    "mask_former_panoptic_concept": "pan_seg_file_name",
+    "mask_former_instance_concept": "annotations",
+    "detection_concept": "annotations",
+}
+
+
+@pytest.fixture
+def metadata():
+    MetadataCatalog.get("check_mapper").set(stuff_classes=list(CLASSES), thing_classes=THINGS)
+    yield
+    MetadataCatalog.remove("check_mapper")
+
+
+def mapper_and_config(cfg, name, **heads):
+    cfg = cfg.clone()
+    cfg.INPUT.DATASET_MAPPER_NAME = name
+    for head, count in heads.items():
+        cfg.MODEL[head].NUM_CLASSES = count
+    return training_mapper("check_mapper", cfg), cfg
+
+
+@pytest.mark.parametrize("name", MAPPERS)
+@pytest.mark.parametrize("truth", sorted(set(MAPPERS.values())))
+def test_truth_that_the_mapper_learns_from(cfg, metadata, name, truth):
+    mapper, cfg = mapper_and_config(cfg, name, SEM_SEG_HEAD=3, ROI_HEADS=2)
+    checks = {
+        "sem_seg_file_name": options(),
+        "pan_seg_file_name": of_segments(),
+        "annotations": of_instances(),
+    }
+    for is_trained_on in (True, False):
+        faults, _ = training_faults(mapper, [], checks[truth], cfg, is_trained_on=is_trained_on)
+        if truth == MAPPERS[name] or not is_trained_on:
+            assert faults == []
+        else:
+            (fault,) = faults
+            assert fault.kind is FaultKind.TRAINING
+            assert f"{name!r} learns from" in fault.message and truth in fault.message
+
+
+def test_annotations_that_the_mapper_refuses(cfg, metadata):
+    record = {"file_name": "a.png", "annotations": [annotation(0, None)]}
+    for name, refused in (("mask_former_instance_concept", True), ("detection_concept", False)):
+        mapper, changed = mapper_and_config(cfg, name, ROI_HEADS=2)
+        check = of_instances()
+        faults, _ = training_faults(mapper, [record], check, changed, is_trained_on=True)
+        assert len(faults) == refused
+        assert not refused or "annotation 0 of a.png has no segmentation" in faults[0].message
+
+
+def test_number_of_classes(cfg, metadata):
+    name = "mask_former_semantic_concept"
+    for count, is_wrong in ((3, False), (4, True), (0, False)):
+        mapper, changed = mapper_and_config(cfg, name, SEM_SEG_HEAD=count)
+        faults, warnings = training_faults(mapper, [], options(), changed, is_trained_on=False)
+        assert len(faults) == is_wrong and not warnings
+        assert not is_wrong or "is 4, but the dataset has 3 stuff_classes" in faults[0].message
+    with pytest.raises(ValueError, match="NUM_CLASSES is 2, but the dataset check_mapper has 3"):
+        mapper_and_config(cfg, name, SEM_SEG_HEAD=2)
+    mapper, changed = mapper_and_config(cfg, "detection_concept", ROI_HEADS=9)
+    faults, warnings = training_faults(mapper, [], of_instances(), changed, is_trained_on=True)
+    assert not faults and "MODEL.ROI_HEADS.NUM_CLASSES is 9, but the dataset has 2" in warnings[0]
+    mapper, changed = mapper_and_config(cfg, "detectron2_default", SEM_SEG_HEAD=9)
+    assert training_faults(mapper, [], options(), changed, is_trained_on=True) == ([], [])

@@ -26,6 +26,7 @@ from official_layouts import COCO_STUFF, COCO_THINGS, write_coco
 from sgr.config import add_sgr_config
 from sgr.data.coco_file import explain_coco_errors
 from sgr.data.datasets import coco
+from sgr.data.datasets.registration import IncompleteDataset
 from sgr.data.mappers import build_mapper
 from sgr.data.segments import read_segment_map, segment_labels
 from sgr.evaluation import build_evaluator
@@ -166,9 +167,15 @@ def test_without_what_a_dataset_does_not_need(root):
 def test_missing_files(name, stem, root, prepared):
     image = root / f"coco/val2017/{stem}.jpg"
     image.rename(root / "elsewhere.jpg")
-    with pytest.raises(FileNotFoundError, match=f"(?s)missing:\n- {image}\n.*prepare_coco.py"):
+    message = f"(?s)missing:\n- {image}\n.*prepare_coco.py"
+    with pytest.raises(IncompleteDataset, match=message) as caught:
         DatasetCatalog.get(name)
     (root / "elsewhere.jpg").rename(image)
+    records = DatasetCatalog.get(name)
+    if not (name.endswith("_panoptic") and records[0]["file_name"] == str(image)):
+        # Else Detectron2 looks at it first, and at nothing more.
+        others = [each for each in records if each["file_name"] != str(image)]
+        assert caught.value.records == others and caught.value.faults == [f"missing: {image}"]
     if name == "coco_2017_val":
         return
     folder = "panoptic_val2017" if name.endswith("panoptic") else "panoptic_stuff_val2017"

@@ -13,7 +13,7 @@ from PIL import Image
 
 import sgr
 from sgr.data.datasets import descriptions
-from sgr.engine import Trainer, argument_parser, load_config, setup_config
+from sgr.engine import Trainer, argument_parser, evaluate, load_config, setup_config
 from tiny_model import CHECKOUT
 
 TEMPLATES = CHECKOUT / "configs" / "your-data"
@@ -79,6 +79,16 @@ class TestDescription:
         metadata = MetadataCatalog.get("mine_val")
         assert metadata.stuff_classes == ["sky", "road", "car"] and metadata.ignore_label == 254
 
+    def test_paths_in_the_home_folder(self, folder, monkeypatch):
+        monkeypatch.setenv("HOME", str(folder.parent))
+        (folder / "names.txt").write_text("sky\nroad\n")
+        splits = {"train": {key: f"~/data/{path}" for key, path in SPLITS["train"].items()}}
+        describe(folder, classes="~/data/names.txt", splits=splits)
+        sgr.register_dataset_file("~/data/data.yaml")
+        assert len(DatasetCatalog.get("mine_train")) == 4
+        assert MetadataCatalog.get("mine_train").stuff_classes == ["sky", "road"]
+        load_config("", ["DATASETS.FILES", "['~/data/data.yaml']"])
+
     def test_lists_of_one_folder(self, folder):
         (folder / "a.txt").write_text("0\n2\n")
         (folder / "b.txt").write_text("1.png\n")
@@ -96,6 +106,19 @@ class TestDescription:
         train, val = map(DatasetCatalog.get, sgr.register_dataset_file(folder / "data.yaml"))
         stems = [record["image_id"] for record in train + val]
         assert sorted(stems) == list("0123") and train and val
+
+    def test_share_of_the_validation(self, folder):
+        describe(folder, **SPLITS["train"], splits="none", val_share=0.2)
+        names = sgr.register_dataset_file(folder / "data.yaml")
+        label = (folder / "labels/train/0.png").read_bytes()
+        for index in range(4, 50):
+            for kind in ("images", "labels"):
+                (folder / kind / "train" / f"{index}.png").write_bytes(label)
+        train, val = map(DatasetCatalog.get, names)
+        assert names == ["mine_train", "mine_val"]
+        assert len(train) + len(val) == 50 and 4 <= len(val) <= 16
+        # They share a folder, so it is not what one of them consists of.
+        assert all(MetadataCatalog.get(name).get("image_root") is None for name in names)
 
     def test_classes_are_those_of_all_splits(self, folder, caplog):
         labels = np.full((40, 64), 4, np.uint8)
@@ -129,9 +152,12 @@ class TestDescription:
             ({"name": "none"}, "no name"),
             ({"name": 7}, "name is 7, of type int; expected is str"),
             ({"ignore_label": "255"}, "ignore_label is '255', of type str; expected is int"),
+            ({"ignore_label": True}, "ignore_label is True, of type bool; expected is int"),
             ({"classes": {0: "sky"}}, "expected is list or str or int"),
             ({"classes": ["sky", True]}, "class 1 in classes is True, a bool"),
+            ({"classes": ["sky"]}, r"only \['sky'\], and must name at least 2"),
             ({"colors": [[0, 0, 0]]}, "1 colors for 3 classes"),
+            ({"colors": [["a", 0, 0]] * 3}, r"class 0 is \['a', 0, 0\], not three integers"),
         ],
     )
     def test_mistakes(self, folder, content, message):
@@ -155,6 +181,11 @@ class TestDescription:
         with pytest.raises(ValueError, match="(?s)data.yaml: .*" + message):
             sgr.register_dataset_file(tmp_path / "data.yaml")
 
+    def test_not_utf8(self, folder):
+        (folder / "data.yaml").write_bytes("name: straße\n".encode("latin-1"))
+        with pytest.raises(ValueError, match="data.yaml is not UTF-8 text; save it as UTF-8"):
+            sgr.register_dataset_file(folder / "data.yaml")
+
     def test_missing_files(self, folder):
         with pytest.raises(FileNotFoundError, match="no description of a dataset .*none.yaml"):
             sgr.register_dataset_file(folder / "none.yaml")
@@ -177,6 +208,15 @@ class TestAgain:
         sgr.register_dataset_file(describe(folder, classes=4, splits=splits))
         assert len(MetadataCatalog.get("mine_train").stuff_classes) == 4
         assert "mine_test" in DatasetCatalog and "mine_val" not in DatasetCatalog
+
+    @pytest.mark.parametrize("wrong", [{"name": "shapes_sem_seg"}, {"ignore_label": 0}])
+    def test_a_file_that_has_changed_and_is_refused(self, folder, wrong):
+        sgr.register_dataset_file(describe(folder))
+        with pytest.raises(ValueError, match="already|one of the 3 classes"):
+            sgr.register_dataset_file(describe(folder, **wrong))
+        assert len(DatasetCatalog.get("mine_train")) == 4
+        sgr.register_dataset_file(describe(folder, classes=4))
+        assert len(MetadataCatalog.get("mine_train").stuff_classes) == 4
 
     def test_another_file_of_the_same_name(self, folder):
         sgr.register_dataset_file(describe(folder))
@@ -204,13 +244,17 @@ class TestConfig:
         cfg = load_config(str(TEMPLATES / "fcn_R50_sgr.yaml"), opts)
         assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 3
 
-    @pytest.mark.parametrize("template", ["fcn_R50_sgr", "maskformer_R50_sgr"])
+    @pytest.mark.parametrize("mapper", ["semantic_concept", "mask_former_semantic_concept"])
     @pytest.mark.parametrize("number", [2, 54])
-    def test_another_number_of_classes(self, folder, template, number):
-        opts = options(describe(folder), MODEL__SEM_SEG_HEAD__NUM_CLASSES=number)
+    def test_another_number_of_classes(self, folder, mapper, number):
+        opts = options(
+            describe(folder),
+            MODEL__SEM_SEG_HEAD__NUM_CLASSES=number,
+            INPUT__DATASET_MAPPER_NAME=mapper,
+        )
         message = f"NUM_CLASSES is {number}, but the dataset mine_train has 3 classes"
         with pytest.raises(ValueError, match=message):
-            load_config(str(TEMPLATES / f"{template}.yaml"), opts)
+            load_config(str(TEMPLATES / "fcn_R50_sgr.yaml"), opts)
 
     def test_the_same_of_a_dataset_registered_by_a_call(self):
         sgr.register_sem_seg("mine", "images", "labels", classes=3)
@@ -230,6 +274,24 @@ class TestConfig:
         opts = options(describe(folder), DATASETS__TRAIN="('mine_trian',)")
         with pytest.raises(ValueError, match="'mine_trian', which is not.*mine_train, mine_val"):
             load_config("", opts)
+        with pytest.raises(ValueError, match=r"'mine', which is not.* \[\] describes nothing"):
+            load_config(str(TEMPLATES / "fcn_R50_sgr.yaml"), ["DATASETS.TRAIN", "('mine',)"])
+        load_config("", ["DATASETS.TRAIN", "('mine',)"])  # somebody may register it later
+
+    def test_a_written_config_is_good_in_any_folder(self, folder, tmp_path, monkeypatch):
+        opts = options(describe(folder).name)
+        monkeypatch.chdir(folder)
+        cfg = load_config(str(TEMPLATES / "fcn_R50_sgr.yaml"), opts)
+        Path("written.yaml").write_text(cfg.dump())
+        monkeypatch.chdir(tmp_path)
+        again = load_config(str(folder / "written.yaml"))
+        assert again.DATASETS == cfg.DATASETS and len(DatasetCatalog.get("mine_val")) == 2
+        message = r"'data.yaml' \(.*relative to the current folder.*\[\]"
+        with pytest.raises(FileNotFoundError, match=message):
+            load_config(str(TEMPLATES / "fcn_R50_sgr.yaml"), opts)
+        (folder / "data.yaml").unlink()
+        written = str(folder / "written.yaml")
+        assert load_config(written, ["DATASETS.FILES", "[]"]).MODEL.SEM_SEG_HEAD.NUM_CLASSES == 3
 
     def test_no_dataset(self):
         template = str(TEMPLATES / "fcn_R50_sgr.yaml")
@@ -246,14 +308,30 @@ def test_templates_build(folder, template):
     less = {
         "MODEL.DEVICE": "cpu", "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
         "MODEL.RESNETS.RES2_OUT_CHANNELS": 16, "MODEL.RESNETS.WIDTH_PER_GROUP": 8,
+        "MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT": "scores",
     }
     cfg = load_config(str(template), options(describe(folder), **less))
     model = build_model(cfg)
-    assert model.sem_seg_head.num_classes == 3 if "fcn" not in template.stem else True
     assert cfg.MODEL.SGR.SUPERVISION.WEIGHT > 0 and cfg.TEST.TOKENS.ENABLED
     with torch.no_grad():
         output = model.eval()([{"image": torch.zeros(3, 64, 96), "height": 32, "width": 48}])[0]
-    assert output["sem_seg"].shape[-2:] == (32, 48)
+    assert output["sem_seg"].shape == (3, 32, 48)
+
+
+@pytest.mark.parametrize("template", MODELS, ids=lambda path: path.stem)
+def test_templates_need_a_number_of_classes(template):
+    """Tools that do without data get no further than here."""
+    with pytest.raises(ValueError, match="NUM_CLASSES is 0.*docs/your_data.md"):
+        build_model(load_config(str(template), ["MODEL.DEVICE", "cpu"]))
+
+
+def test_mistakes_in_the_validation_data_are_told_before_the_training(folder):
+    (folder / "labels/val/1.png").unlink()
+    template = str(TEMPLATES / "maskformer_R50_sgr_small.yaml")
+    cfg = load_config(template, options(describe(folder), MODEL__DEVICE="cpu"))
+    for run in (Trainer, evaluate):
+        with pytest.raises(FileNotFoundError, match="val/1.png has no partner .*val/1.png"):
+            run(cfg)
 
 
 def test_trains_and_evaluates(folder, tmp_path, monkeypatch):

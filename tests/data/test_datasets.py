@@ -1,4 +1,6 @@
 import json
+import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +24,7 @@ from official_layouts import (
 from sgr.config import add_sgr_config
 from sgr.data.datasets import ade20k, camvid, cityscapes, coco_stuff_10k
 from sgr.data.datasets.registration import (
+    IncompleteDataset,
     add_metadata,
     distinct_label_colors,
     load_sem_seg_pairs,
@@ -233,8 +236,10 @@ def test_ade20k(root):
     assert found[0] == image.with_suffix(".png") and len(found) == 3
     # It would leave this image out, too.
     next(iter(expected)).unlink()
-    with pytest.raises(FileNotFoundError, match="(?s)without a label map.*prepare_ade20k.py"):
+    message = "(?s)without a label map.*prepare_ade20k.py"
+    with pytest.raises(IncompleteDataset, match=message) as caught:
         DatasetCatalog.get("ade20k_sem_seg_train")
+    assert len(caught.value.faults) == 1 and len(caught.value.records) == 2
     assert len(DatasetCatalog.get("ade20k_sem_seg_val")) == 2
 
 
@@ -253,8 +258,9 @@ def test_cityscapes(root):
     # Detectron2 would not look at the files of the last image, and fail at others without a word.
     last = list(expected)[3]
     last.unlink()
-    with pytest.raises(FileNotFoundError, match=str(last)):
+    with pytest.raises(IncompleteDataset, match=str(last)) as caught:
         DatasetCatalog.get("cityscapes_fine_sem_seg_train")
+    assert caught.value.faults == [f"missing: {last}"] and caught.value.records == records[:3]
     Image.fromarray(expected[last]).save(last)
     images = root / "cityscapes/leftImg8bit/train"
     for hidden in (images / ".DS_Store", images / "bochum/._a_leftImg8bit.png"):
@@ -345,8 +351,12 @@ def test_missing_panoptic_cityscapes(split, root, panoptic, monkeypatch):
         Path(records[1]["sem_seg_file_name"]),
     ):
         file.rename(root / "elsewhere")
-        with pytest.raises(FileNotFoundError, match=f"(?s)missing:\n.*{file.name}.*prepare_city"):
+        message = f"(?s)missing:\n.*{file.name}.*prepare_city"
+        with pytest.raises(IncompleteDataset, match=message) as caught:
             DatasetCatalog.get(name)
+        (fault,) = caught.value.faults
+        assert fault.startswith("missing: ") and file.name in fault
+        assert caught.value.records == [r for r in records if str(file) not in r.values()]
         (root / "elsewhere").rename(file)
     assert DatasetCatalog.get(name) == records
 
@@ -448,6 +458,22 @@ def test_pairs_must_be_complete(tmp_path):
     (images / "c.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"label map without an image: .*c\.png"):
         load_sem_seg_pairs(images, labels)
+    make_pairs(images, labels, ["d", "e", "f"], ".jpg")
+    for file in (labels / "d.png", labels / "e.png", images / "f.jpg"):
+        file.unlink()
+    with pytest.raises(IncompleteDataset) as caught:
+        load_sem_seg_pairs(images, labels)
+    expected = [
+        f"image without a label map: {images / 'd.jpg'} has no partner",
+        f"image without a label map: {images / 'e.jpg'} has no partner",
+        f"label map without an image: {labels / 'c.png'} has no partner",
+        f"label map without an image: {labels / 'f.png'} has no partner",
+    ]
+    assert [fault.split(" partner")[0] + " partner" for fault in caught.value.faults] == expected
+    assert str(caught.value) == f"{caught.value.faults[0]} (and 1 more)"
+    assert [record["image_id"] for record in caught.value.records] == ["a"]
+    copy = pickle.loads(pickle.dumps(caught.value))  # from a worker
+    assert str(copy) == str(caught.value) and copy.faults == caught.value.faults
     make_pairs(images, labels, ["a"], ".png")
     with pytest.raises(ValueError, match=r"a\.png.*a\.jpg"):
         load_sem_seg_pairs(images, labels)
@@ -465,3 +491,15 @@ def test_real_camvid(monkeypatch):
     assert len(records) == 101
     labels = np.asarray(Image.open(records[0]["sem_seg_file_name"]))
     assert labels.shape == (360, 480) and labels.max() <= 11
+
+
+def test_shapes_without_some_label_maps(tiny_shapes_root, tmp_path, monkeypatch):
+    shutil.copytree(tiny_shapes_root, tmp_path / "root")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "root"))
+    for index in (0, 3):
+        (tmp_path / f"root/shapes/sem_seg/val/{index:05}.png").unlink()
+    with pytest.raises(IncompleteDataset, match="image without a label map") as caught:
+        DatasetCatalog.get("shapes_sem_seg_val")
+    assert [fault.split("/val/")[1][:5] for fault in caught.value.faults] == ["00000", "00003"]
+    assert all("sem_seg_file_name" in record for record in caught.value.records)
+    assert len(caught.value.records) == 3

@@ -10,6 +10,7 @@ from PIL import Image
 
 import sgr
 from sgr.data.datasets.folders import Folders, as_class_names, is_of_folders
+from sgr.data.datasets.registration import IncompleteDataset
 from sgr.data.mappers import build_mapper
 from sgr.engine import load_config
 
@@ -53,6 +54,16 @@ class TestPairs:
         assert records[2]["file_name"] == str(tmp_path / "images/north/c.TIF")
         assert records[2]["sem_seg_file_name"] == str(tmp_path / "labels/north/c.png")
 
+    def test_links_to_folders_are_followed_and_hidden_ones_are_not(self, tmp_path):
+        write(tmp_path / "elsewhere", ["b", ".hidden/c"])
+        folders = write(tmp_path, ["a", ".hidden/d", "north/.e"])
+        for folder in folders:
+            (folder / "link").symlink_to(tmp_path / "elsewhere" / folder.name)
+        sgr.register_sem_seg("mine", *folders, classes=3)
+        records = DatasetCatalog.get("mine")
+        assert stems(records) == ["a", "link/b"]
+        assert records[1]["file_name"] == str(tmp_path / "images/link/b.jpg")
+
     def test_label_suffix_in_one_folder(self, tmp_path):
         for folder in ("images", "labels"):
             (tmp_path / folder).symlink_to(tmp_path / "all")
@@ -82,18 +93,38 @@ class TestPairs:
         with pytest.raises(FileNotFoundError, match="folder of label maps .*/label does not"):
             DatasetCatalog.get("no_labels")
         sgr.register_sem_seg("suffix", images, labels, classes=3, label_suffix="_mask")
-        with pytest.raises(FileNotFoundError, match=r"images/a.jpg \(and 1 more\).*NAME_mask.png"):
+        expected = rf"images/a.jpg has no partner {labels}/a_mask.png \(and 1 more\)$"
+        with pytest.raises(FileNotFoundError, match=expected):
             DatasetCatalog.get("suffix")
-        (labels / "b.png").unlink()
-        sgr.register_sem_seg("incomplete", images, labels, classes=3)
-        with pytest.raises(FileNotFoundError, match="without a label map: .*images/b.jpg has no"):
-            DatasetCatalog.get("incomplete")
+        sgr.register_sem_seg("empty", tmp_path / "empty", labels, classes=3)
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(FileNotFoundError, match=r"empty holds no image \([^()]*\)$"):
+            DatasetCatalog.get("empty")
+
+    def test_what_is_there_is_kept(self, tmp_path):
+        """For those who look at an incomplete dataset all the same."""
+        images, labels = write(tmp_path, ["a", "north/b", "c"])
+        (labels / "north/b.png").unlink()
+        (images / "c.jpg").unlink()
+        with pytest.raises(IncompleteDataset) as caught:
+            Folders(images, labels).load_pairs()
+        assert caught.value.faults == [
+            f"image without a label map: {images}/north/b.jpg has no partner {labels}/north/b.png",
+            f"label map without an image: {labels}/c.png has no partner {images}/c.*",
+        ]
+        assert stems(caught.value.records) == ["a"]
+
+        (tmp_path / "list.txt").write_text("a\nd\ne\n")
+        with pytest.raises(IncompleteDataset) as caught:
+            Folders(images, labels, list_file=tmp_path / "list.txt").load_pairs()
+        assert [fault.split()[2] for fault in caught.value.faults] == ["d,", "e,"]
+        assert stems(caught.value.records) == ["a"]
 
     def test_list_file(self, tmp_path):
         folders = write(tmp_path, ["a", "b.c", "d", "north/e"])
         (tmp_path / "labels/d.png").unlink()  # of an image that is not listed
         list_file = tmp_path / "train.txt"
-        list_file.write_text("b.c\nnorth/e.jpg\r\n\n")
+        list_file.write_text("./b.c\nnorth\\e.jpg\r\n\n")
         sgr.register_sem_seg("mine", *folders, classes=3, list_file=list_file)
         assert stems(DatasetCatalog.get("mine")) == ["b.c", "north/e"]
         list_file.write_text("a\nf\ng\n")
@@ -101,6 +132,11 @@ class TestPairs:
             DatasetCatalog.get("mine")
         list_file.write_text("\n")
         with pytest.raises(ValueError, match="train.txt is empty"):
+            DatasetCatalog.get("mine")
+        list_file.write_bytes("\ufeffa\n".encode())
+        assert stems(DatasetCatalog.get("mine")) == ["a"]
+        list_file.write_bytes("straße\n".encode("latin-1"))
+        with pytest.raises(ValueError, match="train.txt is not UTF-8 text; save it as UTF-8"):
             DatasetCatalog.get("mine")
         list_file.unlink()
         with pytest.raises(FileNotFoundError, match="no list of images .*train.txt"):
@@ -142,9 +178,18 @@ class TestMetadata:
             (colors[:1], "1 colors for 2 classes"),
             ([[1, 2, 3], [1, 2]], "class 1 is"),
             ([[1, 2, 256], [1, 2, 3]], "class 0 is"),
+            ([[1, 2, 3], [0, 0, -1]], "class 1 is"),
+            ([[1, 2, 3], [0.5, 0, 0]], r"class 1 is \[0.5, 0, 0\], not three integers of 0 to 255"),
+            ([[1, 2, 3], ["a", "b", "c"]], "class 1 is"),
+            ([[1, 2, 3], [True, 0, 0]], "class 1 is"),
+            ([[1, 2, 3], [1, [2], 3]], "class 1 is"),
+            ([7, 8], "class 0 is 7"),
         ]:
             with pytest.raises(ValueError, match=message):
                 sgr.register_sem_seg("other", "images", "labels", classes=2, colors=wrong)
+        array = np.array(colors, np.uint8)
+        sgr.register_sem_seg("array", "images", "labels", classes=2, colors=array)
+        assert MetadataCatalog.get("array").stuff_colors == [(1, 2, 3), (4, 5, 6)]
         with pytest.raises(ValueError, match="colors without classes"):
             sgr.register_sem_seg("other", "images", "labels", colors=colors)
 
@@ -169,11 +214,13 @@ class TestMetadata:
     @pytest.mark.parametrize(
         ("classes", "message"),
         [
-            (0, "is 0, and must be"),
+            (0, "is 0, and must be at least 2"),
+            (1, "is 1, and must be at least 2"),
             (True, "got True"),
             ({0: "sky"}, r"got \{0: 'sky'\}"),
             (2.0, "got 2.0"),
-            ([], "has no name"),
+            ([], r"classes names only \[\], and must name at least 2"),
+            (["road"], r"only \['road'\], and must name at least 2.*such as background"),
             (["sky", False], "class 1 in classes is False, a bool; put it in quotes"),
             (["sky", " "], "class 1 in classes is empty"),
             (["sky", "road", "sky"], "names 'sky' twice: classes 0 and 2"),
@@ -189,6 +236,9 @@ class TestMetadata:
         file = tmp_path / "classes.txt"
         file.write_text("sky\n\nroad\n")
         with pytest.raises(ValueError, match="class 1 in .*classes.txt is empty"):
+            as_class_names(file)
+        file.write_bytes("sky\nStraße\n".encode("latin-1"))
+        with pytest.raises(ValueError, match="classes.txt is not UTF-8 text; save it as UTF-8"):
             as_class_names(file)
 
 
@@ -263,6 +313,13 @@ class TestInstances:
         assert metadata.thing_classes == ["car", "dog"] and metadata.json_file == str(file)
         assert metadata.thing_dataset_id_to_contiguous_id == {3: 0, 8: 1}
         assert metadata.evaluator_type == "sem_seg"
+
+    def test_paths_are_compared_in_their_shortest_form(self, tmp_path):
+        _, labels = write(tmp_path, ["a", "north/b"])
+        file = write_instances(tmp_path / "things.json", ["./a.jpg", "north/../north/b.jpg"])
+        images = tmp_path / "labels" / ".." / "images"
+        sgr.register_sem_seg("mine", images, labels, classes=3, instances_json=file)
+        assert [len(record["annotations"]) for record in DatasetCatalog.get("mine")] == [1, 1]
 
     def test_faults(self, tmp_path):
         folders = write(tmp_path, ["a"])

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sgr.data.image_files import check_labels, read_labels
+from sgr.data.image_files import (
+    check_labels,
+    exif_orientation,
+    find_wrong_labels,
+    read_image,
+    read_labels,
+    size_fault,
+)
 
 
 @pytest.mark.parametrize("dtype, read_as", [(np.uint8, np.uint8), (np.uint16, np.int32)])
@@ -48,3 +55,35 @@ def test_wrong_labels_are_named():
         check_labels(labels, "a.png", num_classes=5, ignore_label=None)
     with pytest.raises(ValueError, match=r" 5, 6, .*, 13, 14, \.\.\.; expected"):
         check_labels(np.arange(16)[None], "a.png", num_classes=5, ignore_label=255)
+
+
+def test_the_mask_of_wrong_labels():
+    labels = np.array([[0, 4], [5, 255]], np.uint8)
+    wrong, message = find_wrong_labels(labels, "a.png", num_classes=5, ignore_label=255)
+    assert wrong.tolist() == [[False, False], [True, False]]
+    assert message.startswith("label map a.png holds the label(s) 5;")
+    assert find_wrong_labels(labels, "a.png", num_classes=6, ignore_label=255) is None
+
+
+def test_an_image_of_too_many_pixels_is_named(tmp_path, monkeypatch):
+    path = str(tmp_path / "huge.png")
+    Image.new("L", (50, 50)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for read in (lambda: read_image(path, "RGB"), lambda: read_labels(path)):
+        with pytest.raises(OSError, match="huge.png cannot be read"):
+            read()
+
+
+@pytest.mark.parametrize("turn", [None, *range(10)])
+def test_exif_orientation(tmp_path, turn):
+    exif = Image.Exif()
+    if turn is not None:
+        exif[0x0112] = turn
+    path = str(tmp_path / "a.jpg")
+    Image.new("L", (4, 2)).save(path, exif=exif)
+    expected = turn if turn in range(1, 9) else 1
+    assert exif_orientation(path) == expected
+    fault = size_fault(path, (4, 2), "its label map b.png is", (2, 4), expected)
+    assert fault.startswith(f"image {path} is 2 x 4 pixels, but its label map b.png is 4 x 2")
+    assert ("EXIF" in fault) == (turn in range(5, 9))
+    assert "EXIF" not in size_fault(path, (4, 2), "it is", (3, 4), expected)

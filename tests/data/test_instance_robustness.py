@@ -265,7 +265,7 @@ def test_other_errors_of_loading(content, register, tmp_path):
     message = rf"dataset {name} cannot be loaded from .*\.json: KeyError: 'something else'"
     with pytest.raises(ValueError, match=message), explain_coco_errors([name]):
         raise KeyError("something else")
-    for names in (["test_robustness_unknown"], [name, "test_robustness_unknown"]):
+    for names in ([], ["test_robustness_unknown"], [name, "test_robustness_unknown"]):
         with pytest.raises(KeyError, match="else"), explain_coco_errors(names):
             raise KeyError("something else")
     damaged = tmp_path / "damaged.json"
@@ -290,7 +290,7 @@ NAN = float("nan")
 # Of an annotation that is loaded; None stands for a key that is not there.
 FAULTS = [
     ({"category_id": 3}, r"has category_id 3; expected are 0 to 2.*ROI_HEADS\.NUM_CLASSES"),
-    ({"category_id": "cat"}, "has category_id cat; expected are 0 to 2"),
+    ({"category_id": "cat"}, "has category_id 'cat'; expected are 0 to 2"),
     ({"category_id": None}, "has no category_id, only"),
     ({"bbox": None}, "has no bbox, only"),
     ({"bbox_mode": None}, "has no bbox_mode, only"),

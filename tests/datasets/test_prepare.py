@@ -17,7 +17,14 @@ import pytest
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
-from official_layouts import forget_colors, write_ade20k, write_cityscapes, write_coco_stuff_10k
+from official_layouts import (
+    check_label_maps,
+    file_contents,
+    forget_colors,
+    write_ade20k,
+    write_cityscapes,
+    write_coco_stuff_10k,
+)
 from sgr.data import preparation
 from sgr.data.mappers import SemanticConceptMapper
 
@@ -55,32 +62,16 @@ def run(name, root, *arguments):
     )
 
 
-def content(folder):
-    return {
-        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def check_results(expected):
-    assert expected
-    for file, labels in expected.items():
-        image = Image.open(file)
-        assert image.mode == "L"
-        np.testing.assert_array_equal(np.asarray(image), labels)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_official_download(name, tmp_path, capsys):
     expected = WRITERS[name](tmp_path)
-    before = content(tmp_path)
+    before = file_contents(tmp_path)
     assert run(name, tmp_path, "--partial") == 0
-    check_results(expected)
+    check_label_maps(expected)
     output = capsys.readouterr().out
     assert f"{len(expected) // 2 + len(expected) % 2} images ready" in output
     # The official files are as they were, and nothing unfinished is left behind.
-    after = content(tmp_path)
+    after = file_contents(tmp_path)
     assert before.items() <= after.items()
     made = after.keys() - before.keys()
     images = sum(file.endswith(".jpg") for file in made)
@@ -95,12 +86,12 @@ def test_again_and_check_write_nothing(name, tmp_path, capsys):
     assert capsys.readouterr().err.count(" is missing") >= len(expected)
     assert not any(file.exists() for file in expected)
     run(name, tmp_path, "--partial")
-    before = content(tmp_path)
+    before = file_contents(tmp_path)
     for arguments in ([], ["--check"]):
         capsys.readouterr()
         assert run(name, tmp_path, "--partial", *arguments) == 0
         assert "0 made" in capsys.readouterr().out
-        assert content(tmp_path) == before
+        assert file_contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -116,7 +107,7 @@ def test_goes_on_and_mends(name, tmp_path, capsys):
     assert f"{lost} is missing" in error and f"{cut_off} is damaged" in error
     assert "faults: 2\n" in error
     assert run(name, tmp_path, "--partial") == 0
-    check_results(expected)
+    check_label_maps(expected)
     assert kept.stat().st_mtime_ns == before
 
 
@@ -132,7 +123,7 @@ def test_other_content_is_not_overwritten(name, tmp_path, capsys):
     assert file.read_bytes() == before
     file.unlink()
     assert run(name, tmp_path, "--partial") == 0
-    check_results(expected)
+    check_label_maps(expected)
 
 
 @pytest.mark.parametrize("name", ["ade20k", "coco_stuff_10k"])
@@ -143,7 +134,7 @@ def test_results_that_cannot_be_read_are_not_overwritten(name, tmp_path, monkeyp
     if name == "coco_stuff_10k":
         file = list(expected)[1]
         locked.append(file.parents[2] / "images_detectron2" / "train" / f"{file.stem}.jpg")
-    before = content(tmp_path)
+    before = file_contents(tmp_path)
     builtin_open = open
 
     def refuse(file, *arguments, **options):
@@ -159,7 +150,7 @@ def test_results_that_cannot_be_read_are_not_overwritten(name, tmp_path, monkeyp
         for file in locked:
             assert f"{file} is there already, and cannot be read" in error
     monkeypatch.undo()
-    assert content(tmp_path) == before
+    assert file_contents(tmp_path) == before
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
@@ -182,7 +173,7 @@ def test_root_in_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert run("ade20k", "~/data", "--partial") == 0
-    check_results(expected)
+    check_label_maps(expected)
 
 
 @pytest.mark.parametrize("name", ["cityscapes", "coco_stuff_10k"])
@@ -248,7 +239,7 @@ def test_missing_and_damaged_files_are_named(name, tmp_path, capsys):
     # The others are done.
     for file in (first, second, third, fourth):
         assert not file.exists()
-    check_results({file: expected[file] for file in list(expected)[4:]})
+    check_label_maps({file: expected[file] for file in list(expected)[4:]})
 
 
 @pytest.mark.parametrize(
@@ -316,14 +307,14 @@ def test_forms_of_label_files(tmp_path):
     file = source_of(wide, "ade20k")[0]
     Image.fromarray(np.asarray(Image.open(file)).astype(np.uint16)).save(file)
     assert run("ade20k", tmp_path, "--partial") == 0
-    check_results(expected)
+    check_label_maps(expected)
 
 
 @pytest.mark.parametrize("form", ["uint8", "uint16", "float64", "png"])
 def test_forms_of_coco_stuff(form, tmp_path):
     expected = write_coco_stuff_10k(tmp_path, form=form)
     assert run("coco_stuff_10k", tmp_path) == 0
-    check_results(expected)
+    check_label_maps(expected)
     for file in (tmp_path / "coco/coco_stuff_10k/images_detectron2").rglob("*.jpg"):
         assert os.path.samefile(file, file.parents[2] / "images" / file.name)
 
@@ -471,7 +462,7 @@ def test_cityscapes_test_split(tmp_path, capsys):
     expected = write_cityscapes(tmp_path, splits=("train", "val", "test"))
     assert run("cityscapes", tmp_path, "--partial") == 0
     assert "test: 2 images ready" in capsys.readouterr().out
-    check_results(expected)
+    check_label_maps(expected)
 
 
 def test_other_files_of_cityscapes(tmp_path, capsys):
@@ -531,9 +522,9 @@ def test_interrupted_run_goes_on(tmp_path, capsys):
     done = [file for file in expected if file.exists()]
     assert 0 < len(done) < len(expected)
     assert not list(done[0].parent.glob(".*"))
-    check_results({file: expected[file] for file in done})
+    check_label_maps({file: expected[file] for file in done})
     assert run("ade20k", tmp_path, "--partial") == 0
-    check_results(expected)
+    check_label_maps(expected)
 
 
 def test_command_line():

@@ -15,7 +15,7 @@ import pytest
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
-from official_layouts import turn_by_exif, write_coco
+from official_layouts import check_label_maps, file_contents, turn_by_exif, write_coco
 from sgr.data import preparation
 
 CHECKOUT = Path(__file__).parents[2]
@@ -29,22 +29,6 @@ _SPEC.loader.exec_module(SCRIPT)
 def run(root, *arguments):
     arguments = ["--root", str(root), "--workers", "2", *arguments]
     return preparation.main(SCRIPT.find_splits, description=SCRIPT.__doc__, arguments=arguments)
-
-
-def files(folder):
-    return {
-        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def check_results(expected):
-    assert expected
-    for file, labels in expected.items():
-        image = Image.open(file)
-        assert image.mode == "L"
-        np.testing.assert_array_equal(np.asarray(image), labels)
 
 
 def change(file, function):
@@ -62,9 +46,9 @@ def test_classes():
 
 def test_official_download(tmp_path, capsys):
     expected = write_coco(tmp_path)
-    before = files(tmp_path)
+    before = file_contents(tmp_path)
     assert run(tmp_path, "--partial") == 0
-    check_results(expected)
+    check_label_maps(expected)
     assert {0, 255} < set(np.unique(list(expected.values())).tolist())
     output = capsys.readouterr().out
     assert "train2017: 3 images ready (3 made, 0 were there); faults: 0" in output
@@ -75,7 +59,7 @@ def test_official_download(tmp_path, capsys):
     assert "are turned" not in output
     for name in ("instances_train", "panoptic_train", "instances_val", "panoptic_val"):
         assert output.count(f"reading annotations/{name}2017.json\n") == 1
-    after = files(tmp_path)
+    after = file_contents(tmp_path)
     assert before.items() <= after.items() and len(after) == len(before) + len(expected)
 
 
@@ -85,12 +69,12 @@ def test_again_and_check_write_nothing(tmp_path, capsys):
     assert capsys.readouterr().err.count(" is missing") == len(expected)
     assert not any(file.exists() for file in expected)
     run(tmp_path, "--partial")
-    before = files(tmp_path)
+    before = file_contents(tmp_path)
     for arguments in ([], ["--check"]):
         capsys.readouterr()
         assert run(tmp_path, "--partial", *arguments) == 0
         assert "(0 made, 4 were there)" in capsys.readouterr().out
-        assert files(tmp_path) == before
+        assert file_contents(tmp_path) == before
 
 
 def test_goes_on_mends_and_leaves_other_content(tmp_path, capsys):
@@ -110,7 +94,7 @@ def test_goes_on_mends_and_leaves_other_content(tmp_path, capsys):
     assert not np.asarray(Image.open(other)).any()
     other.unlink()
     assert run(tmp_path, "--partial") == 0
-    check_results(expected)
+    check_label_maps(expected)
     assert kept.stat().st_mtime_ns == before
 
 
@@ -136,17 +120,17 @@ def test_counts_of_the_release_are_enough(tmp_path, monkeypatch):
     expected = write_coco(tmp_path)
     monkeypatch.setattr(SCRIPT, "NUM_IMAGES", {"train2017": 3, "val2017": 4})
     assert run(tmp_path) == 0
-    check_results(expected)
+    check_label_maps(expected)
 
 
 def test_instances_alone(tmp_path, capsys):
     write_coco(tmp_path, panoptic=False)
-    before = files(tmp_path)
+    before = file_contents(tmp_path)
     assert run(tmp_path, "--partial") == 0
     output = capsys.readouterr().out
     assert "no panoptic segments, as there is no annotations/panoptic_train2017.json" in output
     assert "train2017: 3 images ready" in output
-    assert files(tmp_path) == before
+    assert file_contents(tmp_path) == before
     image = tmp_path / "coco/train2017/000000000009.jpg"
     image.write_bytes(image.read_bytes()[:300])
     (tmp_path / "coco/val2017/000000000139.jpg").unlink()
@@ -163,7 +147,7 @@ def test_panoptic_segments_alone(tmp_path, capsys):
         file.unlink()
     assert run(tmp_path, "--partial") == 0
     assert "no instances, as there is no annotations/inst" in capsys.readouterr().out
-    check_results(expected)
+    check_label_maps(expected)
 
 
 def test_no_annotations_at_all(tmp_path, capsys):
@@ -310,7 +294,7 @@ def test_records_at_fault(tmp_path, capsys, kinds, spoil, message):
         assert f"{kind}_train2017.json" in fault and message in fault
     assert f"train2017: {3 * (len(kinds) == 1)} images ready" in output
     assert "val2017: 4 images ready (4 made" in output
-    check_results({file: expected[file] for file in list(expected)[3:]})
+    check_label_maps({file: expected[file] for file in list(expected)[3:]})
 
 
 def segment_of(content):
@@ -371,9 +355,9 @@ def test_interrupted_run_goes_on(tmp_path, monkeypatch, capsys):
     assert 0 < len(done) < len(expected)
     assert not list(done[0].parent.glob(".*"))
     monkeypatch.undo()
-    check_results({file: expected[file] for file in done})
+    check_label_maps({file: expected[file] for file in done})
     assert run(tmp_path, "--partial") == 0
-    check_results(expected)
+    check_label_maps(expected)
 
 
 def test_help(capsys):

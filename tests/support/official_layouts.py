@@ -291,3 +291,21 @@ def _write_image(file: Path, rng: np.random.Generator) -> None:
 def _write_labels(file: Path, labels: np.ndarray) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(labels).save(file)
+
+
+def file_contents(folder):
+    """Bytes and time of change of every file below a folder, by its path there."""
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def check_label_maps(expected):
+    """That there are files of these labels, by their paths."""
+    assert expected
+    for file, labels in expected.items():
+        image = Image.open(file)
+        assert image.mode == "L"
+        np.testing.assert_array_equal(np.asarray(image), labels)

@@ -1,8 +1,10 @@
 """The tool from its command line to its exit status."""
 
 import json
+import re
 import runpy
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image
 
+from sgr.data.datasets.registration import load_sem_seg_pairs
 from tiny_model import CHECKOUT, CONFIG
 
 TOOL = CHECKOUT / "tools" / "check_dataset.py"
@@ -100,7 +103,7 @@ def test_a_bad_dataset(run, register, folder, tmp_path, capsys):
     printed, messages = capsys.readouterr()
     assert "There are errors in check_bad." in messages
     assert "Errors: 4" in printed and "holds the label(s) 77" in printed
-    assert "| label 77, no class" in printed and "5 pixels in 1 images" in printed
+    assert "| label 77, no class" in printed and "5 pixels in 1 image " in printed
     figures = json.loads((tmp_path / "figures.json").read_text())["check_bad"]
     assert figures["labels_outside"] == {"77": {"images": 1, "pixels": 5}}
     assert figures["num_faults_by_kind"] == {"labels": 1, "label_map": 1, "image": 1, "size": 1}
@@ -110,22 +113,57 @@ def test_a_bad_dataset(run, register, folder, tmp_path, capsys):
 
 
 def test_files_without_a_partner(run, register, folder, tmp_path, capsys):
-    records, metadata = folder
-    for file in ("images/alone.png", "labels/alone_too.png"):
-        (tmp_path / file).write_bytes(Path(records[0]["file_name"]).read_bytes())
-    register("check_pairs", records, **metadata)
-    assert run("check_pairs", "--num-samples", 0) == 1
-    printed = capsys.readouterr().out
-    assert "2 x files without a partner:" in printed
-    assert f"image without a label map: {tmp_path / 'images' / 'alone.png'} has" in printed
-    assert f"label map without an image: {tmp_path / 'labels' / 'alone_too.png'} has" in printed
-    assert not (tmp_path / "out").exists()
+    """All of them are named, and the rest is looked at."""
+    Image.new("L", (3, 3), 9).save(folder[0][0]["sem_seg_file_name"])  # another fault
+    images = [tmp_path / "images" / f"alone_{index}.png" for index in range(3)]
+    label_map = tmp_path / "labels" / "alone_too.png"
+    for file in (*images, label_map):
+        file.write_bytes(Path(folder[0][0]["file_name"]).read_bytes())
+    load = partial(load_sem_seg_pairs, tmp_path / "images", tmp_path / "labels")
+    register("check_pairs", load, **folder[1])
+
+    def load_with_a_hint():
+        try:
+            return load()
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error} (a hint)") from error
+
+    register("check_hint", load_with_a_hint, **folder[1])
+    for name in ("check_pairs", "check_hint"):
+        assert run(name, "--num-samples", 0, "--json", tmp_path / "f.json") == 1
+        printed = capsys.readouterr().out
+        assert f"{name}: 6 images" in printed
+        assert "4 x files that are missing, or without a partner:" in printed
+        for file in images:
+            assert f"image without a label map: {file} has no partner" in printed
+        assert f"label map without an image: {label_map} has no partner" in printed
+        assert "holds the label(s) 9" in printed
+        assert not (tmp_path / "out").exists()
+        kinds = json.loads((tmp_path / "f.json").read_text())[name]["num_faults_by_kind"]
+        assert kinds == {"pairs": 4, "size": 1, "labels": 1}
+    Image.new("L", (32, 24), 1).save(folder[0][0]["sem_seg_file_name"])
     assert run("check_pairs", "--num-samples", 0, "--partial") == 0
-    assert "1 images of " in capsys.readouterr().out
-    # A choice out of a folder.
-    register("check_some", records[2:], **metadata)
-    assert run("check_some", "--num-samples", 0) == 0
-    assert "2 images of " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Warnings: 4" in printed and f"- image without a label map: {images[2]}" in printed
+
+
+def test_missing_files_are_named_beside_unknown_classes(run, register, folder, tmp_path, capsys):
+    Path(folder[0][4]["file_name"]).unlink()
+    register("check_4", partial(load_sem_seg_pairs, tmp_path / "images", tmp_path / "labels"))
+    assert run("check_4") == 1
+    printed = capsys.readouterr().out
+    assert "cannot be checked: its metadata have no stuff_classes" in printed
+    assert f"Furthermore:\n- label map without an image: {tmp_path}/labels/4.png" in printed
+
+
+def test_folders_without_a_pair(run, register, tmp_path, capsys):
+    for name in ("images/a.png", "labels/b.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.new("L", (4, 4)).save(tmp_path / name)
+    load = partial(load_sem_seg_pairs, tmp_path / "images", tmp_path / "labels")
+    register("check_none", load, stuff_classes=["a"])
+    assert run("check_none") == 1
+    assert "check_none: cannot be checked: image without a label map" in capsys.readouterr().out
 
 
 def test_part_of_a_dataset(run, register, folder, tmp_path, capsys):
@@ -134,6 +172,86 @@ def test_part_of_a_dataset(run, register, folder, tmp_path, capsys):
     register("check_some", records, **metadata)
     assert run("check_some", "--limit", 3, "--num-samples", 2) == 0  # 0, 2 and 5
     assert "check_some: 3 of 6 images" in capsys.readouterr().out
+
+
+def test_the_title_names_the_whole_dataset(tool, run, register, folder, monkeypatch):
+    titles = []
+
+    def draw(samples, *, title, **_):
+        titles.append(title)
+        return np.zeros((len(list(samples)), 5, 3), np.uint8)
+
+    monkeypatch.setitem(tool["draw_samples"].__globals__, "draw_contact_sheet", draw)
+    register("check_good", folder[0], **folder[1])
+    assert run("check_good", "--limit", 3, "--num-samples", 2) == 0
+    assert titles == ["check_good, 2 of 6 images"]
+
+
+def test_samples_of_faulty_records(run, register, folder, tmp_path, capsys):
+    records, metadata = folder
+    register("check_faulty", records, **{**metadata, "stuff_classes": ["sky", "road"]})
+    assert run("check_faulty") == 1
+    assert (tmp_path / "out" / "check_faulty" / "contact_sheet.jpg").is_file()
+    broken = [{**record, "sem_seg_file_name": "none.png"} for record in records]
+    register("check_broken", broken, **metadata)
+    assert run("check_broken") == 1
+    printed = capsys.readouterr().out
+    assert "no samples, for no image could be drawn with its ground truth" in printed
+
+
+def test_the_report_is_there_before_the_pictures(
+    tool, run, register, folder, monkeypatch, tmp_path, capsys
+):
+    def fail(*_, **__):
+        raise OSError("no space left")
+
+    def fail_at_all(*_, **__):
+        raise RuntimeError("out of ideas")
+
+    register("check_good", folder[0], **folder[1])
+    monkeypatch.setitem(tool["draw_samples"].__globals__, "draw_contact_sheet", fail)
+    assert run("check_good", "--json", tmp_path / "new" / "f.json") == 1
+    assert "they cannot be written: no space left" in capsys.readouterr().out
+    monkeypatch.setitem(tool["draw_samples"].__globals__, "draw_contact_sheet", fail_at_all)
+    (tmp_path / "new" / "f.json").unlink()
+    with pytest.raises(RuntimeError):
+        run("check_good", "--json", tmp_path / "new" / "f.json")
+    assert "Errors: none" in capsys.readouterr().out
+    assert json.loads((tmp_path / "new" / "f.json").read_text())["check_good"]["checked"] == 6
+
+
+def test_places_that_cannot_be_written(run, register, folder, tmp_path, capsys):
+    register("check_good", folder[0], **folder[1])
+    file = tmp_path / "file"
+    file.touch()
+    assert run("check_good", "--json", file / "f.json") == 2
+    assert run("check_good", "--json", tmp_path) == 2
+    (tmp_path / "out").rmdir()
+    (tmp_path / "out").touch()
+    assert run("check_good") == 2
+    assert run("check_good", "--num-samples", 0) == 0
+    printed, messages = capsys.readouterr()
+    assert printed.count("check_good: 6 images") == 1 and messages.count("error: ") == 3
+
+
+def test_data_that_the_config_cannot_learn_from(run, register, folder, capsys):
+    records, _ = folder
+    instances = [
+        {
+            "file_name": record["file_name"],
+            "annotations": [{"category_id": 0, "segmentation": [[1, 1, 9, 1, 9, 9]]}],
+        }
+        for record in records
+    ]
+    register("check_instances", instances, thing_classes=["car"])
+    command = ["--num-samples", 0, "--config-file", CONFIG]
+    assert run("check_instances", *command) == 1
+    printed = capsys.readouterr().out
+    assert "1 x what the training would refuse:" in printed
+    assert "learns from label maps (sem_seg_file_name), but the records have instances" in printed
+    evaluated = ["DATASETS.TEST", "('check_instances',)"]
+    assert run("check_instances", *command, *evaluated) == 0
+    assert run("check_instances", "--num-samples", 0) == 0
 
 
 def test_classes_of_the_config(run, register, folder, tmp_path, capsys):
@@ -235,6 +353,9 @@ def test_wrong_command_lines(run, capsys):
     assert "no config file 'none.yaml'" in error("--config-file", "none.yaml")
     assert "NO.SUCH_KEY" in error("coco_2017_val", "NO.SUCH_KEY", "1")
     assert "must be at least 1, not 0" in error("coco_2017_val", "--workers", 0)
+    message = error("coco_2017_val", "INPUT.COMPONENTS.KERNEL_SIZE", -3)
+    assert "kernel_size must be odd and at least 1, not -3" in message
+    assert "MAX_ACTIVE" in error("coco_2017_val", "MODEL.SGR.SUPERVISION.MAX_ACTIVE", 0)
 
 
 def test_names_and_keys(tool):
@@ -257,14 +378,26 @@ def test_described_datasets(run, folder, tmp_path, capsys):
     MetadataCatalog.remove("check_described_train")
 
 
-def test_ctrl_c(tool, run, register, folder, monkeypatch, capsys):
+def test_ctrl_c(run, register, folder, monkeypatch, tmp_path, capsys):
     register("check_good", folder[0], **folder[1])
-    seen = []
+    report_class = sys.modules["sgr.data.checking.dataset"].DatasetReport
+    add, seen = report_class.add, []
 
-    def interrupt(*_):
+    def interrupt(report, each):
         seen.append(1)
-        raise KeyboardInterrupt
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        add(report, each)
 
-    monkeypatch.setattr(sys.modules["sgr.data.checking.dataset"].DatasetReport, "add", interrupt)
-    assert run("check_good") == 130
-    assert len(seen) == 1 and "stopped" in capsys.readouterr().err
+    monkeypatch.setattr(report_class, "add", interrupt)
+    assert run("check_good", "--json", tmp_path / "f.json") == 130
+    printed, messages = capsys.readouterr()
+    assert len(seen) == 3 and "stopped after 2 of the 6 images of check_good" in messages
+    assert "check_good: 2 of 6 images" in printed and "| road" in printed
+    assert json.loads((tmp_path / "f.json").read_text())["check_good"]["checked"] == 2
+    assert not (tmp_path / "out" / "check_good").exists()
+
+
+def test_the_example_of_the_help_exists(tool):
+    for file in re.findall(r"configs/\S+\.yaml", tool["__doc__"]):
+        assert (CHECKOUT / file).is_file()

@@ -31,7 +31,7 @@ def explain_coco_errors(dataset_names: Iterable[str]) -> Iterator[None]:
     Raises:
         ValueError: the loading failed. The message names the records that are not in COCO's
             format; where there are none, the files that it may be about. An OSError is left as it
-            is, and so is any error where a dataset is not of such a file.
+            is, and so is any error where a dataset is not of such a file, or there is none.
     """
     try:
         yield
@@ -48,7 +48,7 @@ def explain_coco_errors(dataset_names: Iterable[str]) -> Iterator[None]:
                     f"the dataset {name} cannot be loaded from {json_file}; correct or remove what "
                     f"follows:\n{list_faults(faults)}"
                 ) from error
-        if not all(files.values()):
+        if not files or not all(files.values()):
             raise
         which = ", or ".join(
             f"the dataset {name} cannot be loaded from {file}" for name, file in files.items()

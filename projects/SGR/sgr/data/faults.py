@@ -13,7 +13,7 @@ class Fault(NamedTuple):
 
     Attributes:
         message: a sentence.
-        kind: the same for all those of which a list need not name each; never shown.
+        kind: the same for all those of which a list need not name each.
     """
 
     message: str
@@ -26,9 +26,17 @@ def list_faults(faults: Sequence[str], shown: int = 5) -> str:
     return "\n".join(f"- {fault}" for fault in faults[:shown]) + more
 
 
-def list_faults_by_kind(faults: Iterable[Fault], shown: int = 20) -> str:
-    """Of each kind, in the order of their first: the first faults, and how many more."""
+def list_faults_by_kind(
+    faults: Iterable[Fault], shown: int = 20, *, headings: bool = False
+) -> str:
+    """Of each kind, in the order of their first: the first faults, and how many more.
+
+    With ``headings`` their number and the kind stand above, after an empty line.
+    """
     kinds: dict[str, list[str]] = {}
     for fault in faults:
         kinds.setdefault(fault.kind, []).append(fault.message)
-    return "\n".join(list_faults(messages, shown) for messages in kinds.values())
+    return "\n".join(
+        (f"\n{len(messages)} x {kind}:\n" if headings else "") + list_faults(messages, shown)
+        for kind, messages in kinds.items()
+    )

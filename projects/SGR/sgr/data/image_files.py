@@ -6,11 +6,32 @@ import struct
 
 import numpy as np
 from detectron2.data import detection_utils
+from PIL import Image
 
-__all__ = ["check_labels", "read_image", "read_labels"]
+__all__ = [
+    "QUARTER_TURNS",
+    "check_labels",
+    "exif_orientation",
+    "find_wrong_labels",
+    "read_image",
+    "read_labels",
+    "size_fault",
+]
 
-# What Pillow raises for files that are cut off, damaged or no image at all.
-_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error)
+# EXIF orientations that exchange height and width; 1 is none, 2 to 4 are half turns and
+# reflections.
+QUARTER_TURNS = range(5, 9)
+_EXIF_ORIENTATION = 0x0112
+
+# What Pillow raises for files that are cut off, damaged, no image at all, or far too large.
+_PILLOW_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 
 
 def read_image(file_name: str, format: str | None) -> np.ndarray:
@@ -68,13 +89,29 @@ def check_labels(
     Raises:
         ValueError: there are others; the message names up to ten of them.
     """
+    wrong = find_wrong_labels(
+        labels, file_name, num_classes=num_classes, ignore_label=ignore_label
+    )
+    if wrong:
+        raise ValueError(wrong[1])
+
+
+def find_wrong_labels(
+    labels: np.ndarray, file_name: str, *, num_classes: int, ignore_label: int | None
+) -> tuple[np.ndarray, str] | None:
+    """What :func:`check_labels` objects to.
+
+    Returns:
+        The (H, W) bool mask of labels that are neither a class nor ignored, and the message; None
+        where there are none.
+    """
     wrong = labels >= num_classes
     if labels.dtype.kind != "u":
         wrong |= labels < 0
     if ignore_label is not None:
         wrong &= labels != ignore_label
     if not wrong.any():
-        return
+        return None
     values = np.unique(labels[wrong])
     shown = ", ".join(map(str, values[:10])) + (", ..." if len(values) > 10 else "")
     expected = f"expected are 0 to {num_classes - 1}"
@@ -82,7 +119,40 @@ def check_labels(
         expected += ", and the dataset's metadata have no ignore_label"
     else:
         expected += f", and {ignore_label} for ignored pixels"
-    raise ValueError(f"label map {file_name} holds the label(s) {shown}; {expected}")
+    return wrong, f"label map {file_name} holds the label(s) {shown}; {expected}"
+
+
+def exif_orientation(file_name: str) -> int:
+    """How its EXIF data turn an image when it is read: 1, not at all, to 8. Reads the header.
+
+    Raises:
+        OSError: there is no such file, or it is no image.
+    """
+    with Image.open(file_name) as image:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    return orientation if orientation in range(2, 9) else 1
+
+
+def size_fault(
+    file_name: str, size: tuple[int, ...], its_truth_is: str, other: tuple[int, ...], turn: int = 1
+) -> str:
+    """The message about an image and ground truth of another size.
+
+    Args:
+        file_name: of the image.
+        size, other: (height, width) of the image as it is read, and of its ground truth.
+        its_truth_is: "its label map FILE is", for instance.
+        turn: the image's :func:`exif_orientation`.
+    """
+    message = (
+        f"image {file_name} is {size[1]} x {size[0]} pixels, but {its_truth_is} "
+        f"{other[1]} x {other[0]}"
+    )
+    if turn in QUARTER_TURNS and tuple(other) == tuple(size[::-1]):
+        message += (
+            "; the orientation in its EXIF data turns the image and not the ground truth: remove it"
+        )
+    return message
 
 
 def _read(file_name: str, format: str | None, what: str) -> np.ndarray:

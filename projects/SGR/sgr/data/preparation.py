@@ -15,7 +15,6 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
@@ -23,11 +22,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from .datasets.registration import datasets_root
 from .faults import Fault, list_faults_by_kind
-from .image_files import read_image, read_labels
+from .image_files import QUARTER_TURNS, exif_orientation, read_image, read_labels, size_fault
+from .progress import available_cores, work_in_threads
+from .visible_files import visible_files
 
 __all__ = [
     "IGNORED",
@@ -43,9 +43,6 @@ __all__ = [
 
 # What training ignores, in all label maps made.
 IGNORED = 255
-_EXIF_ORIENTATION = 0x0112
-# Those that exchange height and width; 1 is none, 2 to 4 are half turns and reflections.
-_QUARTER_TURNS = range(5, 9)
 
 
 @dataclass(frozen=True)
@@ -114,12 +111,7 @@ def find_files(folder: Path, *suffixes: str) -> dict[str, Path]:
         suffixes: ends of file names, which the keys lack. Of files with the same key that of the
             first suffix counts.
     """
-    files: list[Path] = []
-    # Path.rglob does not follow links, or only from Python 3.13 on.
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [Path(parent, name) for name in names if not name.startswith(".")]
-    files.sort()
+    files = visible_files(folder)
     found: dict[str, Path] = {}
     for suffix in reversed(suffixes):
         for path in files:
@@ -229,18 +221,16 @@ def prepare(
         OSError: a result cannot be written.
     """
     report = Report()
-    executor = ThreadPoolExecutor(workers)
-    try:
-        outcomes = executor.map(partial(_process, read=read, write=write), tasks)
-        # None: no bar where nobody looks, as in a file.
-        for outcome in tqdm(outcomes, name, total=len(tasks), unit="image", disable=None):
-            report.written += outcome.written
-            report.kept += outcome.kept
-            report.faults += outcome.faults
-            report.turned += outcome.turned
-    finally:
-        # After Ctrl-C or an error, what has begun is finished and the rest is not begun.
-        executor.shutdown(cancel_futures=True)
+
+    def add(outcome: Report) -> None:
+        report.written += outcome.written
+        report.kept += outcome.kept
+        report.faults += outcome.faults
+        report.turned += outcome.turned
+
+    work_in_threads(
+        partial(_process, read=read, write=write), tasks, add, workers=workers, name=name
+    )
     return report
 
 
@@ -258,15 +248,17 @@ def _process(task: Task, *, read: Callable[[Path], np.ndarray] | None, write: bo
     states: dict[Path, _State] = {}
     make: dict[Path, Callable[[Path], None]] = {}
     try:
-        size, orientation = _look_at_image(task.image)
+        size = read_image(str(task.image), "RGB").shape[:2]  # decodes all of it
+        orientation = exif_orientation(str(task.image))
         if task.size is not None and task.size != size:
             they_say = "its annotations say"
-            raise ValueError(_other_size(task.image, size, they_say, task.size, orientation))
+            raise ValueError(size_fault(str(task.image), size, they_say, task.size, orientation))
         if task.labels is not None:
             labels = read(task.labels)
             if labels.shape != size:
                 it_is = f"its label map {task.labels} is"
-                raise ValueError(_other_size(task.image, size, it_is, labels.shape, orientation))
+                message = size_fault(str(task.image), size, it_is, labels.shape, orientation)
+                raise ValueError(message)
             states[task.target] = _state_of_labels(task.target, labels)
             make[task.target] = partial(Image.fromarray(labels).save, format="PNG")
         if task.image_target is not None:
@@ -275,7 +267,7 @@ def _process(task: Task, *, read: Callable[[Path], np.ndarray] | None, write: bo
     except (OSError, ValueError) as error:
         return Report(faults=[Fault(str(error), type(error).__name__)])
     is_compared = task.size is not None or task.labels is not None
-    is_proven = is_compared and orientation in _QUARTER_TURNS and size[0] != size[1]
+    is_proven = is_compared and orientation in QUARTER_TURNS and size[0] != size[1]
     turned = [task.image] if orientation != 1 and not is_proven else []
 
     for_users = {_State.OTHER} if write else {_State.OTHER, _State.MISSING, _State.DAMAGED}
@@ -291,27 +283,6 @@ def _process(task: Task, *, read: Callable[[Path], np.ndarray] | None, write: bo
         file.parent.mkdir(parents=True, exist_ok=True)
         _write_whole(file, make[file])
     return Report(written=int(bool(to_make)), kept=int(not to_make), turned=turned)
-
-
-def _look_at_image(file: Path) -> tuple[tuple[int, int], int]:
-    """(Height, width) as training sees it, and the EXIF orientation, 1 to 8; decodes all of it."""
-    image = read_image(str(file), "RGB")
-    with Image.open(file) as opened:
-        orientation = opened.getexif().get(_EXIF_ORIENTATION, 1)
-    return image.shape[:2], orientation if orientation in range(2, 9) else 1
-
-
-def _other_size(
-    image: Path, size: tuple[int, int], its_truth_is: str, other: tuple[int, ...], orientation: int
-) -> str:
-    message = (
-        f"image {image} is {size[1]} x {size[0]} pixels, but {its_truth_is} {other[1]} x {other[0]}"
-    )
-    if orientation in _QUARTER_TURNS and other == size[::-1]:
-        message += (
-            "; the orientation in its EXIF data turns the image and not the ground truth: remove it"
-        )
-    return message
 
 
 def _is_missing(file: Path) -> bool:
@@ -404,7 +375,7 @@ def main(
     parser.add_argument(
         "--workers",
         type=_positive,
-        default=_available_cores(),
+        default=available_cores(),
         help="how many images to work on at a time; default: the cores, here %(default)s",
     )
     parser.add_argument(
@@ -479,9 +450,3 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
     return value
-
-
-def _available_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # fewer than the machine's in a container
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

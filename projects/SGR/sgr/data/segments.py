@@ -77,13 +77,24 @@ def read_segment_map(record: dict) -> np.ndarray:
 
     Raises:
         FileNotFoundError, OSError: the picture is missing or damaged.
-        ValueError: it holds other ids than those of ``segments_info``; up to ten are named.
+        ValueError: it holds other ids than those of ``segments_info``, of which up to ten are
+            named; or it, or they, cannot be such.
     """
     file_name = record["pan_seg_file_name"]
     picture = read_image(file_name, format=None).astype(np.int32)
     if picture.ndim == 3:
+        if picture.shape[2] < 3:
+            raise ValueError(
+                f"panoptic picture {file_name} has {picture.shape[2]} channels, not 1 or 3"
+            )
         picture = picture[..., 0] + 256 * picture[..., 1] + 65536 * picture[..., 2]
-    indices = find_segments(picture, [segment["id"] for segment in record["segments_info"]])
+    ids = [segment["id"] for segment in record["segments_info"]]
+    try:
+        indices = find_segments(picture, ids)
+    except (OverflowError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"panoptic picture {file_name} has segments whose ids are no integers: {error}"
+        ) from error
     wrong = (indices < 0) & (picture != 0)
     if wrong.any():
         values = np.unique(picture[wrong])

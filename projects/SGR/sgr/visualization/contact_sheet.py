@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from matplotlib.patches import Patch
 
-from .colors import UNLABELLED, distinct_colors
+from .colors import distinct_colors
 from .figure import DPI, new_figure, render
+from .legend import Legend
 from .overlays import check_same_size, overlay_labels
 from .segments import draw_segments
 
@@ -19,7 +19,7 @@ __all__ = ["Sample", "draw_contact_sheet"]
 # Pixels. Pictures fit into a tile, at their own aspect ratio.
 _TILE = (260, 300)  # height, width
 _GAP, _SAMPLE_GAP, _MARGIN = 6, 22, 16
-_TITLE, _NAME, _LEGEND_ROW = 30, 20, 18
+_TITLE, _NAME = 30, 20
 
 
 @dataclass
@@ -88,11 +88,9 @@ def draw_contact_sheet(
     strip_width = slots * tile_width + (slots - 1) * _GAP
     in_row = max(map(len, rows))
     width = 2 * _MARGIN + in_row * strip_width + (in_row - 1) * _SAMPLE_GAP
-    entries = _legend_entries(shown, class_names, class_colors)
-    legend_rows = _num_legend_rows(entries, width)
+    legend = Legend(shown, class_names, class_colors, width / DPI, numbered=True)
     top = _MARGIN + (_TITLE if title else 0)
-    height = top + sum(heights) + len(rows) * (_NAME + _SAMPLE_GAP) + legend_rows * _LEGEND_ROW
-    height += _MARGIN if entries else 0
+    height = top + sum(heights) + len(rows) * (_NAME + _SAMPLE_GAP) + round(legend.height * DPI)
 
     figure = new_figure(width / DPI, height / DPI)
 
@@ -111,8 +109,7 @@ def draw_contact_sheet(
                 figure.figimage(picture, left, below, origin="upper")
                 left += tile_width + _GAP
         top += _NAME + row_height + _SAMPLE_GAP
-    if entries:
-        _add_legend(figure, entries, legend_rows)
+    legend.draw(figure)
     return render(figure)
 
 
@@ -150,35 +147,3 @@ def _pictures(sample: Sample, class_colors: np.ndarray) -> dict[str, np.ndarray]
 
 def _shrink(indices: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(indices.astype(np.int32), size, interpolation=cv2.INTER_NEAREST)
-
-
-def _legend_entries(
-    labels: set[int], class_names: Sequence[str], class_colors: np.ndarray
-) -> list[tuple[str, np.ndarray]]:
-    """Name and colour of each label, and of pixels without a class if there are any."""
-    classes = sorted(label for label in labels if 0 <= label < len(class_names))
-    entries = [(f"{label} {class_names[label]}", class_colors[label]) for label in classes]
-    return entries if len(classes) == len(labels) else [*entries, ("no class", UNLABELLED)]
-
-
-def _num_legend_rows(entries: list[tuple[str, np.ndarray]], width: int) -> int:
-    # About 6.5 pixels per letter, and 46 for the patch and the gaps.
-    longest = max((len(name) for name, _ in entries), default=0)
-    return -(-len(entries) // max(1, int(width / (46 + 6.5 * longest))))
-
-
-def _add_legend(figure, entries: list[tuple[str, np.ndarray]], rows: int) -> None:
-    figure.legend(
-        handles=[
-            Patch(facecolor=np.asarray(color) / 255, edgecolor="0.4", linewidth=0.5, label=name)
-            for name, color in entries
-        ],
-        loc="lower center",
-        ncols=-(-len(entries) // rows),
-        fontsize=8,
-        frameon=False,
-        borderaxespad=0.6,
-        handlelength=1.4,
-        columnspacing=1.2,
-        labelspacing=0.35,
-    )

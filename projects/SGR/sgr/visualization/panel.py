@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.patches import Patch
 
-from .colors import UNLABELLED, distinct_colors
+from .colors import distinct_colors
 from .figure import new_figure, picture_axes, render
+from .legend import Legend
 from .overlays import check_same_size, color_labels, overlay_heat, overlay_labels
 from .segments import number_names, show_segments
 
 __all__ = ["draw_panel"]
 
 _TILE_WIDTH, _GAP, _MARGIN = 3.0, 0.12, 0.12
-_LEGEND_ROW = 0.2
 
 
 def draw_panel(
@@ -78,12 +77,9 @@ def draw_panel(
     width = 2 * _MARGIN + widest * _TILE_WIDTH + (widest - 1) * _GAP
     tile_height = _TILE_WIDTH * image.shape[0] / image.shape[1]
     titles = [0.06 + 0.15 * max(title.count("\n") + 1 for title, _ in row) for row in rows]
-    entries = _legend_entries(maps, class_names, class_colors)
-    # About 0.075 inch per letter, and half an inch for the patch and the gaps.
-    longest = max((len(name) for name, _ in entries), default=0)
-    legend_rows = -(-len(entries) // max(1, int(width / (0.5 + 0.075 * longest))))
-    legend_height = _LEGEND_ROW * legend_rows + 0.1 if entries else 0
-    height = 2 * _MARGIN + sum(titles) + len(rows) * (tile_height + _GAP) + legend_height
+    shown = set().union(*(np.unique(labels).tolist() for labels in maps))
+    legend = Legend(shown, class_names, class_colors, width)
+    height = 2 * _MARGIN + sum(titles) + len(rows) * (tile_height + _GAP) + legend.height
     figure = new_figure(width, height)
 
     top = _MARGIN
@@ -95,31 +91,5 @@ def draw_panel(
             if components is not None and (row, column) == components_at:
                 show_segments(axes, indices, number_names([class_names[c] for c in classes]))
         top += tile_height + _GAP
-    if entries:
-        figure.legend(
-            handles=[
-                Patch(facecolor=color / 255, edgecolor="0.4", linewidth=0.5, label=name)
-                for name, color in entries
-            ],
-            loc="lower center",
-            ncols=-(-len(entries) // legend_rows),
-            fontsize=8,
-            frameon=False,
-            borderaxespad=0.4,
-            handlelength=1.4,
-            columnspacing=1.2,
-            labelspacing=0.35,
-        )
+    legend.draw(figure)
     return render(figure)
-
-
-def _legend_entries(
-    maps: list[np.ndarray], class_names: Sequence[str], class_colors: np.ndarray
-) -> list[tuple[str, np.ndarray]]:
-    """Name and colour of each class in the maps, and of unlabelled pixels if there are any."""
-    if not maps:
-        return []
-    values = np.unique(np.concatenate([np.unique(labels) for labels in maps]).astype(np.int64))
-    inside = (values >= 0) & (values < len(class_names))
-    entries = [(class_names[value], class_colors[value]) for value in values[inside]]
-    return entries if inside.all() else [*entries, ("unlabelled", UNLABELLED)]

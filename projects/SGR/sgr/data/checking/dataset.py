@@ -4,102 +4,80 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
-from .faults import Fault
+from ..faults import Fault
+from ..progress import work_in_threads
+from .counts import Counts
+from .faults import FaultKind
 from .options import CheckOptions
 from .record import RecordReport, check_record
 
-__all__ = ["DatasetReport", "check_records", "spread"]
+__all__ = ["NAMES_SHOWN", "DatasetReport", "check_records", "spread"]
 
 # Names that a warning gives.
-_SHOWN = 10
+NAMES_SHOWN = 10
 
 
-class DatasetReport:
-    """What the reports of single records add up to. Keeps a few numbers of each.
+class DatasetReport(Counts):
+    """What the reports of single records add up to, see :class:`Counts`.
 
     Attributes:
         name: of the dataset.
-        options: see :class:`CheckOptions`; N classes, M categories of things.
-        num_records: of the whole dataset; ``num_checked`` is how many reports were added.
+        num_records: of the whole dataset; ``num_checked`` is how many reports were added, of which
+            ``num_intact`` have no fault.
         faults: of all records, in their order, and whatever else is found.
         warnings: sentences about what may be wanted, or not; see :meth:`all_warnings`.
-        turned: images that their EXIF data turn.
+        turned: images that their EXIF data turn, see :class:`RecordReport`.
         sizes: (height, width) of each image that can be read.
-        pixels, components: (N,) int64, see :class:`RecordReport`.
-        images_with: (N,) int64, images that have a pixel of the class.
-        ignored, num_unlabelled: pixels of no class; images that have no other.
-        outside: label -> [images, pixels], of labels that are no class.
         num_components: of each image that has a map of classes.
-        instances, crowds, without_mask: (M,) int64.
-        images_with_instance, images_with_thing: (M,) int64, and of any category.
-        without_box, empty_segments: see :class:`RecordReport`.
-        intact: places, in the order in which they were added, of records without a fault.
+        drawable: the records that can be drawn, by their places in the order of adding.
     """
 
     def __init__(self, name: str, options: CheckOptions, num_records: int) -> None:
+        super().__init__(options)
         self.name = name
-        self.options = options
         self.num_records = num_records
-        self.num_checked = 0
+        self.num_checked = self.num_intact = 0
         self.faults: list[Fault] = []
         self.warnings: list[str] = []
         self.turned: list[str] = []
         self.sizes: list[tuple[int, int]] = []
-        self.ignored = self.num_unlabelled = 0
-        self.outside: dict[int, list[int]] = {}
         self.num_components: list[int] = []
-        num_classes, num_things = len(options.class_names), len(options.thing_names)
-        self.pixels, self.components, self.images_with = np.zeros((3, num_classes), np.int64)
-        self.instances, self.crowds, self.without_mask, self.images_with_instance = np.zeros(
-            (4, num_things), np.int64
-        )
-        self.images_with_thing = 0
-        self.without_box = self.empty_segments = 0
-        self.intact: list[int] = []
+        self.drawable: list[int] = []
 
     def add(self, report: RecordReport) -> None:
         """Add the report of one record."""
-        if not report.faults:
-            self.intact.append(self.num_checked)
+        self.add_counts(report)
+        if report.can_be_drawn:
+            self.drawable.append(self.num_checked)
         self.num_checked += 1
+        self.num_intact += not report.faults
         self.faults += report.faults
         if report.is_turned:
             self.turned.append(report.file_name)
         if report.size is not None:
             self.sizes.append(report.size)
-        self.ignored += report.ignored
-        self.pixels += report.pixels
-        self.components += report.components
-        self.images_with += report.pixels > 0
         if report.num_components is not None:
             self.num_components.append(report.num_components)
-            self.num_unlabelled += not report.pixels.any()
-        for label, pixels in report.outside.items():
-            seen = self.outside.setdefault(label, [0, 0])
-            seen[0] += 1
-            seen[1] += pixels
-        self.instances += report.instances
-        self.crowds += report.crowds
-        self.without_mask += report.without_mask
-        self.images_with_instance += report.instances > 0
-        self.images_with_thing += bool(report.instances.any())
-        self.without_box += report.without_box
-        self.empty_segments += report.empty_segments
+
+    def close(self) -> None:
+        """To be called when all records have been added: adds what they lack together."""
+        of_pixels = self.options.truth != ("annotations",)  # else the background has some
+        if self.num_intact and not self.instances.any() and not (of_pixels and self.pixels.any()):
+            lacking = "labelled pixel" if of_pixels else "instance"
+            message = f"none of the {self.num_checked} images looked at has a {lacking}"
+            self.faults.append(Fault(message, FaultKind.EMPTY))
 
     @property
     def share_ignored(self) -> float:
         """Share of the pixels that count for nothing, of all that are looked at; nan of none."""
-        pixels = self.ignored + int(self.pixels.sum())
-        return self.ignored / pixels if pixels else float("nan")
+        return self.num_ignored / self.num_pixels if self.num_pixels else float("nan")
 
     @property
     def share_over(self) -> float:
@@ -128,24 +106,45 @@ class DatasetReport:
         if len(small):
             names = [self.options.class_names[index] for index in small]
             warnings.append(
-                "classes without a component that is kept, which supervise no concept: "
-                f"{_first(names)}"
+                f"classes without a component that is kept, in whole images: {_first(names)}"
             )
-        if self.outside and not self.images_with[0] and min(self.outside) > 0:
+        outside = set(self.outside_pixels)
+        if outside == {len(self.options.class_names)} or (
+            outside and min(outside) > 0 and not self.images_with[0]
+        ):
             warnings.append(
-                f"label 0, {self.options.class_names[0]}, does not occur, but labels beyond the "
-                "classes do: do the labels count from 1?"
+                f"labels beyond the classes begin with {min(outside)}: do the labels count from 1? "
+                "Then each class has the name of the one before"
             )
+        if "sem_seg_file_name" in self.options.truth and self.num_ignored:
+            there = np.flatnonzero(self.pixels)
+            if len(there) == 1 and not outside:
+                warnings.append(
+                    f"all labelled pixels are of one class, {there[0]} "
+                    f"({self.options.class_names[there[0]]}), and the rest is ignored: are these "
+                    "masks of 0 and 255? Labels are 0, 1, 2..."
+                )
         if self.turned:
             warnings.append(
-                "images turned when read, by the orientation in their EXIF data (see that their "
-                f"ground truth is turned alike): {_first(self.turned)}"
+                "images turned when read, by the orientation in their EXIF data, where no size "
+                f"tells whether their ground truth is turned alike: {_first(self.turned)}"
             )
         for count, what in (
             (self.num_unlabelled, "images without a labelled pixel"),
             (int(self.without_mask.sum()), "instances without a mask, which serve detectors only"),
             (self.without_box, "instances without a box, which detectors need"),
+            (
+                self.boxes_beyond,
+                "boxes that reach beyond their image by more than a pixel (is their bbox_mode "
+                "right? x, y, x, y taken for x, y, width, height looks like this)",
+            ),
+            (self.empty_masks, "instances whose mask has no pixel in the image"),
             (self.empty_segments, "segments without a pixel in their panoptic picture"),
+            (
+                self.lossy,
+                "maps of labels or segments in JPEG files, which change labels at edges (make them "
+                "anew as PNG)",
+            ),
         ):
             if count:
                 warnings.append(f"{what}: {count}")
@@ -159,15 +158,15 @@ class DatasetReport:
             "ground_truth": options.truth,
             "records": self.num_records,
             "checked": self.num_checked,
-            "intact": len(self.intact),
+            "intact": self.num_intact,
             "width": _range([width for _, width in self.sizes]),
             "height": _range([height for height, _ in self.sizes]),
             "turned_by_exif": self.turned,
             "share_ignored": self.share_ignored,
             "unlabelled_images": self.num_unlabelled,
             "labels_outside": {
-                label: {"images": images, "pixels": pixels}
-                for label, (images, pixels) in sorted(self.outside.items())
+                label: {"images": self.outside_images[label], "pixels": pixels}
+                for label, pixels in sorted(self.outside_pixels.items())
             },
             "classes": [
                 {
@@ -197,6 +196,8 @@ class DatasetReport:
                 "total": self.instances.sum(),
                 "images": self.images_with_thing,
                 "without_box": self.without_box,
+                "boxes_beyond_image": self.boxes_beyond,
+                "empty_masks": self.empty_masks,
                 "categories": [
                     {
                         "category_id": index,
@@ -240,16 +241,15 @@ def check_records(
         workers: number of threads.
         check: see :func:`check_record`.
     """
-    executor = ThreadPoolExecutor(workers)
     with _one_opencv_thread():
-        try:
-            reports = executor.map(partial(check, options=report.options), records)
-            # None: no bar where nobody looks, as in a file.
-            for each in tqdm(reports, report.name, len(records), unit="image", disable=None):
-                report.add(each)
-        finally:
-            # After Ctrl-C, what has begun is finished and the rest is not begun.
-            executor.shutdown(cancel_futures=True)
+        work_in_threads(
+            partial(check, options=report.options),
+            records,
+            report.add,
+            workers=workers,
+            name=report.name,
+        )
+    report.close()
 
 
 def spread(count: int, total: int) -> list[int]:
@@ -270,8 +270,8 @@ def _one_opencv_thread() -> Iterator[None]:
 
 def _first(names: Sequence[str]) -> str:
     """The first few, and how many there are."""
-    more = f", ... ({len(names)})" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    more = f", ... ({len(names)})" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more
 
 
 def _range(values: Sequence[int]) -> dict[str, float] | None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import NamedTuple
 
-__all__ = ["Fault", "FaultKind"]
+__all__ = ["FaultKind"]
 
 
-class FaultKind(Enum):
-    """Kinds of faults; the value is the heading that a list of them has."""
+class FaultKind(str, Enum):
+    """Kinds of :class:`sgr.data.faults.Fault`; the value is the heading that a list of them has."""
 
     CLASSES = "classes that do not fit"
-    PAIRS = "files without a partner"
-    RECORD = "records that lack something"
+    TRAINING = "what the training would refuse"
+    PAIRS = "files that are missing, or without a partner"
+    EMPTY = "nothing to learn from"
+    RECORD = "records that lack something, or cannot be used"
     IMAGE = "images that are missing or cannot be read"
     LABEL_MAP = "label maps that are missing or cannot be read"
     SIZE = "sizes that differ"
@@ -21,14 +22,5 @@ class FaultKind(Enum):
     SEGMENTS = "segments that are wrong"
     ANNOTATIONS = "annotations that nothing can be learned from"
 
-
-class Fault(NamedTuple):
-    """Something that stops a training or spoils it.
-
-    Attributes:
-        kind: what it is about.
-        message: a sentence that names the file.
-    """
-
-    kind: FaultKind
-    message: str
+    def __str__(self) -> str:
+        return self.value

@@ -8,8 +8,9 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from ..faults import Fault
 from ..mappers.concept_mapper import check_ignored
-from .faults import Fault, FaultKind
+from .faults import FaultKind
 
 __all__ = ["TRUTH_KEYS", "CheckOptions", "class_faults", "options_for"]
 
@@ -52,7 +53,7 @@ class CheckOptions:
 
 
 def options_for(
-    records: Sequence[dict], metadata: Any, cfg: CfgNode, *, cfg_is_chosen: bool = False
+    records: Sequence[dict], metadata: Any, cfg: CfgNode, *, mapper: Any = None
 ) -> CheckOptions:
     """The options for a dataset that has been loaded.
 
@@ -60,14 +61,17 @@ def options_for(
         records: of the dataset; what one of them has, all need.
         metadata: Detectron2's metadata of the dataset.
         cfg: L, the parameters of the components, and the ignore label of data that name none.
-        cfg_is_chosen: whether the config is that of a training rather than of defaults: then its
-            NUM_CLASSES serves where the metadata name no classes, as it does in training.
+        mapper: of a training on it, if there is one: its number of classes serves where the
+            metadata name none, as it does in training.
 
     Raises:
         ValueError: there is no record, none has ground truth, or the classes are not known.
     """
     if not records:
         raise ValueError("it has no record")
+    odd = [record for record in records if not isinstance(record, dict)]
+    if odd:
+        raise ValueError(f"its records must be dicts, not {odd[0]!r}")
     found = {key for record in records for key in TRUTH_KEYS if key in record}
     truth = tuple(key for key in TRUTH_KEYS if key in found)
     if not truth:
@@ -77,9 +81,9 @@ def options_for(
     class_names: Sequence[str] = ()
     thing_names: Sequence[str] = ()
     if truth != ("annotations",):
-        class_names = _names(metadata, "stuff_classes", cfg, cfg_is_chosen)
+        class_names = _names(metadata, "stuff_classes", mapper)
     if "annotations" in truth:
-        thing_names = _names(metadata, "thing_classes", cfg, cfg_is_chosen)
+        thing_names = _names(metadata, "thing_classes", mapper)
     if not class_names:
         class_names = [*thing_names, _BACKGROUND]
     if "pan_seg_file_name" in truth and "annotations" not in truth:
@@ -97,64 +101,26 @@ def options_for(
     )
 
 
-def class_faults(
-    options: CheckOptions, cfg: CfgNode | None = None
-) -> tuple[list[Fault], list[str]]:
-    """Whether the classes of a dataset fit its ignore label and a config.
-
-    Args:
-        options: of the dataset.
-        cfg: of a training or evaluation on it; None where there is none to fit.
-
-    Returns:
-        Faults: an ignore label that is a class; more classes than the head of the model has; or,
-        for label maps and panoptic segments, another number, since mIoU is refused then. And
-        warnings: a head with more classes than there are categories of instances.
-    """
-    faults, warnings = [], []
-    ignored = {}
+def class_faults(options: CheckOptions) -> list[Fault]:
+    """Whether the ignore label of a dataset is one of its classes."""
     if "sem_seg_file_name" in options.truth:
-        ignored["ignore_label in the metadata"] = options.ignore_label
-        if cfg is not None:
-            ignored["MODEL.SEM_SEG_HEAD.IGNORE_VALUE"] = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
-    for name, value in ignored.items():
         try:
-            check_ignored(len(options.class_names), **{name: value})
+            name = {"ignore_label in the metadata": options.ignore_label}
+            check_ignored(len(options.class_names), **name)
         except ValueError as error:
-            faults.append(Fault(FaultKind.CLASSES, str(error)))
-    if cfg is None:
-        return faults, warnings
-    head = _head(cfg)
-    key, names = "stuff_classes", options.class_names
-    if head != "SEM_SEG_HEAD" or options.truth == ("annotations",):
-        key, names = "thing_classes", options.thing_names
-    expected, exact = cfg.MODEL[head].NUM_CLASSES, key == "stuff_classes"
-    if names and len(names) != expected:
-        message = f"MODEL.{head}.NUM_CLASSES is {expected}, but the dataset has {len(names)} {key}"
-        if exact or len(names) > expected:
-            faults.append(Fault(FaultKind.CLASSES, f"{message}; set it to their number"))
-        else:
-            warnings.append(f"{message}: the others are never learned")
-    return faults, warnings
+            return [Fault(str(error), FaultKind.CLASSES)]
+    return []
 
 
-def _names(metadata: Any, key: str, cfg: CfgNode, cfg_is_chosen: bool) -> list[str]:
+def _names(metadata: Any, key: str, mapper: Any) -> list[str]:
     names = metadata.get(key)
     if names:
         return list(names)
-    head = _head(cfg) if key == "thing_classes" else "SEM_SEG_HEAD"
-    count = cfg.MODEL[head].NUM_CLASSES
-    if not cfg_is_chosen or count < 1:
+    is_of_mapper = (getattr(mapper, "truth_key", "") == "annotations") == (key == "thing_classes")
+    count = getattr(mapper, "num_classes", 0) if is_of_mapper else 0
+    if count < 1:
         raise ValueError(
-            f"its metadata have no {key}: set them, or give the --config-file of the training, "
-            f"whose MODEL.{head}.NUM_CLASSES then counts"
+            f"its metadata have no {key}: set them, or give the --config-file of a training on "
+            "such classes, whose NUM_CLASSES then counts"
         )
     return [f"class {number}" for number in range(count)]
-
-
-def _head(cfg: CfgNode) -> str:
-    """The node under MODEL whose NUM_CLASSES the model has."""
-    if cfg.MODEL.META_ARCHITECTURE.endswith("RetinaNet"):
-        return "RETINANET"
-    is_detector = cfg.MODEL.META_ARCHITECTURE.endswith("RCNN")
-    return "ROI_HEADS" if is_detector else "SEM_SEG_HEAD"

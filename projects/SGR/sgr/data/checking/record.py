@@ -2,69 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
-from PIL import Image
+from detectron2.structures import BoxMode
 
 from ..components import ComponentMap, connected_components
-from ..image_files import check_labels, read_image, read_labels
+from ..faults import Fault
+from ..image_files import (
+    QUARTER_TURNS,
+    exif_orientation,
+    find_wrong_labels,
+    read_image,
+    read_labels,
+    size_fault,
+)
 from ..mappers.annotations import AnnotationChecker, annotation_name, checked_rle
-from ..mappers.concept_mapper import category_fault, size_of
+from ..mappers.concept_mapper import category_fault
 from ..mappers.instance_shapes import InstanceShape, draw_instances, paint_classes
 from ..mappers.labelled_image import compact
 from ..segments import read_segment_map
-from .faults import Fault, FaultKind
+from .counts import Counts
+from .faults import FaultKind
 from .options import CheckOptions
 
 __all__ = ["RecordMaps", "RecordReport", "check_record", "examine_record"]
 
-_EXIF_ORIENTATION = 0x0112
 # More than any image has: components beyond L are counted too.
 _ALL = np.iinfo(np.int16).max
+_LOSSY = (".jpg", ".jpeg")
 
 
 @dataclass
-class RecordReport:
-    """The figures of one record; N classes, M categories of things (see :class:`CheckOptions`).
+class RecordReport(Counts):
+    """The figures of one record, see :class:`Counts`, and what is wrong with it.
 
     Attributes:
         file_name: of the image.
         faults: what is wrong.
         size: (height, width) of the image; None where it cannot be read.
-        is_turned: whether the orientation in its EXIF data turns the image when it is read.
-        pixels: (N,) int64, of each class; zeros where the ground truth cannot be read.
-        ignored: pixels of no class, but for those of ``outside``.
-        outside: labels of the label map that are neither a class nor ignored -> pixels.
+        turn: the orientation in the image's EXIF data, 1 to 8.
+        is_turned: whether these turn the image when it is read, and no size tells whether its
+            ground truth is turned alike.
         num_components: before the L largest are kept; None where there is no map of classes.
-        components: (N,) int64, of each class, of the L largest.
-        instances, crowds, without_mask: (M,) int64, of each category; the last are instances of
-            which a box is known at most, and are among the first.
-        without_box: instances of ``annotations`` that have none.
-        empty_segments: panoptic segments without a pixel.
+        can_be_drawn: whether there are :class:`RecordMaps`.
     """
 
     file_name: str
     faults: list[Fault] = field(default_factory=list)
     size: tuple[int, int] | None = None
+    turn: int = 1
     is_turned: bool = False
-    pixels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    ignored: int = 0
-    outside: dict[int, int] = field(default_factory=dict)
     num_components: int | None = None
-    components: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    instances: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    crowds: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    without_mask: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    without_box: int = 0
-    empty_segments: int = 0
+    can_be_drawn: bool = False
 
     def add_fault(self, kind: FaultKind, message: str) -> None:
-        self.faults.append(Fault(kind, message))
+        self.faults.append(Fault(message, kind))
 
 
 @dataclass
@@ -95,12 +91,23 @@ def examine_record(
     record: dict, options: CheckOptions
 ) -> tuple[RecordReport, RecordMaps | None]:
     """:func:`check_record`, and the maps that it looked at; None where they are not of one size."""
-    report = RecordReport(str(record.get("file_name", "a record without a file name")))
-    report.pixels = np.zeros(len(options.class_names), np.int64)
-    report.components = np.zeros(len(options.class_names), np.int64)
-    for name in ("instances", "crowds", "without_mask"):
-        setattr(report, name, np.zeros(len(options.thing_names), np.int64))
+    file_name = record.get("file_name")
+    report = RecordReport(options, str(file_name) if file_name else "a record without a file name")
+    try:
+        maps = _examine(record, options, report)
+    except Exception as error:  # whatever else a record may hold
+        why = f"{type(error).__name__}: {error}"
+        message = f"the record of {report.file_name} cannot be used: {why}"
+        report.add_fault(FaultKind.RECORD, message)
+        maps = None
+    report.can_be_drawn = maps is not None
+    report.images_with = (report.pixels > 0).astype(np.int64)
+    report.images_with_instance = (report.instances > 0).astype(np.int64)
+    report.images_with_thing = int(report.instances.any())
+    return report, maps
 
+
+def _examine(record: dict, options: CheckOptions, report: RecordReport) -> RecordMaps | None:
     image = _read_image(record, report)
     missing = [key for key in options.truth if key not in record]
     if missing:
@@ -122,13 +129,19 @@ def examine_record(
         report.add_fault(
             FaultKind.RECORD, f"the record of {report.file_name} has no segments_info"
         )
+    if report.size is not None:
+        from_files = (maps.get("sem_seg_file_name"), maps.get("pan_seg_file_name"))
+        is_compared = {"height", "width"} <= record.keys()
+        is_compared |= any(each is not None for each in from_files)
+        has_sides = report.turn in QUARTER_TURNS and report.size[0] != report.size[1]
+        report.is_turned = report.turn != 1 and not (is_compared and has_sides)
     labels = maps.get(options.truth[0])
     if labels is None:
-        return report, None
+        return None
     components = _count(labels, options, report)
     if image is None or labels.shape != report.size:
-        return report, None
-    return report, RecordMaps(image, labels, components)
+        return None
+    return RecordMaps(image, labels, components)
 
 
 def _read_image(record: dict, report: RecordReport) -> np.ndarray | None:
@@ -138,8 +151,7 @@ def _read_image(record: dict, report: RecordReport) -> np.ndarray | None:
     file_name = record["file_name"]
     try:
         image = read_image(file_name, "RGB")
-        with Image.open(file_name) as opened:
-            report.is_turned = opened.getexif().get(_EXIF_ORIENTATION, 1) in range(2, 9)
+        report.turn = exif_orientation(file_name)
     except OSError as error:
         report.add_fault(FaultKind.IMAGE, str(error))
         return None
@@ -156,18 +168,13 @@ def _read_image(record: dict, report: RecordReport) -> np.ndarray | None:
     return image
 
 
-def _check_size(labels: np.ndarray, what: str, report: RecordReport) -> None:
-    if report.size is None or labels.shape == report.size:
-        return
-    message = (
-        f"image {report.file_name} is {size_of(report.size)} pixels, but its {what} is "
-        f"{size_of(labels.shape)}"
-    )
-    if report.is_turned and labels.shape == report.size[::-1]:
-        message += (
-            "; the orientation in its EXIF data turns the image and not the ground truth: remove it"
-        )
-    report.add_fault(FaultKind.SIZE, message)
+def _check_map(labels: np.ndarray, file_name: str, what: str, report: RecordReport) -> None:
+    """Compare sizes, and see how the file is compressed."""
+    report.lossy += str(file_name).lower().endswith(_LOSSY)
+    if report.size is not None and labels.shape != report.size:
+        it_is = f"its {what} {file_name} is"
+        message = size_fault(report.file_name, report.size, it_is, labels.shape, report.turn)
+        report.add_fault(FaultKind.SIZE, message)
 
 
 def _read_labels(record: dict, options: CheckOptions, report: RecordReport) -> np.ndarray | None:
@@ -178,21 +185,19 @@ def _read_labels(record: dict, options: CheckOptions, report: RecordReport) -> n
     except (OSError, ValueError) as error:
         report.add_fault(FaultKind.LABEL_MAP, str(error))
         return None
-    _check_size(labels, f"label map {file_name}", report)
+    _check_map(labels, file_name, "label map", report)
     num_classes = len(options.class_names)
-    ignored = labels == options.ignore_label
-    wrong = (labels >= num_classes) | (labels < 0)
-    unlabelled = wrong | ignored
-    wrong &= ~ignored
-    if wrong.any():
+    unlabelled = labels == options.ignore_label
+    found = find_wrong_labels(
+        labels, file_name, num_classes=num_classes, ignore_label=options.ignore_label
+    )
+    if found:
+        wrong, message = found
         values, counts = np.unique(labels[wrong], return_counts=True)
-        report.outside = dict(zip(values.tolist(), counts.tolist()))
-        try:
-            check_labels(
-                labels, file_name, num_classes=num_classes, ignore_label=options.ignore_label
-            )
-        except ValueError as error:
-            report.add_fault(FaultKind.LABELS, str(error))
+        report.outside_pixels.update(dict(zip(values.tolist(), counts.tolist())))
+        report.outside_images.update(values.tolist())
+        report.add_fault(FaultKind.LABELS, message)
+        unlabelled |= wrong
     return compact(np.where(unlabelled, num_classes, labels), num_classes)
 
 
@@ -226,28 +231,10 @@ def _read_segments(record: dict, options: CheckOptions, report: RecordReport) ->
     except ValueError as error:
         report.add_fault(FaultKind.SEGMENTS, str(error))
         return None
-    _check_size(indices, f"panoptic picture {record['pan_seg_file_name']}", report)
+    _check_map(indices, record["pan_seg_file_name"], "panoptic picture", report)
     shown = np.bincount(indices.ravel() + 1, minlength=len(segments) + 1)[1:]
     report.empty_segments = int((shown == 0).sum())
     return compact(labels[indices], num_classes)
-
-
-class _AnnotationSorter(AnnotationChecker):
-    """Tells the annotations that mappers could use from those that they would refuse."""
-
-    def usable(
-        self, record: dict, size: tuple[int, int] | None, report: RecordReport
-    ) -> Iterator[tuple[int, dict]]:
-        """Annotations without a fault, by their places; the faults of the others are reported."""
-        for index, annotation in enumerate(record["annotations"]):
-            # Only detectors need boxes. One that is there must be right all the same.
-            self.boxes_needed = "bbox" in annotation
-            fault = self._fault(annotation, size)
-            if fault is None:
-                yield index, annotation
-            else:
-                name = annotation_name(annotation, index, report.file_name)
-                report.add_fault(FaultKind.ANNOTATIONS, f"{name} {fault}")
 
 
 def _check_annotations(
@@ -258,10 +245,15 @@ def _check_annotations(
     size = report.size
     if size is None and {"height", "width"} <= record.keys():
         size = record["height"], record["width"]
-    sorter = _AnnotationSorter(num_classes=len(options.thing_names))
-    for index, annotation in sorter.usable(record, size, report):
-        category, is_crowd = annotation["category_id"], bool(annotation.get("iscrowd", 0))
+    # Only detectors need boxes. One that is there must be right all the same.
+    checker = AnnotationChecker(num_classes=len(options.thing_names), boxes_needed=None)
+    for index, annotation in enumerate(record["annotations"]):
         name = annotation_name(annotation, index, report.file_name)
+        fault = checker.fault(annotation, size)
+        if fault:
+            report.add_fault(FaultKind.ANNOTATIONS, f"{name} {fault}")
+            continue
+        category, is_crowd = annotation["category_id"], bool(annotation.get("iscrowd", 0))
         segmentation = annotation.get("segmentation")
         try:
             # Nothing is drawn where the size is not known: any will do.
@@ -273,9 +265,21 @@ def _check_annotations(
         if not is_crowd:
             report.without_box += "bbox" not in annotation
             report.without_mask[category] += rle is None
+        if size is not None and "bbox" in annotation:
+            report.boxes_beyond += _reaches_beyond(annotation, size)
         if rle is not None:
-            shapes.append(InstanceShape(category, is_crowd, int(mask_util.area(rle)), rle))
+            area = int(mask_util.area(rle))
+            report.empty_masks += size is not None and area == 0 and not is_crowd
+            shapes.append(InstanceShape(category, is_crowd, area, rle))
     return shapes
+
+
+def _reaches_beyond(annotation: dict, size: tuple[int, int]) -> bool:
+    """Whether a box ends more than a pixel outside of the image."""
+    left, top, right, bottom = (float(each) for each in annotation["bbox"])
+    if annotation["bbox_mode"] == BoxMode.XYWH_ABS:
+        right, bottom = left + right, top + bottom
+    return left < -1 or top < -1 or right > size[1] + 1 or bottom > size[0] + 1
 
 
 def _paint(
@@ -292,9 +296,11 @@ def _count(labels: np.ndarray, options: CheckOptions, report: RecordReport) -> C
     num_classes = len(options.class_names)
     counts = np.bincount(labels.ravel(), minlength=num_classes + 1)
     report.pixels = counts[:num_classes]
-    report.ignored = int(counts[num_classes])
+    report.num_pixels = labels.size
+    report.num_unlabelled = int(not report.pixels.any())
+    report.num_ignored = int(counts[num_classes])
     if options.truth[0] == "sem_seg_file_name":
-        report.ignored -= sum(report.outside.values())
+        report.num_ignored -= report.outside_pixels.total()
     indices, classes = connected_components(
         labels,
         ignore_label=num_classes,

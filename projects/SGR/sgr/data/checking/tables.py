@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 from tabulate import tabulate
 
-from ..faults import list_faults
-from .dataset import DatasetReport
-from .faults import FaultKind
+from ..faults import list_faults_by_kind
+from .dataset import NAMES_SHOWN, DatasetReport
 from .options import TRUTH_KEYS
 
 __all__ = ["tell"]
@@ -28,7 +27,7 @@ def tell(report: DatasetReport) -> str:
 
 def _title(report: DatasetReport) -> str:
     truth = ", ".join(TRUTH_KEYS[key] for key in report.options.truth)
-    images = f"{report.num_records} images"
+    images = _counted(report.num_records, "image")
     if report.num_checked < report.num_records:
         images = f"{report.num_checked} of {images}"
     return f"{report.name}: {images}, {truth}"
@@ -39,13 +38,16 @@ def _figures(report: DatasetReport) -> str:
     rows = []
     if report.sizes:
         for name, values in zip(("height", "width"), np.array(report.sizes).T):
-            median = f"{np.median(values):g}"
-            rows.append((f"image {name}", f"{values.min()} to {values.max()}, median {median}"))
-    if report.pixels.any() or report.ignored:
+            text = str(values.min())
+            if values.min() < values.max():
+                text += f" to {values.max()}, median {np.median(values):g}"
+            rows.append((f"image {name}", text))
+    if report.num_pixels:
         rows.append(("pixels ignored", f"{report.share_ignored:.2%}"))
-    outside = sorted(report.outside.items())
-    for label, (images, pixels) in outside[:_SHOWN]:
-        rows.append((f"label {label}, no class", f"{pixels} pixels in {images} images"))
+    outside = sorted(report.outside_pixels.items())
+    for label, count in outside[:_SHOWN]:
+        images = _counted(report.outside_images[label], "image")
+        rows.append((f"label {label}, no class", f"{_counted(count, 'pixel')} in {images}"))
     if len(outside) > _SHOWN:
         labels = f"{len(outside) - _SHOWN}, up to {outside[-1][0]}"
         rows.append(("further labels, no class", labels))
@@ -60,29 +62,22 @@ def _figures(report: DatasetReport) -> str:
             (f"images with more than L = {options.max_active}", f"{report.share_over:.2%}"),
         ]
     if options.thing_names:
-        text = f"{report.instances.sum()} in {report.images_with_thing} images"
+        text = f"{report.instances.sum()} in {_counted(report.images_with_thing, 'image')}"
         if report.crowds.any():
-            text += f", and {report.crowds.sum()} crowds"
+            text += f", and {_counted(report.crowds.sum(), 'crowd')}"
         rows.append(("instances", text))
-    table = tabulate(rows, ("", ""), "pipe", disable_numparse=True)
-    if report.num_components:
-        table += (
-            "\n\nComponents are those of whole images, larger than "
-            f"{options.min_area_ratio:.0%} of the largest; training makes them of crops."
-        )
-    return table
+    return tabulate(rows, ("", ""), "pipe", disable_numparse=True)
 
 
 def _classes(report: DatasetReport) -> str:
     """A row per class; its instances too, where they are of the same classes."""
     options = report.options
     headers = ["label", "class", "images", "% of pixels", "components"]
-    total = max(1, int(report.pixels.sum()) + report.ignored)
     columns = [
         range(len(options.class_names)),
         options.class_names,
         report.images_with.tolist(),
-        (100 * report.pixels / total).tolist(),
+        (100 * report.pixels / max(1, report.num_pixels)).tolist(),
         (report.components / np.maximum(report.images_with, 1)).tolist(),
     ]
     if _is_joint(report):
@@ -94,9 +89,18 @@ def _classes(report: DatasetReport) -> str:
             [column[index] if index in things else None for index in columns[0]]
             for column in more
         ]
+    rows = list(zip(*columns))
+    if len(report.never_there()) <= NAMES_SHOWN:  # then a warning names them all
+        rows = [row for row in rows if any(row[2:])]
+    if not rows:
+        return ""
     floats = ["", "", "", ".2f", ".2f", *[""] * (len(headers) - 5)]
-    table = tabulate(list(zip(*columns)), headers, "pipe", floatfmt=floats)
-    return f"{table}\n\nComponents are those kept, per image with the class."
+    table = tabulate(rows, headers, "pipe", floatfmt=floats)
+    return (
+        f"{table}\n\nComponents are those of whole images, larger than "
+        f"{options.min_area_ratio:.0%} of the largest; training makes them of crops. The table "
+        f"has the mean over the images with the class, of the {options.max_active} largest of each."
+    )
 
 
 def _things(report: DatasetReport) -> str:
@@ -129,9 +133,9 @@ def _instance_columns(report: DatasetReport) -> tuple[list[str], list[list[int]]
 def _faults(report: DatasetReport) -> str:
     if not report.faults:
         return "Errors: none"
-    lines = [f"Errors: {len(report.faults)}"]
-    for kind in FaultKind:
-        messages = [fault.message for fault in report.faults if fault.kind is kind]
-        if messages:
-            lines += ["", f"{len(messages)} x {kind.value}:", list_faults(messages)]
-    return "\n".join(lines)
+    faults = list_faults_by_kind(report.faults, shown=5, headings=True)
+    return f"Errors: {len(report.faults)}\n{faults}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from .registration import (
+    IncompleteDataset,
     add_metadata,
     datasets_root,
     load_sem_seg_pairs,
@@ -66,8 +67,9 @@ def load_ade20k(split: str) -> list[dict]:
             raise missing_dataset(folder, HOW_TO_GET_ADE20K)
     try:
         return load_sem_seg_pairs(paths["image_root"], paths["sem_seg_root"])
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}.\n{HOW_TO_GET_ADE20K.strip()}") from error
+    except IncompleteDataset as error:
+        message = f"{error}.\n{HOW_TO_GET_ADE20K.strip()}"
+        raise IncompleteDataset(message, faults=error.faults, records=error.records) from error
 
 
 def _paths(split: str) -> dict[str, Path]:

@@ -16,7 +16,14 @@ from pathlib import Path
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 
 from ..faults import list_faults
-from .registration import add_metadata, datasets_root, missing_dataset, replace_builtin, set_paths
+from .registration import (
+    IncompleteDataset,
+    add_metadata,
+    datasets_root,
+    missing_dataset,
+    replace_builtin,
+    set_paths,
+)
 
 __all__ = ["CITYSCAPES_COLORS", "load_cityscapes", "load_cityscapes_panoptic"]
 
@@ -49,6 +56,7 @@ datasets. {HOW_TO_GET_CITYSCAPES.strip()}
 """
 
 _SUFFIX = "_leftImg8bit.png"
+_LABELS = "_gtFine_labelTrainIds.png"
 # What training, evaluation or Detectron2's own loader reads.
 _NEEDED = ("instanceIds.png", "labelIds.png", "labelTrainIds.png", "polygons.json")
 _CLASSES = {each["id"]: each["trainId"] for each in CITYSCAPES_CATEGORIES}
@@ -68,8 +76,9 @@ def load_cityscapes(split: str) -> list[dict]:
     for folder in paths.values():
         if not folder.is_dir():
             raise missing_dataset(folder, HOW_TO_GET_CITYSCAPES)
+    found, missing = _find(**paths)
     records = []
-    for image, stem in _find(**paths):
+    for image, stem in found:
         polygons = json.loads(Path(f"{stem}_polygons.json").read_text(encoding="utf-8"))
         records.append(
             {
@@ -79,6 +88,8 @@ def load_cityscapes(split: str) -> list[dict]:
                 "width": polygons["imgWidth"],
             }
         )
+    if missing:
+        raise _incomplete(missing, records, HOW_TO_GET_CITYSCAPES)
     return records
 
 
@@ -102,18 +113,21 @@ def load_cityscapes_panoptic(split: str) -> list[dict]:
         if not (path.is_file() if path == file else path.is_dir()):
             raise missing_dataset(path, HOW_TO_GET_CITYSCAPES_PANOPTIC)
     pictures = {path.name for path in _visible(root)}
-    images = {
-        image.name[: -len(_SUFFIX)]: (image, stem)
-        for image, stem in _find(**paths, needed=["labelTrainIds.png"])
-    }
-    records, missing = [], []
+    found, missing = _find(**paths, needed=["labelTrainIds.png"])
+    images = {image.name[: -len(_SUFFIX)]: (image, stem) for image, stem in found}
+    # Nothing is said of an image's segments where it lacks its label map.
+    known = images.keys() | {Path(file).name[: -len(_LABELS)] for file in missing}
+    records = []
     for name, picture, segments in _read_panoptic(file):
         if picture not in pictures:
             missing.append(str(root / picture))
-        if name not in images:
+        if name not in known:
             missing.append(f"{name}{_SUFFIX} in {paths['image_dir']}")
+        if name not in images:
             continue
         image, stem = images.pop(name)
+        if picture not in pictures:
+            continue
         records.append(
             {
                 "file_name": str(image),
@@ -125,10 +139,16 @@ def load_cityscapes_panoptic(split: str) -> list[dict]:
         )
     missing += [f"the segments of {name} in {file}" for name in images]
     if missing:
-        raise FileNotFoundError(
-            f"files are missing:\n{list_faults(missing)}\n{HOW_TO_GET_CITYSCAPES_PANOPTIC.strip()}"
-        )
+        raise _incomplete(missing, records, HOW_TO_GET_CITYSCAPES_PANOPTIC)
     return records
+
+
+def _incomplete(missing: list[str], records: list[dict], how_to_get: str) -> IncompleteDataset:
+    return IncompleteDataset(
+        f"files are missing:\n{list_faults(missing)}\n{how_to_get.strip()}",
+        faults=[f"missing: {file}" for file in missing],
+        records=records,
+    )
 
 
 def _read_panoptic(file: Path) -> list[tuple[str, str, list[dict]]]:
@@ -158,8 +178,11 @@ def _read_panoptic(file: Path) -> list[tuple[str, str, list[dict]]]:
 
 def _find(
     image_dir: Path, gt_dir: Path, needed: Sequence[str] = _NEEDED
-) -> list[tuple[Path, str]]:
-    """Images, and how the paths of their annotations begin; a listing of two folders per city."""
+) -> tuple[list[tuple[Path, str]], list[str]]:
+    """Images, and how the paths of their annotations begin; and what of them is missing.
+
+    Costs a listing of two folders per city.
+    """
     found, missing, unexpected = [], [], []
     for city in _visible(image_dir):
         if not city.is_dir():
@@ -172,18 +195,19 @@ def _find(
                 unexpected.append(str(image))
                 continue
             stem = f"{image.name[: -len(_SUFFIX)]}_gtFine"
-            found.append((image, str(labels / stem)))
             names = [f"{stem}_{each}" for each in needed]
-            missing += [str(labels / name) for name in names if name not in there]
+            lacking = [str(labels / name) for name in names if name not in there]
+            missing += lacking
+            if not lacking:
+                found.append((image, str(labels / stem)))
     if unexpected:
         raise ValueError(
             f"{image_dir} may hold nothing but folders of cities with files *{_SUFFIX}; remove:\n"
             f"{list_faults(unexpected)}"
         )
-    if missing or not found:
-        what = f"files are missing:\n{list_faults(missing)}" if missing else f"{image_dir} is empty"
-        raise FileNotFoundError(f"{what}\n{HOW_TO_GET_CITYSCAPES.strip()}")
-    return found
+    if not missing and not found:
+        raise IncompleteDataset(f"{image_dir} is empty\n{HOW_TO_GET_CITYSCAPES.strip()}")
+    return found, missing
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -27,7 +27,13 @@ from detectron2.data.datasets.coco import load_coco_json
 from detectron2.data.datasets.coco_panoptic import load_coco_panoptic_json
 
 from ..faults import list_faults
-from .registration import datasets_root, missing_dataset, replace_builtin, set_paths
+from .registration import (
+    IncompleteDataset,
+    datasets_root,
+    missing_dataset,
+    replace_builtin,
+    set_paths,
+)
 
 __all__ = [
     "load_coco_instances",
@@ -73,7 +79,7 @@ def load_coco_instances(split: str) -> list[dict]:
         FileNotFoundError: the split is not there, or an image of the JSON file is not.
         ValueError: the JSON file is not of COCO's instances, or not JSON.
     """
-    return _load_instances(split, f"coco_2017_{split}")
+    return _complete(_load_instances(split, f"coco_2017_{split}"), "file_name")
 
 
 def load_coco_panoptic(split: str) -> list[dict]:
@@ -97,11 +103,10 @@ def load_coco_panoptic(split: str) -> list[dict]:
     except AssertionError as error:  # about the first image, or that there is none
         if str(error).startswith("No images"):
             raise ValueError(f"{file} has no annotations") from error
-        raise _incomplete([str(error)]) from error
+        raise _incomplete([str(error)], []) from error
     except (KeyError, TypeError, ValueError) as error:
         raise _not_of_segments(file, error) from error
-    _check_files(records, "file_name", "pan_seg_file_name")
-    return records
+    return _complete(records, "file_name", "pan_seg_file_name")
 
 
 def load_coco_separated(split: str) -> list[dict]:
@@ -118,8 +123,7 @@ def load_coco_separated(split: str) -> list[dict]:
     records = _load_instances(split, f"coco_2017_{split}_panoptic_separated")
     for record in records:
         record["sem_seg_file_name"] = str(root / f"{Path(record['file_name']).stem}.png")
-    _check_files(records, "sem_seg_file_name")
-    return records
+    return _complete(records, "file_name", "sem_seg_file_name")
 
 
 def load_coco_stuff(split: str) -> list[dict]:
@@ -144,11 +148,13 @@ def load_coco_stuff(split: str) -> list[dict]:
     missing = [str(paths["sem_seg_root"] / f"{stem}.png") for stem in sorted(unlabelled)]
     alone = sorted(labels.keys() - images.keys())
     missing += [str(paths["image_root"] / f"{stem}.jpg") for stem in alone]
-    if missing or not images:
-        raise _incomplete(missing or [f"{paths['image_root']}/NAME.jpg"])
-    return [
-        {"file_name": images[stem], "sem_seg_file_name": labels[stem]} for stem in sorted(labels)
+    records = [
+        {"file_name": images[stem], "sem_seg_file_name": labels[stem]}
+        for stem in sorted(images.keys() & labels.keys())
     ]
+    if missing or not images:
+        raise _incomplete(missing or [f"{paths['image_root']}/NAME.jpg"], records)
+    return records
 
 
 def _load_instances(split: str, name: str) -> list[dict]:
@@ -164,28 +170,39 @@ def _load_instances(split: str, name: str) -> list[dict]:
         if "in the metadata of" in str(error):
             message += "\nRegister data with other categories under names of their own"
         raise ValueError(message) from error
-    _check_files(records, "file_name")
     return records
 
 
-def _check_files(records: list[dict], *keys: str) -> None:
-    """Raise FileNotFoundError where files are missing; a listing of each folder of theirs."""
+def _complete(records: list[dict], *keys: str) -> list[dict]:
+    """The records; raises IncompleteDataset where files of theirs are missing.
+
+    Costs a listing of each folder of theirs.
+    """
     there: dict[str, set[str]] = {}
-    missing = []
-    for key in keys:
-        for record in records:
+    missing: dict[str, list[str]] = {key: [] for key in keys}
+    complete = []
+    for record in records:
+        lacking = 0
+        for key in keys:
             folder, name = os.path.split(record[key])
             if folder not in there:
                 there[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
             if name not in there[folder]:
-                missing.append(record[key])
-    if missing:
-        raise _incomplete(missing)
+                missing[key].append(record[key])
+                lacking += 1
+        if not lacking:
+            complete.append(record)
+    files = [file for key in keys for file in missing[key]]
+    if files:
+        raise _incomplete(files, complete)
+    return records
 
 
-def _incomplete(missing: list[str]) -> FileNotFoundError:
-    return FileNotFoundError(
-        f"files are missing:\n{list_faults(missing)}\n{HOW_TO_GET_COCO.strip()}"
+def _incomplete(missing: list[str], records: list[dict]) -> IncompleteDataset:
+    return IncompleteDataset(
+        f"files are missing:\n{list_faults(missing)}\n{HOW_TO_GET_COCO.strip()}",
+        faults=[f"missing: {file}" for file in missing],
+        records=records,
     )
 
 

@@ -25,6 +25,8 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ..mappers.semantic import SEMANTIC_MAPPERS
+from ..text_files import read_text
 from .folders import Folders, as_class_names, is_of_folders, register_folders
 
 __all__ = ["add_described_datasets", "register_dataset_file"]
@@ -44,9 +46,6 @@ _KEYS = {
 }
 _KEYS_OF_SPLIT = dict.fromkeys(_PATHS, str)
 
-# Mappers that train on the labels of stuff_classes, so that the head needs as many.
-_SEMANTIC_MAPPERS = ("semantic_concept", "mask_former_semantic_concept")
-
 
 @dataclass(frozen=True)
 class _Description:
@@ -63,7 +62,8 @@ def register_dataset_file(file: str | os.PathLike) -> list[str]:
     """Register the datasets that a YAML file describes, see :mod:`.descriptions`.
 
     The file, and that of the classes, are read; images and label maps only when a dataset is
-    loaded. A file may be registered again: where it has changed, it replaces its datasets.
+    loaded. A file may be registered again: where it has changed, it replaces its datasets, unless
+    it is refused.
 
     Args:
         file: path, relative to the current directory.
@@ -85,16 +85,12 @@ def register_dataset_file(file: str | os.PathLike) -> list[str]:
         names = list(new.datasets)
         if old == new and all(name in DatasetCatalog for name in names):
             return names
-        for name in old.datasets if old else ():
-            if name in DatasetCatalog:
-                DatasetCatalog.remove(name)
-                MetadataCatalog.remove(name)
-        _registered.pop(path, None)
+        replaced = old.datasets.keys() if old else ()
         for other, description in _registered.items():
             for name in names:
-                if name in description.datasets and name in DatasetCatalog:
+                if other != path and name in description.datasets and name in DatasetCatalog:
                     raise ValueError(f"{other} describes a dataset {name!r} already")
-        register_folders(new.datasets, classes=new.classes, **new.options)
+        register_folders(new.datasets, classes=new.classes, replaced=replaced, **new.options)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     _registered[path] = new
@@ -104,31 +100,45 @@ def register_dataset_file(file: str | os.PathLike) -> list[str]:
 def add_described_datasets(cfg: CfgNode) -> None:
     """Register the datasets of ``cfg.DATASETS.FILES``, and fit the number of classes to them.
 
+    The paths become absolute, so that the config, once written, is good in any folder.
+
     MODEL.SEM_SEG_HEAD.NUM_CLASSES 0 becomes the number of classes of the datasets in DATASETS.TRAIN
     and TEST, described or not; it stays 0 where they name none. Where a description does not tell
     the classes, this reads all label maps.
+
+    Where FILES has any, or the number is 0, all names in TRAIN and TEST must be known: register
+    datasets of other kinds before the config is loaded.
 
     Args:
         cfg: not frozen; changed in place.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`register_dataset_file`.
-        ValueError: the number is neither 0 nor that of a dataset that is described or of
-            :func:`~.folders.register_sem_seg`, in a config that trains on label maps; it is 0 and
-            the datasets differ; or one of the datasets is not registered.
+        FileNotFoundError: one of the files is not there; see also :func:`register_dataset_file`.
+        ValueError: see :func:`register_dataset_file`; the number is neither 0 nor that of a dataset
+            that is described or of :func:`~.folders.register_sem_seg`, in a config that trains on
+            label maps; it is 0 and the datasets differ; or one of the datasets is not registered.
     """
-    described = [name for file in cfg.DATASETS.FILES for name in register_dataset_file(file)]
+    files = [os.path.abspath(os.path.expanduser(file)) for file in cfg.DATASETS.FILES]
+    for file, path in zip(cfg.DATASETS.FILES, files, strict=True):
+        if not os.path.isfile(path):
+            raise FileNotFoundError(
+                f"there is no description of a dataset {file!r} ({path}); paths in DATASETS.FILES "
+                "are relative to the current folder, and DATASETS.FILES \"[]\" uses a trained "
+                "model without the data"
+            )
+    cfg.DATASETS.FILES = files
+    described = [name for file in files for name in register_dataset_file(file)]
     head = cfg.MODEL.SEM_SEG_HEAD
     used = dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     unknown = [name for name in used if name not in DatasetCatalog]
     if unknown and (described or head.NUM_CLASSES == 0):
         raise ValueError(
             f"DATASETS.TRAIN or TEST has {unknown[0]!r}, which is not registered; DATASETS.FILES "
-            f"{list(cfg.DATASETS.FILES)} describes {', '.join(described) or 'nothing'}"
+            f"{files} describes {', '.join(described) or 'nothing'}"
         )
     if head.NUM_CLASSES == 0:
         head.NUM_CLASSES = _common_number(used)
-    elif cfg.INPUT.DATASET_MAPPER_NAME in _SEMANTIC_MAPPERS:
+    elif cfg.INPUT.DATASET_MAPPER_NAME in SEMANTIC_MAPPERS:
         for name in filter(is_of_folders, used):
             num_classes = _num_classes(name, load=False)
             if num_classes not in (None, head.NUM_CLASSES):
@@ -160,7 +170,7 @@ def _num_classes(name: str, *, load: bool = True) -> int | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        content = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         raise ValueError(f"this is no YAML that can be read: {error}") from error
     if not isinstance(content, dict):

@@ -8,6 +8,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco import load_coco_json
 
 from ..image_files import read_labels
-from .registration import IMAGE_SUFFIXES, distinct_label_colors, load_sem_seg_pairs
+from ..text_files import read_text
+from .registration import (
+    IMAGE_SUFFIXES,
+    IncompleteDataset,
+    distinct_label_colors,
+    load_sem_seg_pairs,
+)
 
 __all__ = [
     "Folders", "as_class_names", "is_of_folders", "register_folders", "register_sem_seg"
@@ -57,9 +64,10 @@ class Folders:
         """See :func:`~.registration.load_sem_seg_pairs`; without annotations.
 
         Raises:
-            FileNotFoundError: a folder, the list, an image or a label map is not there.
-            ValueError: the list, or the share, has no image; or images and label maps cannot be
-                told apart.
+            FileNotFoundError: a folder or the list is not there.
+            IncompleteDataset: an image or a label map is not there.
+            ValueError: the list, or the share, has no image; the list is not UTF-8; or images and
+                label maps cannot be told apart.
         """
         for folder, what in ((self.image_dir, "images"), (self.label_dir, "label maps")):
             if not folder.is_dir():
@@ -70,22 +78,21 @@ class Folders:
                 "tell them apart, as _mask does where the label map of NAME.png is NAME_mask.png"
             )
         listed = None if self.list_file is None else _read_list(self.list_file)
-        try:
-            records = load_sem_seg_pairs(
-                self.image_dir,
-                self.label_dir,
-                label_suffix=self.label_suffix,
-                subfolders=True,
-                keep=partial(self._is_taken, listed=listed),
-            )
-        except FileNotFoundError as error:
-            expected = f"label map of NAME.jpg: NAME{self.label_suffix}.png"
-            raise FileNotFoundError(f"{error} ({expected})") from error
+        records = load_sem_seg_pairs(
+            self.image_dir,
+            self.label_dir,
+            label_suffix=self.label_suffix,
+            subfolders=True,
+            keep=partial(self._is_taken, listed=listed),
+        )
         missing = sorted((listed or set()) - {record["image_id"] for record in records})
         if missing:
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-            raise FileNotFoundError(
-                f"{self.list_file} lists {missing[0]}{more}, of which {self.image_dir} has no image"
+            where = f"of which {self.image_dir} has no image"
+            raise IncompleteDataset(
+                f"{self.list_file} lists {missing[0]}{more}, {where}",
+                faults=[f"{self.list_file} lists {stem}, {where}" for stem in missing],
+                records=records,
             )
         if not records:
             low, high = self.share
@@ -124,9 +131,10 @@ def register_sem_seg(
         image_dir: images (PNG, JPEG, BMP, TIFF, WebP), possibly in subfolders.
         label_dir: PNG files, one for each image.
         classes: names of the labels 0, 1, 2...: a list, or a text file with one per line; or how
-            many there are. None finds it out when the dataset is loaded for the first time: all
-            labels up to the largest one. That reads every label map, some milliseconds each; and
-            where the largest label is missing in one of two datasets, they will differ.
+            many there are, at least 2. None finds it out when the dataset is loaded for the first
+            time: all labels up to the largest one. That reads every label map, some milliseconds
+            each, in every process of a training; and where the largest label is missing in one of
+            two datasets, they will differ.
         ignore_label: of pixels that are not labelled.
         colors: (R, G, B) of each class, for pictures; None for different ones.
         label_suffix: what the label map's name has behind the image's, as "_mask" where that of
@@ -161,6 +169,7 @@ def register_folders(
     classes: Sequence[str] | None,
     ignore_label: int = 255,
     colors: Sequence[Sequence[int]] | None = None,
+    replaced: Collection[str] = (),
 ) -> None:
     """Register datasets, by name, that have their classes in common.
 
@@ -168,12 +177,14 @@ def register_folders(
         classes: names; None finds them in the label maps of all the datasets when the first of
             them is loaded.
         ignore_label, colors: see :func:`register_sem_seg`.
+        replaced: names of datasets that are removed, unless an error is raised.
 
     Raises:
-        ValueError: a dataset of one of the names exists; or see :func:`register_sem_seg`.
+        ValueError: a dataset of one of the names exists, and is not to be replaced; or see
+            :func:`register_sem_seg`.
     """
     for name in datasets:
-        if name in DatasetCatalog:
+        if name in DatasetCatalog and name not in replaced:
             raise ValueError(
                 f"there is a dataset {name!r} already; choose another name, or remove the old one "
                 f"by DatasetCatalog.remove({name!r}) and MetadataCatalog.remove({name!r})"
@@ -184,6 +195,10 @@ def register_folders(
         _check_ignored(ignore_label, len(classes))
     if colors is not None:
         colors = _as_colors(colors, len(classes))
+    for name in replaced:
+        if name in DatasetCatalog:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
     for name, folders in datasets.items():
         DatasetCatalog.register(name, partial(_load, name, dict(datasets)))
         metadata = MetadataCatalog.get(name)
@@ -214,20 +229,19 @@ def as_class_names(classes: Sequence[str] | PathLike | int) -> list[str]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a name is missing, twice there or no text; there is none; or what is given is
-            of another form.
+        ValueError: a name is missing, twice there or no text; there are not two; the file is not
+            UTF-8; or what is given is of another form.
     """
     if isinstance(classes, int) and not isinstance(classes, bool):
-        if classes < 1:
-            raise ValueError(f"the number of classes is {classes}, and must be at least 1")
+        if classes < 2:
+            raise ValueError(f"the number of classes is {classes}, and must be at least 2")
         return [f"class {label}" for label in range(classes)]
     where = "classes"
     if isinstance(classes, (str, os.PathLike)):
         where = str(classes)
         if not Path(classes).is_file():
             raise FileNotFoundError(f"there is no file of class names {where}")
-        # Some editors put a byte order mark at the start.
-        classes = Path(classes).read_text(encoding="utf-8-sig").rstrip().split("\n")
+        classes = read_text(classes).rstrip().split("\n")
     if isinstance(classes, (Mapping, bool)) or not isinstance(classes, Sequence):
         raise ValueError(
             "classes must be a list of names, a text file with one name per line, or a number; got "
@@ -247,8 +261,12 @@ def as_class_names(classes: Sequence[str] | PathLike | int) -> list[str]:
             first = names.index(name)
             raise ValueError(f"{where} names {name!r} twice: classes {first} and {label}")
         names.append(name)
-    if not names:
-        raise ValueError(f"{where} has no name")
+    if len(names) < 2:
+        # There would be nothing to tell apart, since pixels without a class are left out.
+        raise ValueError(
+            f"{where} names only {names}, and must name at least 2; what is around the things of "
+            "one class is a class as well, such as background"
+        )
     return names
 
 
@@ -256,9 +274,17 @@ def _as_colors(colors: Sequence[Sequence[int]], num_classes: int) -> list[tuple[
     if len(colors) != num_classes:
         raise ValueError(f"there are {len(colors)} colors for {num_classes} classes")
     for label, color in enumerate(colors):
-        if np.shape(color) != (3,) or not all(0 <= part <= 255 for part in color):
-            raise ValueError(f"the color of class {label} is {color!r}, not three of 0 to 255")
+        if not isinstance(color, (Sequence, np.ndarray)) or not (
+            len(color) == 3 and all(_is_byte(part) for part in color)
+        ):
+            raise ValueError(
+                f"the color of class {label} is {color!r}, not three integers of 0 to 255"
+            )
     return [tuple(map(int, color)) for color in colors]
+
+
+def _is_byte(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and 0 <= value <= 255
 
 
 def _check_ignored(ignore_label: int, num_classes: int) -> None:
@@ -355,7 +381,7 @@ def _read_list(file: Path) -> set[str]:
     if not file.is_file():
         raise FileNotFoundError(f"there is no list of images {file}")
     stems = set()
-    for line in file.read_text(encoding="utf-8-sig").splitlines():
+    for line in read_text(file).splitlines():
         name = line.strip().replace("\\", "/").removeprefix("./")
         if name:
             suffix = Path(name).suffix

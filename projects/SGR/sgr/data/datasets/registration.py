@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,10 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import builtin
 
+from ..visible_files import visible_files
+
 __all__ = [
+    "IncompleteDataset",
     "add_metadata",
     "datasets_root",
     "distinct_label_colors",
@@ -23,6 +26,22 @@ __all__ = [
 ]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+class IncompleteDataset(FileNotFoundError):
+    """Files of a dataset are missing.
+
+    Attributes:
+        faults: a sentence for each file that is missing, or lacks its partner.
+        records: those whose files are all there.
+    """
+
+    def __init__(
+        self, message: str, *, faults: Sequence[str] = (), records: Sequence[dict] = ()
+    ) -> None:
+        super().__init__(message)
+        self.faults = list(faults)
+        self.records = list(records)
 
 
 def datasets_root() -> Path:
@@ -128,8 +147,8 @@ def load_sem_seg_pairs(
         label_dir: holds one PNG for each image.
         label_suffix: what the stem of a label map has behind that of its image; files without it
             are left out.
-        subfolders: take those of subfolders too; a stem is then the path in the folder, as in
-            "city/0001".
+        subfolders: take those of subfolders too, links to folders among them, hidden ones aside; a
+            stem is then the path in the folder, as in "city/0001".
         keep: whether the image of a stem, and its label map, are taken; None takes all.
 
     Returns:
@@ -137,30 +156,37 @@ def load_sem_seg_pairs(
         of stems. None where ``keep`` takes none.
 
     Raises:
-        FileNotFoundError: there is no image, or an image or label map has no partner.
+        IncompleteDataset: there is no image, or an image or label map has no partner.
         ValueError: two files have the same stem.
     """
     labels = _by_stem(label_dir, (".png",), subfolders, label_suffix)
     label_files = set(labels.values())  # they may lie among the images
     images = _by_stem(image_dir, IMAGE_SUFFIXES, subfolders, leave_out=label_files)
     if not images:
-        raise FileNotFoundError(f"{image_dir} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+        raise IncompleteDataset(f"{image_dir} holds no image ({', '.join(IMAGE_SUFFIXES)})")
     if keep is not None:
         images, labels = (
             {stem: path for stem, path in files.items() if keep(stem)} for files in (images, labels)
         )
-    for have, lack, folder, what in [
-        (images, labels, label_dir, "image without a label map"),
-        (labels, images, image_dir, "label map without an image"),
+    message, faults = "", []
+    for have, lack, folder, ending, what in [
+        (images, labels, label_dir, f"{label_suffix}.png", "image without a label map"),
+        (labels, images, image_dir, ".*", "label map without an image"),
     ]:
-        alone = sorted(have.keys() - lack.keys())
-        if alone:
-            more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
-            raise FileNotFoundError(f"{what}: {have[alone[0]]}{more} has no partner in {folder}")
-    return [
+        told = [
+            f"{what}: {have[stem]} has no partner {folder / stem}{ending}"
+            for stem in sorted(have.keys() - lack.keys())
+        ]
+        if told and not message:
+            message = told[0] + (f" (and {len(told) - 1} more)" if len(told) > 1 else "")
+        faults += told
+    records = [
         {"file_name": str(images[stem]), "sem_seg_file_name": str(labels[stem]), "image_id": stem}
-        for stem in sorted(images)
+        for stem in sorted(images.keys() & labels.keys())
     ]
+    if faults:
+        raise IncompleteDataset(message, faults=faults, records=records)
+    return records
 
 
 def _by_stem(
@@ -172,13 +198,12 @@ def _by_stem(
 ) -> dict[str, Path]:
     """Files by their stems without ``ending``."""
     files: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*") if subfolders else folder.iterdir()):
-        inner = path.relative_to(folder)
-        if path.suffix.lower() not in suffixes or any(part[0] == "." for part in inner.parts):
+    for path in visible_files(folder) if subfolders else sorted(folder.iterdir()):
+        if path.suffix.lower() not in suffixes or path.name.startswith("."):
             continue
         if not path.stem.endswith(ending) or path in leave_out:
             continue
-        stem = inner.with_suffix("").as_posix().removesuffix(ending)
+        stem = path.relative_to(folder).with_suffix("").as_posix().removesuffix(ending)
         if stem in files:
             raise ValueError(f"{path} and {files[stem]} have the same stem")
         files[stem] = path

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from detectron2.data.datasets.coco import load_coco_json
 
-from .registration import datasets_root, missing_dataset, register, set_paths
+from .registration import IncompleteDataset, datasets_root, missing_dataset, register, set_paths
 
 __all__ = [
     "SHAPES_CLASSES",
@@ -71,15 +71,17 @@ def load_shapes_sem_seg(split: str) -> list[dict]:
     Raises:
         FileNotFoundError: the dataset has not been made.
     """
-    records = _load(split, f"shapes_sem_seg_{split}")
     label_dir = _paths(split)["sem_seg_root"]
-    for record in records:
+    records, faults = [], []
+    for record in _load(split, f"shapes_sem_seg_{split}"):
         label_file = label_dir / f"{Path(record['file_name']).stem}.png"
-        if not label_file.is_file():
-            raise FileNotFoundError(
-                f"image without a label map: {record['file_name']} has no partner in {label_dir}"
-            )
-        record["sem_seg_file_name"] = str(label_file)
+        if label_file.is_file():
+            records.append({**record, "sem_seg_file_name": str(label_file)})
+        else:
+            image = record["file_name"]
+            faults.append(f"image without a label map: {image} has no partner in {label_dir}")
+    if faults:
+        raise IncompleteDataset(faults[0], faults=faults, records=records)
     return records
 
 

@@ -13,9 +13,11 @@ from .concept_mapper import category_fault
 
 __all__ = ["AnnotationChecker", "annotation_name", "checked_rle"]
 
+
 def annotation_name(annotation: dict, index: int, file_name: str) -> str:
     """What messages call an annotation: its place in the record, and its id where that is known."""
-    number = f" (id {annotation['id']})" if "id" in annotation else ""
+    known = isinstance(annotation, dict) and "id" in annotation
+    number = f" (id {annotation['id']})" if known else ""
     return f"annotation {index}{number} of {file_name}"
 
 
@@ -44,7 +46,7 @@ class AnnotationChecker:
         *,
         num_classes: int,
         head: str = "SEM_SEG_HEAD",
-        boxes_needed: bool = False,
+        boxes_needed: bool | None = False,
         masks_used: bool = True,
         masks_needed: str = "",
         polygons_needed: str = "",
@@ -54,7 +56,8 @@ class AnnotationChecker:
         Args:
             num_classes: categories are in ``[0, num_classes)``.
             head: the node under MODEL whose NUM_CLASSES is meant, for the message.
-            boxes_needed: every instance needs a ``bbox``. Boxes are looked at only then.
+            boxes_needed: every instance needs a ``bbox``. False: boxes are not looked at. None:
+                they may lack, and those that are there are looked at.
             masks_used: segmentations are looked at.
             masks_needed: why every instance needs a ``segmentation``, and the way out, as the
                 message has it; "" where it may lack.
@@ -110,17 +113,30 @@ class AnnotationChecker:
         if size is None and "height" in record and "width" in record:
             size = record["height"], record["width"]
         for index, annotation in enumerate(record["annotations"]):
-            fault = self._fault(annotation, size)
+            fault = self.fault(annotation, size)
             if fault:
                 yield f"{annotation_name(annotation, index, file_name)} {fault}"
 
-    def _fault(self, annotation: dict, size: tuple[int, int] | None) -> str | None:
+    def fault(self, annotation: dict, size: tuple[int, int] | None = None) -> str | None:
+        """What is wrong with one annotation; None where nothing is.
+
+        Args:
+            size: (height, width) of the image, if known.
+
+        Returns:
+            What would follow "the annotation ..." in a sentence.
+        """
+        if not isinstance(annotation, dict):
+            return f"is {annotation!r}, not a dict"
         if "category_id" not in annotation:
             return f"has no category_id, only {sorted(annotation)}"
         fault = category_fault(annotation["category_id"], self.num_classes, self.head)
         crowd = annotation.get("iscrowd", 0)
         # Of a crowd, which is only left out, a box does as well as a mask, and nothing will do.
-        if not fault and self.boxes_needed and not (crowd and "bbox" not in annotation):
+        boxes_used = self.boxes_needed and not crowd or (
+            "bbox" in annotation and self.boxes_needed is not False
+        )
+        if not fault and boxes_used:
             fault = _box_fault(annotation)
         if fault or not self.masks_used:
             return fault

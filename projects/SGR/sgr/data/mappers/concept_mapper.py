@@ -52,7 +52,14 @@ class ConceptMapper:
 
     All randomness is drawn from NumPy's and Python's global generators, which
     ``detectron2.utils.env.seed_all_rng`` seeds, in the loader's workers too.
+
+    Attributes:
+        truth_key: of the ground truth that every record must have.
+        head: the node under MODEL whose NUM_CLASSES counts.
     """
+
+    truth_key: str
+    head = "SEM_SEG_HEAD"
 
     def __init__(
         self,
@@ -245,7 +252,7 @@ def category_fault(
     if is_integer and 0 <= category < num_classes:
         return None
     return (
-        f"has category_id {category}; expected are 0 to {num_classes - 1}, by the class names in "
+        f"has category_id {category!r}; expected are 0 to {num_classes - 1}, by the class names in "
         f"the metadata of DATASETS.TRAIN or else by MODEL.{head}.NUM_CLASSES"
     )
 

@@ -55,6 +55,8 @@ class DetectionConceptMapper(FileNamingMapper):
     of COCO's format does.
     """
 
+    truth_key = "annotations"
+
     @configurable
     def __init__(
         self,
@@ -81,6 +83,7 @@ class DetectionConceptMapper(FileNamingMapper):
         """
         super().__init__(True, **options)
         self.num_classes = num_classes
+        self.head = head
         self.with_components = with_components
         self._component_options = {
             "max_components": max_components,

@@ -48,6 +48,8 @@ class InstanceConceptMapper(ConceptMapper):
     the other.
     """
 
+    truth_key = "annotations"
+
     @configurable
     def __init__(self, *, num_classes: int, **options: Any):
         """

@@ -53,6 +53,8 @@ class PanopticConceptMapper(ConceptMapper):
     crop only.
     """
 
+    truth_key = "pan_seg_file_name"
+
     @configurable
     def __init__(self, *, num_classes: int, ignore_value: int = 255, **options: Any):
         """

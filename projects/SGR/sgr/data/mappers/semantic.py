@@ -19,7 +19,7 @@ from .concept_mapper import (
 )
 from .labelled_image import LabelledImage, compact
 
-__all__ = ["MaskFormerSemanticConceptMapper", "SemanticConceptMapper"]
+__all__ = ["SEMANTIC_MAPPERS", "MaskFormerSemanticConceptMapper", "SemanticConceptMapper"]
 
 
 class SemanticConceptMapper(ConceptMapper):
@@ -28,6 +28,8 @@ class SemanticConceptMapper(ConceptMapper):
     Adds to what :class:`ConceptMapper` does ``sem_seg``: (H, W) int64 tensor of labels,
     ``ignore_value`` where there is none. The components are those of the labels.
     """
+
+    truth_key = "sem_seg_file_name"
 
     @configurable
     def __init__(
@@ -128,3 +130,7 @@ def semantic_concept(cfg: CfgNode) -> SemanticConceptMapper:
 def mask_former_semantic_concept(cfg: CfgNode) -> MaskFormerSemanticConceptMapper:
     """Labels, components and one mask per class, for mask classification and per-pixel heads."""
     return MaskFormerSemanticConceptMapper(cfg)
+
+
+# Those that train on the labels of ``stuff_classes``, so that the head needs as many.
+SEMANTIC_MAPPERS = (semantic_concept.__name__, mask_former_semantic_concept.__name__)

@@ -1,0 +1,61 @@
+"""Work in threads: its order, its memory, and what an error leaves undone."""
+
+import threading
+
+import pytest
+
+from sgr.data.progress import available_cores, work_in_threads
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("count", [0, 1, 50])
+def test_results_come_in_order_and_in_this_thread(workers, count):
+    results = []
+
+    def add(result):
+        results.append((result, threading.current_thread()))
+
+    work_in_threads(lambda item: item**2, list(range(count)), add, workers=workers)
+    assert results == [(item**2, threading.current_thread()) for item in range(count)]
+
+
+def test_few_items_wait():
+    begun, most = [], 0
+
+    def add(item):
+        nonlocal most
+        most = max(most, len(begun) - item)
+
+    work_in_threads(begun.append, [0], lambda _: None)
+    begun.clear()
+    work_in_threads(lambda item: begun.append(item) or item, range(500), add, workers=2)
+    assert len(begun) == 500 and most <= 10
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_after_an_error_the_rest_is_not_begun(error):
+    begun = []
+    gate = threading.Event()
+
+    def work(item):
+        begun.append(item)
+        if item > 0:
+            gate.wait(5)
+        return item
+
+    def add(item):
+        threading.Timer(0.2, gate.set).start()
+        raise error
+
+    with pytest.raises(error):
+        work_in_threads(work, range(100), add, workers=1)
+    assert begun in ([0], [0, 1])
+
+
+def test_errors_of_the_work():
+    with pytest.raises(ZeroDivisionError):
+        work_in_threads(lambda item: 1 // item, [0, 1], print)
+
+
+def test_cores():
+    assert available_cores() >= 1
