@@ -303,6 +303,18 @@ class TestConfig:
         with pytest.raises(ValueError, match="no weights to evaluate"):
             evaluate(tiny_config(tmp_path))
 
+    def test_no_dataset_to_evaluate_on(self, tiny_shapes, tmp_path, caplog):
+        cfg = tiny_config(tmp_path, DATASETS__TEST="()")
+        with pytest.raises(ValueError, match="DATASETS.TEST names no dataset"):
+            evaluate(cfg)
+        with caplog.at_level(logging.WARNING):
+            Trainer(cfg)
+        assert caplog.text.count("DATASETS.TEST names no dataset") == 1
+
+    def test_no_dataset_to_train_on(self, tiny_shapes, tmp_path):
+        with pytest.raises(ValueError, match="DATASETS.TRAIN names no dataset"):
+            Trainer(tiny_config(tmp_path, DATASETS__TRAIN="()"))
+
     def test_fewer_classes_than_the_data_have(self, tmp_path):
         """Which Detectron2 knows only once they are loaded."""
         name, file = f"lazy_{tmp_path.name}", tmp_path / "instances.json"

@@ -152,6 +152,8 @@ def tell_fit(
     opts += ["MODEL.DEVICE", "cpu"]
     try:
         cfg = load_config(config, opts, allow_unsafe=args.allow_unsafe_yaml)
+        if cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0:  # left to the data, which the backbone is not
+            cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 1
         model = build_model(cfg)
     except Exception as error:  # Detectron2 and yacs raise whatever a wrong value leads to
         raise ValueError(

@@ -267,6 +267,15 @@ def test_another_reasoning_module_is_named(config, changes, words, trained, main
     assert words in printed if words else "The file's reasoning" not in printed
 
 
+def test_a_model_whose_classes_are_left_to_the_data(trained, main, tmp_path, capsys):
+    arguments = [str(trained["resnet"] / "model_final.pth"), str(tmp_path / "b.pth")]
+    config = str(CHECKOUT / "configs" / "your-data" / "maskformer_R50_sgr.yaml")
+    count = len(trained_backbone(trained["resnet"]))
+    more = {"MODEL__SGR__SUPERVISION__MAX_ACTIVE": 4}
+    main([*arguments, "--for", config, *options(**more)])
+    assert f"takes {count} of the {count} tensors" in capsys.readouterr().out
+
+
 def test_another_dilation_may_be_wanted(trained, main, tmp_path, capsys):
     arguments = [str(trained["resnet"] / "model_final.pth"), str(tmp_path / "b.pth")]
     config = str(DETECTORS / "mask_rcnn_R101_DC5_sgr_bs8_270k.yaml")

@@ -40,6 +40,7 @@ from .checkpoint import SafeCheckpointer
 from .config import add_sgr_config
 from .data.coco_file import explain_coco_errors
 from .data.datasets.descriptions import add_described_datasets
+from .data.datasets.folders import is_of_folders
 from .data.mappers import PanopticConceptMapper, SemanticConceptMapper, build_mapper
 from .evaluation import (
     MultiScaleSemanticSegmentor,
@@ -51,6 +52,7 @@ from .evaluation.build import check_center_crop
 from .evaluation.json_file import write_json
 from .evaluation.multi_scale import describe_views
 from .evaluation.semantic_model import check_test_datasets, semantic_config
+from .modeling.checks import check_num_classes
 from .modeling.reasoning import ReasoningModule
 from .modeling.recording import has_regions
 from .modeling.supervision import ConceptCriterion, ConceptLosses
@@ -156,12 +158,7 @@ def setup_config(
     cfg = load_config(
         args.config_file, args.opts, allow_unsafe=args.allow_unsafe_yaml, add_configs=add_configs
     )
-    if cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0:
-        raise ValueError(
-            "MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0, to be taken from the data, but DATASETS.TRAIN "
-            "and TEST name none that have classes: name yours there (see docs/your_data.md), or "
-            "set the number"
-        )
+    check_num_classes(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)  # before there is an OUTPUT_DIR
     folder = cfg.OUTPUT_DIR if log_file else None
     logger = setup_logger(folder, distributed_rank=comm.get_rank(), name="sgr")
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
@@ -284,6 +281,8 @@ class Trainer(DefaultTrainer):
         ValueError: see :meth:`build_model` and :meth:`build_train_loader`; if TEST.AUG or
             TEST.SLIDING_WINDOW is enabled and no dataset can serve to measure what they give; or if
             with TEST.CENTER_CROP_SIZE a result is to be measured that needs whole images.
+        OSError, ValueError: a dataset of one's own (docs/your_data.md) in DATASETS.TEST cannot be
+            loaded.
     """
 
     def __init__(self, cfg: CfgNode, *, allow_pickle: bool = False):
@@ -292,6 +291,10 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         _check_tests(cfg, model)
+        if not cfg.DATASETS.TEST:
+            logging.getLogger(__name__).warning(
+                "DATASETS.TEST names no dataset: nothing will be evaluated"
+            )
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         model = create_ddp_model(model, broadcast_buffers=False)
@@ -354,9 +357,11 @@ class Trainer(DefaultTrainer):
         Its attribute ``num_images`` is the number of images in an epoch.
 
         Raises:
-            ValueError: if no image is left of instance data, or annotations have faults; see
-                :func:`build_mapper` for others.
+            ValueError: if there is no dataset, no image is left of instance data, or annotations
+                have faults; see :func:`build_mapper` for others.
         """
+        if not cfg.DATASETS.TRAIN:
+            raise ValueError("DATASETS.TRAIN names no dataset to train on")
         # The data first: some fill the metadata, which mappers read, as they are loaded.
         with explain_coco_errors(cfg.DATASETS.TRAIN):
             dataset = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
@@ -512,7 +517,13 @@ def _write_results(cfg: CfgNode, folder: str, results: dict[str, Any]) -> None:
 
 
 def _check_tests(cfg: CfgNode, model: torch.nn.Module) -> None:
-    """Raise what would only show after the training: datasets that cannot serve for a test."""
+    """Raise what would only show after the training: datasets that cannot serve for a test.
+
+    Those of folders are loaded, which lists their files.
+    """
+    for name in filter(is_of_folders, cfg.DATASETS.TEST):
+        with explain_coco_errors([name]):
+            DatasetCatalog.get(name)
     check_center_crop(cfg, cfg.DATASETS.TEST)
     if cfg.TEST.SLIDING_WINDOW.ENABLED:
         check_test_datasets(cfg, "Sliding windows")
@@ -543,10 +554,13 @@ def evaluate(
     Where TEST.AUG is enabled, a multi-scale test follows: see :meth:`Trainer.test_with_TTA`.
 
     Raises:
-        ValueError: if there is neither; if TEST.AUG or TEST.SLIDING_WINDOW is enabled and no
-            dataset can serve to measure what they give; or if with TEST.CENTER_CROP_SIZE a result
-            is to be measured that needs whole images.
+        ValueError: if there is neither, or no dataset in DATASETS.TEST; if TEST.AUG or
+            TEST.SLIDING_WINDOW is enabled and no dataset can serve to measure what they give; or if
+            with TEST.CENTER_CROP_SIZE a result is to be measured that needs whole images.
+        OSError, ValueError: a dataset of one's own (docs/your_data.md) cannot be loaded.
     """
+    if not cfg.DATASETS.TEST:
+        raise ValueError("DATASETS.TEST names no dataset to evaluate on")
     model = Trainer.build_model(cfg)
     _check_tests(cfg, model)
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, allow_pickle=allow_pickle)

@@ -81,6 +81,11 @@ def test_unknown_feature_to_read(input_shape):
         MaskClassificationHead(_config(TRANSFORMER_IN_FEATURE="transformer_encoder"), input_shape)
 
 
+def test_no_class(input_shape):
+    with pytest.raises(ValueError, match="NUM_CLASSES is 0"):
+        MaskClassificationHead(_config(NUM_CLASSES=0), input_shape)
+
+
 @pytest.mark.parametrize(
     "name, in_feature, message",
     [

@@ -25,6 +25,12 @@ def build(head_class, input_shape, **options):
 
 
 @heads
+def test_no_class(head_class, input_shape):
+    with pytest.raises(ValueError, match="NUM_CLASSES is 0"):
+        build(head_class, input_shape, num_classes=0)
+
+
+@heads
 def test_logits_cover_the_image(head_class, input_shape, features):
     head = build(head_class, input_shape).eval()
     logits, losses = head(features)

@@ -1,12 +1,22 @@
 """Checks of options that several modules have alike."""
 
-__all__ = ["check_at_least_one", "check_heads"]
+__all__ = ["check_at_least_one", "check_heads", "check_num_classes"]
 
 
 def check_at_least_one(key: str, value: int) -> None:
     """Raise a ValueError that names the config's ``key`` if ``value`` is below 1."""
     if value < 1:
         raise ValueError(f"{key} must be at least 1, got {value}")
+
+
+def check_num_classes(num_classes: int) -> None:
+    """Raise a ValueError if a head has no class, as in a config that leaves them to the data."""
+    if num_classes < 1:
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}, to be taken from the data, but "
+            "DATASETS.TRAIN and TEST name none that have classes: name yours there (see "
+            "docs/your_data.md), or set the number"
+        )
 
 
 def check_heads(

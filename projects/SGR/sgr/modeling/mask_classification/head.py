@@ -7,6 +7,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
+from ..checks import check_num_classes
 from .pixel_decoder import MULTI_SCALE, build_pixel_decoder
 from .predictor import build_predictor, check_reads
 
@@ -28,7 +29,7 @@ class MaskClassificationHead(nn.Module):
     ):
         """
         Args:
-            num_classes: classes, "no object" not counted.
+            num_classes: classes, "no object" not counted; at least 1.
             pixel_decoder: features -> :class:`PixelDecoderOutput`.
             predictor: features and mask features -> dict of predictions.
             transformer_in_feature: what the predictor reads: the name of a backbone's feature,
@@ -37,6 +38,7 @@ class MaskClassificationHead(nn.Module):
                 strides), the last one if and only if ``predictor.reads_multi_scale``.
         """
         super().__init__()
+        check_num_classes(num_classes)
         check_reads(type(predictor), transformer_in_feature)
         self.num_classes = num_classes
         self.pixel_decoder = pixel_decoder

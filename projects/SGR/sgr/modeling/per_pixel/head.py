@@ -11,6 +11,7 @@ from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..checks import check_num_classes
 from .loss import PixelLoss, upsample
 
 __all__ = ["PerPixelHead", "check_no_reasoning", "conv_norm_relu", "only_shape"]
@@ -53,7 +54,7 @@ class PerPixelHead(nn.Module):
             input_shape: channels and stride of the backbone's features.
             in_features: the features that the head reads.
             channels: what :meth:`layers` puts out.
-            num_classes: C.
+            num_classes: C, at least 1.
             norm: of the convolutions (see detectron2's ``get_norm``); "" leaves it out.
             dropout: share of the channels that are dropped before the classifiers.
             ignore_value: the label of pixels without loss.
@@ -64,10 +65,11 @@ class PerPixelHead(nn.Module):
             aux_loss_weight: of its ``loss_sem_seg_aux``.
 
         Raises:
-            ValueError: for a feature that the backbone does not put out, or a ``loss_type`` that
-                does not exist.
+            ValueError: for a feature that the backbone does not put out, a ``loss_type`` that does
+                not exist, or no class.
         """
         super().__init__()
+        check_num_classes(num_classes)
         _check_features("IN_FEATURES", in_features, input_shape)
         self.in_features = sorted(in_features, key=lambda name: input_shape[name].stride)
         self.common_stride = input_shape[self.in_features[0]].stride
