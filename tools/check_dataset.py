@@ -171,8 +171,10 @@ def open_dataset(
     report = DatasetReport(name, options, len(records))
     report.faults += faults
     report.warnings += warnings
-    if args.partial:
-        report.warnings += missing
+    if missing and args.partial:
+        report.warnings.append(
+            f"files that are missing, or without a partner: {len(missing)}\n{list_faults(missing)}"
+        )
     else:
         report.faults += [Fault(message, FaultKind.PAIRS) for message in missing]
     return records, report

@@ -24,6 +24,7 @@ from PIL import Image
 
 import sgr  # noqa: F401 (registers)
 from sgr.checkpoint import SafeCheckpointer
+from sgr.data.checking import spread
 from sgr.data.components import connected_components
 from sgr.engine import setup_config
 from sgr.evaluation import label_histograms
@@ -90,8 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
     mapper = DatasetMapper(cfg, is_train=False)
     args.output.mkdir(parents=True, exist_ok=True)
 
-    chosen = np.unique(np.linspace(0, len(records) - 1, args.num_images).round().astype(int))
-    for index in chosen:
+    for index in spread(args.num_images, len(records)):
         record = records[index]
         input_ = mapper(record)
         with torch.no_grad():

@@ -172,5 +172,6 @@ def test_exif_orientation(orientation, tmp_path):
 
     if orientation > 4:  # the sides change places, so a label map of the stored pixels is noticed
         save_8_bit(np.zeros((32, 16), np.uint8), tmp_path / "labels.png")
-        with pytest.raises(ValueError, match="is 32 x 16 pixels, but its label map .* is 16 x 32"):
+        expected = "is 32 x 16 pixels, but its label map .* is 16 x 32; the orientation in its EXIF"
+        with pytest.raises(ValueError, match=expected):
             mapped(tmp_path / "image.jpg", tmp_path / "labels.png")

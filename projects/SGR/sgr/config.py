@@ -280,11 +280,13 @@ def _add_test(cfg: CN) -> None:
             "AUG": {
                 # Of semantic segmentation (Sec. A.1), relative to INPUT.MIN_SIZE_TEST and
                 # MAX_SIZE_TEST; where it is empty, MIN_SIZES and MAX_SIZE count, in pixels. They
-                # always do for detectors.
+                # always do for detectors. With CENTER_CROP_SIZE, relative to the square.
                 "SCALES": [0.5, 0.75, 1.0, 1.25, 1.5, 1.75],
             },
             # Side, pixels, of the square that images are tested on: their shorter side is resized
             # to it, and the centre cut out (Sec. A.1, on ADE20K and COCO-Stuff). 0: whole images.
+            # INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST are then of no effect; tools that draw look at
+            # whole images all the same.
             "CENTER_CROP_SIZE": 0,
             # Semantic segmentation window by window, at one scale or several: (height, width) of a
             # window and (rows, columns) between two, pixels of the network's input.

@@ -452,7 +452,8 @@ class Trainer(DefaultTrainer):
             OUTPUT_DIR/inference_TTA/results.json.
 
         Raises:
-            ValueError: see :func:`build_multi_scale_model`; or no dataset has label maps.
+            ValueError: see :func:`build_multi_scale_model`; or no dataset has label
+                maps or segments of the model's classes.
         """
         cfg = cfg.clone()
         cfg.defrost()

@@ -59,7 +59,7 @@ class CityscapesMeanIoUEvaluator(MeanIoUEvaluator):
     iIoU weights the pixels of each instance by the mean size of its class over the instance's own,
     so that small ones count as much as large ones; it needs the official ``*_instanceIds.png``
     beside the label maps. Values are those of the official ``cityscapesscripts``, which are not
-    needed: their release of today, 2.3.0, fails with NumPy 2.4.
+    needed: release 2.3.0 fails with NumPy 2.4.
 
     The predictions are kept as PNG files of official labels, under names that the official scripts
     and the benchmark's server accept. For the test split, whose labels are not public, they are all

@@ -47,7 +47,8 @@ class BatchPredictor:
     Raises:
         ValueError: if there are no weights, those are of a backbone only, ``INPUT.FORMAT`` is
             neither "RGB" nor "BGR", or ``TEST.TOKENS.ENABLED`` asks for concept regions of a model
-            that puts out none, or of several views; or a model has no several views.
+            that puts out none, or of several views; or the model
+            cannot be tested so, see :func:`~sgr.evaluation.build_multi_scale_model`.
         FileNotFoundError: if there is no such file.
     """
 

@@ -11,9 +11,14 @@ def check_at_least_one(key: str, value: int) -> None:
 
 def check_num_classes(num_classes: int) -> None:
     """Raise a ValueError if a head has no class, as in a config that leaves them to the data."""
-    if num_classes < 1:
+    if num_classes < 0:
         raise ValueError(
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}, to be taken from the data, but "
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}; it must be at least 1, or 0 to take "
+            "it from the data"
+        )
+    if num_classes == 0:
+        raise ValueError(
+            "MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0, to be taken from the data, but "
             "DATASETS.TRAIN and TEST name none that have classes: name yours there (see "
             "docs/your_data.md), or set the number"
         )

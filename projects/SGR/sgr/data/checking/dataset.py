@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -228,7 +228,6 @@ def check_records(
     report: DatasetReport,
     *,
     workers: int = 1,
-    check: Callable[[dict, CheckOptions], RecordReport] = check_record,
 ) -> None:
     """Check records, and add up what they give.
 
@@ -239,11 +238,10 @@ def check_records(
         records: in Detectron2's standard format.
         report: what to add to.
         workers: number of threads.
-        check: see :func:`check_record`.
     """
     with _one_opencv_thread():
         work_in_threads(
-            partial(check, options=report.options),
+            partial(check_record, options=report.options),
             records,
             report.add,
             workers=workers,

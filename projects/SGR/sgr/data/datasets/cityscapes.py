@@ -20,6 +20,7 @@ from .registration import (
     IncompleteDataset,
     add_metadata,
     datasets_root,
+    incomplete_dataset,
     missing_dataset,
     replace_builtin,
     set_paths,
@@ -89,7 +90,7 @@ def load_cityscapes(split: str) -> list[dict]:
             }
         )
     if missing:
-        raise _incomplete(missing, records, HOW_TO_GET_CITYSCAPES)
+        raise incomplete_dataset(missing, records, HOW_TO_GET_CITYSCAPES)
     return records
 
 
@@ -139,16 +140,8 @@ def load_cityscapes_panoptic(split: str) -> list[dict]:
         )
     missing += [f"the segments of {name} in {file}" for name in images]
     if missing:
-        raise _incomplete(missing, records, HOW_TO_GET_CITYSCAPES_PANOPTIC)
+        raise incomplete_dataset(missing, records, HOW_TO_GET_CITYSCAPES_PANOPTIC)
     return records
-
-
-def _incomplete(missing: list[str], records: list[dict], how_to_get: str) -> IncompleteDataset:
-    return IncompleteDataset(
-        f"files are missing:\n{list_faults(missing)}\n{how_to_get.strip()}",
-        faults=[f"missing: {file}" for file in missing],
-        records=records,
-    )
 
 
 def _read_panoptic(file: Path) -> list[tuple[str, str, list[dict]]]:

@@ -26,10 +26,9 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.data.datasets.coco import load_coco_json
 from detectron2.data.datasets.coco_panoptic import load_coco_panoptic_json
 
-from ..faults import list_faults
 from .registration import (
-    IncompleteDataset,
     datasets_root,
+    incomplete_dataset,
     missing_dataset,
     replace_builtin,
     set_paths,
@@ -103,7 +102,7 @@ def load_coco_panoptic(split: str) -> list[dict]:
     except AssertionError as error:  # about the first image, or that there is none
         if str(error).startswith("No images"):
             raise ValueError(f"{file} has no annotations") from error
-        raise _incomplete([str(error)], []) from error
+        raise incomplete_dataset([str(error)], [], HOW_TO_GET_COCO) from error
     except (KeyError, TypeError, ValueError) as error:
         raise _not_of_segments(file, error) from error
     return _complete(records, "file_name", "pan_seg_file_name")
@@ -153,7 +152,8 @@ def load_coco_stuff(split: str) -> list[dict]:
         for stem in sorted(images.keys() & labels.keys())
     ]
     if missing or not images:
-        raise _incomplete(missing or [f"{paths['image_root']}/NAME.jpg"], records)
+        missing = missing or [f"{paths['image_root']}/NAME.jpg"]
+        raise incomplete_dataset(missing, records, HOW_TO_GET_COCO)
     return records
 
 
@@ -194,16 +194,8 @@ def _complete(records: list[dict], *keys: str) -> list[dict]:
             complete.append(record)
     files = [file for key in keys for file in missing[key]]
     if files:
-        raise _incomplete(files, complete)
+        raise incomplete_dataset(files, complete, HOW_TO_GET_COCO)
     return records
-
-
-def _incomplete(missing: list[str], records: list[dict]) -> IncompleteDataset:
-    return IncompleteDataset(
-        f"files are missing:\n{list_faults(missing)}\n{HOW_TO_GET_COCO.strip()}",
-        faults=[f"missing: {file}" for file in missing],
-        records=records,
-    )
 
 
 def _not_of_segments(file: Path, error: Exception) -> ValueError:

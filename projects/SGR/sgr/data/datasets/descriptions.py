@@ -42,7 +42,7 @@ _KEYS = {
     "labels": str,
     "instances": str,
     "splits": dict,
-    "val_share": float,
+    "val_share": (int, float),
 }
 _KEYS_OF_SPLIT = dict.fromkeys(_PATHS, str)
 

@@ -11,6 +11,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import builtin
 
+from ..faults import list_faults
 from ..visible_files import visible_files
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "add_metadata",
     "datasets_root",
     "distinct_label_colors",
+    "incomplete_dataset",
     "load_sem_seg_pairs",
     "missing_dataset",
     "register",
@@ -127,6 +129,23 @@ def missing_dataset(folder: Path, how_to_get: str) -> FileNotFoundError:
     if folder.exists():
         fault = "is a folder, not a file" if folder.is_dir() else "is a file, not a folder"
     return FileNotFoundError(f"{folder} {fault}.\n{how_to_get.strip()}\n{where}")
+
+
+def incomplete_dataset(
+    missing: list[str], records: list[dict], how_to_get: str
+) -> IncompleteDataset:
+    """The error for a dataset of which files are missing.
+
+    Args:
+        missing: these files.
+        records: those that lack none.
+        how_to_get: what to download or run, and the expected tree.
+    """
+    return IncompleteDataset(
+        f"files are missing:\n{list_faults(missing)}\n{how_to_get.strip()}",
+        faults=[f"missing: {file}" for file in missing],
+        records=records,
+    )
 
 
 def load_sem_seg_pairs(

@@ -28,7 +28,6 @@ __all__ = [
     "labels_of_training_data",
     "limit_opencv_threads",
     "mask_targets",
-    "size_of",
 ]
 
 # What images are padded with; close to the mean that the models subtract.
@@ -301,8 +300,3 @@ def labels_of_training_data(
             f"mapper cannot serve them all: {labels}"
         )
     return next(iter(labels.values()), (most, ignore_value))
-
-
-def size_of(shape: tuple[int, ...]) -> str:
-    """Width x height of an array's shape, as users say it."""
-    return f"{shape[1]} x {shape[0]}"

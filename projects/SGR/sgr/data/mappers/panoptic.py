@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 
+from ..image_files import exif_orientation, size_fault
 from ..segments import read_segment_map, segment_labels
 from .build import MAPPER_REGISTRY
 from .concept_mapper import (
@@ -16,7 +17,6 @@ from .concept_mapper import (
     check_ignored,
     labels_of_training_data,
     mask_targets,
-    size_of,
 )
 from .labelled_image import LabelledImage, compact
 
@@ -93,10 +93,9 @@ class PanopticConceptMapper(ConceptMapper):
             )
         indices = read_segment_map(dataset_dict)
         if indices.shape != size:
-            raise ValueError(
-                f"image {file_name} is {size_of(size)} pixels, but its panoptic picture "
-                f"{dataset_dict['pan_seg_file_name']} is {size_of(indices.shape)}"
-            )
+            turn = exif_orientation(file_name)
+            truth = f"its panoptic picture {dataset_dict['pan_seg_file_name']} is"
+            raise ValueError(size_fault(file_name, size, truth, indices.shape, turn))
         segments = dataset_dict["segments_info"]
         for segment in segments:
             fault = category_fault(segment["category_id"], self.num_classes)

@@ -8,14 +8,13 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 
-from ..image_files import check_labels, read_labels
+from ..image_files import check_labels, exif_orientation, read_labels, size_fault
 from .build import MAPPER_REGISTRY
 from .concept_mapper import (
     ConceptMapper,
     check_ignored,
     labels_of_training_data,
     mask_targets,
-    size_of,
 )
 from .labelled_image import LabelledImage, compact
 
@@ -78,10 +77,10 @@ class SemanticConceptMapper(ConceptMapper):
         label_file = dataset_dict["sem_seg_file_name"]
         labels = read_labels(label_file)
         if labels.shape != size:
-            raise ValueError(
-                f"image {dataset_dict['file_name']} is {size_of(size)} pixels, "
-                f"but its label map {label_file} is {size_of(labels.shape)}"
-            )
+            file_name = dataset_dict["file_name"]
+            turn = exif_orientation(file_name)
+            truth = f"its label map {label_file} is"
+            raise ValueError(size_fault(file_name, size, truth, labels.shape, turn))
         check_labels(
             labels, label_file, num_classes=self.num_classes, ignore_label=self.ignore_label
         )
