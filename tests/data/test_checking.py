@@ -430,15 +430,6 @@ def test_sums_do_not_depend_on_the_workers(record, tmp_path):
     assert "Errors: 1\n" in text
 
 
-def test_labels_from_one_with_others_at_zero(record, labels):
-    """The last class alone lies outside."""
-    labels = np.where(labels == 255, 0, labels + 1).astype(np.uint8)
-    Image.fromarray(labels).save(record["sem_seg_file_name"])
-    report = DatasetReport("mine", options(), 1)
-    check_records([record], report)
-    assert any("do the labels count from 1?" in each for each in report.all_warnings())
-
-
 def test_masks_of_0_and_255(record, labels):
     for values, expected in (((0, 255), True), ((0, 1), False)):
         mask = np.where(labels == 0, *values).astype(np.uint8)
@@ -449,8 +440,9 @@ def test_masks_of_0_and_255(record, labels):
         assert found == expected and not report.faults
 
 
-def test_labels_that_count_from_one(record, labels):
-    labels = np.where(labels == 255, 255, labels + 1).astype(np.uint8)
+@pytest.mark.parametrize("unlabelled", [255, 0])
+def test_labels_that_count_from_one(record, labels, unlabelled):
+    labels = np.where(labels == 255, unlabelled, labels + 1).astype(np.uint8)
     Image.fromarray(labels).save(record["sem_seg_file_name"])
     report = DatasetReport("mine", options(), 1)
     check_records([record], report)

@@ -12,9 +12,9 @@ from pathlib import Path
 from .registration import (
     IncompleteDataset,
     add_metadata,
+    check_present,
     datasets_root,
     load_sem_seg_pairs,
-    missing_dataset,
     replace_builtin,
     set_paths,
 )
@@ -62,9 +62,7 @@ def load_ade20k(split: str) -> list[dict]:
         FileNotFoundError: the split is not there, or an image has no label map.
     """
     paths = _paths(split)
-    for folder in paths.values():
-        if not folder.is_dir():
-            raise missing_dataset(folder, HOW_TO_GET_ADE20K)
+    check_present(paths.values(), HOW_TO_GET_ADE20K)
     try:
         return load_sem_seg_pairs(paths["image_root"], paths["sem_seg_root"])
     except IncompleteDataset as error:

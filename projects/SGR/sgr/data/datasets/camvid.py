@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from .registration import datasets_root, load_sem_seg_pairs, missing_dataset, register, set_paths
+from .registration import check_present, datasets_root, load_sem_seg_pairs, register, set_paths
 
 __all__ = ["CAMVID_CLASSES", "CAMVID_COLORS", "load_camvid"]
 
@@ -65,9 +65,7 @@ def load_camvid(split: str) -> list[dict]:
     """
     folder = _camvid_folder()
     image_dir, label_dir = folder / split, folder / f"{split}annot"
-    for needed in (image_dir, label_dir):
-        if not needed.is_dir():
-            raise missing_dataset(needed, HOW_TO_GET_CAMVID)
+    check_present((image_dir, label_dir), HOW_TO_GET_CAMVID)
     return load_sem_seg_pairs(image_dir, label_dir)
 
 

@@ -19,9 +19,9 @@ from ..faults import list_faults
 from .registration import (
     IncompleteDataset,
     add_metadata,
+    check_present,
     datasets_root,
     incomplete_dataset,
-    missing_dataset,
     replace_builtin,
     set_paths,
 )
@@ -74,9 +74,7 @@ def load_cityscapes(split: str) -> list[dict]:
         ValueError: there are files, other than hidden ones, that Cityscapes does not have.
     """
     paths = _paths(split)
-    for folder in paths.values():
-        if not folder.is_dir():
-            raise missing_dataset(folder, HOW_TO_GET_CITYSCAPES)
+    check_present(paths.values(), HOW_TO_GET_CITYSCAPES)
     found, missing = _find(**paths)
     records = []
     for image, stem in found:
@@ -110,9 +108,7 @@ def load_cityscapes_panoptic(split: str) -> list[dict]:
     """
     paths, panoptic = _paths(split), _panoptic_paths(split)
     root, file = panoptic["panoptic_root"], panoptic["panoptic_json"]
-    for path in (*paths.values(), root, file):
-        if not (path.is_file() if path == file else path.is_dir()):
-            raise missing_dataset(path, HOW_TO_GET_CITYSCAPES_PANOPTIC)
+    check_present((*paths.values(), root, file), HOW_TO_GET_CITYSCAPES_PANOPTIC)
     pictures = {path.name for path in _visible(root)}
     found, missing = _find(**paths, needed=["labelTrainIds.png"])
     images = {image.name[: -len(_SUFFIX)]: (image, stem) for image, stem in found}

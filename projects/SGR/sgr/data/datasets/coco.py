@@ -27,9 +27,9 @@ from detectron2.data.datasets.coco import load_coco_json
 from detectron2.data.datasets.coco_panoptic import load_coco_panoptic_json
 
 from .registration import (
+    check_present,
     datasets_root,
     incomplete_dataset,
-    missing_dataset,
     replace_builtin,
     set_paths,
 )
@@ -222,9 +222,7 @@ def _paths_by_stem(folder: Path, suffix: str) -> dict[str, str]:
 def _existing(split: str, *keys: str) -> dict[str, Path]:
     """All paths; raises FileNotFoundError unless the files and folders of the keys are there."""
     paths = _paths(split)
-    for key in keys:
-        if not (paths[key].is_dir() if key.endswith("_root") else paths[key].is_file()):
-            raise missing_dataset(paths[key], HOW_TO_GET_COCO)
+    check_present([paths[key] for key in keys], HOW_TO_GET_COCO)
     return paths
 
 

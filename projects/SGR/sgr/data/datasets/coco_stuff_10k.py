@@ -11,10 +11,10 @@ from pathlib import Path
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
 from .registration import (
+    check_present,
     datasets_root,
     distinct_label_colors,
     load_sem_seg_pairs,
-    missing_dataset,
     register,
     set_paths,
 )
@@ -62,9 +62,7 @@ def load_coco_stuff_10k(split: str) -> list[dict]:
         FileNotFoundError: the split is not there, or an image has no label map.
     """
     paths = _paths(split)
-    for folder in paths.values():
-        if not folder.is_dir():
-            raise missing_dataset(folder, HOW_TO_GET_COCO_STUFF_10K)
+    check_present(paths.values(), HOW_TO_GET_COCO_STUFF_10K)
     return load_sem_seg_pairs(paths["image_root"], paths["sem_seg_root"])
 
 

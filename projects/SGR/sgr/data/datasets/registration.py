@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ from ..visible_files import visible_files
 __all__ = [
     "IncompleteDataset",
     "add_metadata",
+    "check_present",
     "datasets_root",
     "distinct_label_colors",
     "incomplete_dataset",
     "load_sem_seg_pairs",
-    "missing_dataset",
     "register",
     "replace_builtin",
     "set_paths",
@@ -109,14 +109,23 @@ def set_paths(name: str, **paths: Path) -> None:
     vars(MetadataCatalog.get(name)).update({key: str(path) for key, path in paths.items()})
 
 
-def missing_dataset(folder: Path, how_to_get: str) -> FileNotFoundError:
-    """The error for a dataset that is not there.
+def check_present(paths: Iterable[Path], how_to_get: str) -> None:
+    """Raise unless the folders and files of a dataset are there.
 
     Args:
-        folder: what was looked for; where it exists, it is a file instead of a folder or the other
-            way round.
+        paths: what is looked for; files have a suffix, folders none.
         how_to_get: what to download or run, and the expected tree.
+
+    Raises:
+        FileNotFoundError: the first of them that is not there, or is a file instead of a folder or
+            the other way round.
     """
+    for path in paths:
+        if not (path.is_file() if path.suffix else path.is_dir()):
+            raise _missing(path, how_to_get)
+
+
+def _missing(path: Path, how_to_get: str) -> FileNotFoundError:
     root = datasets_root()
     if "DETECTRON2_DATASETS" in os.environ:
         where = f"DETECTRON2_DATASETS sets the root of all datasets to {root.absolute()}."
@@ -126,9 +135,9 @@ def missing_dataset(folder: Path, how_to_get: str) -> FileNotFoundError:
             "DETECTRON2_DATASETS to have it elsewhere."
         )
     fault = "does not exist"
-    if folder.exists():
-        fault = "is a folder, not a file" if folder.is_dir() else "is a file, not a folder"
-    return FileNotFoundError(f"{folder} {fault}.\n{how_to_get.strip()}\n{where}")
+    if path.exists():
+        fault = "is a folder, not a file" if path.is_dir() else "is a file, not a folder"
+    return FileNotFoundError(f"{path} {fault}.\n{how_to_get.strip()}\n{where}")
 
 
 def incomplete_dataset(

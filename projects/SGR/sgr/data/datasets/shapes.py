@@ -12,7 +12,7 @@ from pathlib import Path
 
 from detectron2.data.datasets.coco import load_coco_json
 
-from .registration import IncompleteDataset, datasets_root, missing_dataset, register, set_paths
+from .registration import IncompleteDataset, check_present, datasets_root, register, set_paths
 
 __all__ = [
     "SHAPES_CLASSES",
@@ -87,9 +87,7 @@ def load_shapes_sem_seg(split: str) -> list[dict]:
 
 def _load(split: str, name: str) -> list[dict]:
     paths = _paths(split)
-    for needed in paths.values():
-        if not needed.exists():
-            raise missing_dataset(needed, HOW_TO_GET_SHAPES)
+    check_present(paths.values(), HOW_TO_GET_SHAPES)
     set_paths(name, **paths)
     # The name makes it number the categories from 0, and check them against the metadata.
     return load_coco_json(str(paths["json_file"]), str(paths["image_root"]), name)
