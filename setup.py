@@ -37,5 +37,5 @@ setup(
         "tensorboard",
         "tqdm",
     ],
-    extras_require={"export": EXPORT, "test": ["pytest", "torchmetrics", *EXPORT]},
+    extras_require={"export": EXPORT, "test": ["pytest", "pytest-xdist", "torchmetrics", *EXPORT]},
 )

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Train or evaluate a model, with or without SGR.
 
-    python train_net.py --config-file configs/... --num-gpus 2 [--resume] [--eval-only] [KEY VALUE]
+python train_net.py --config-file configs/... --num-gpus 2 [--resume] [--eval-only] [KEY VALUE]
 """
 
 from sgr.engine import argument_parser, launch, setup_config, train_or_evaluate

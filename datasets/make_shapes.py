@@ -144,9 +144,7 @@ def _write_split(
         name = f"{index:05d}"
         _write_image(folder / "images" / split / f"{name}.jpg", image[:, :, ::-1])
         _write_image(folder / "sem_seg" / split / f"{name}.png", sem_seg)
-        images.append(
-            {"id": index + 1, "file_name": f"{name}.jpg", "height": size, "width": size}
-        )
+        images.append({"id": index + 1, "file_name": f"{name}.jpg", "height": size, "width": size})
         for label, mask in instances:
             annotation = _annotation(mask, THINGS.index(CLASSES[label]) + 1)
             annotations.append({"id": len(annotations) + 1, "image_id": index + 1, **annotation})

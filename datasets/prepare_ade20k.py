@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sgr.data.image_files import read_labels
-from sgr.data.preparation import IGNORED, Split, find_files, main, pair_files, to_classes
+from preparation import IGNORED, Split, find_files, main, pair_files, to_classes
+from sgr.data.truth.image_files import read_labels
 
 NUM_IMAGES = {"training": 20210, "validation": 2000}
 # Class of each official label.

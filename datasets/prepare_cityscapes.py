@@ -27,9 +27,9 @@ from pathlib import Path
 import numpy as np
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 
+from preparation import IGNORED, Split, find_files, main, pair_files, to_classes
 from sgr.data.faults import Fault
-from sgr.data.image_files import read_labels
-from sgr.data.preparation import IGNORED, Split, find_files, main, pair_files, to_classes
+from sgr.data.truth.image_files import read_labels
 
 NUM_IMAGES = {"train": 2975, "val": 500, "test": 1525}
 LABELS = "_gtFine_labelIds.png"

@@ -40,10 +40,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
-from sgr.data.coco_file import coco_content_faults
+from preparation import IGNORED, Split, Task, main
 from sgr.data.faults import Fault
-from sgr.data.preparation import IGNORED, Split, Task, main
-from sgr.data.segments import read_segment_map
+from sgr.data.truth.coco_file import coco_content_faults
+from sgr.data.truth.segments import read_segment_map
 
 NUM_IMAGES = {"train2017": 118287, "val2017": 5000}
 NAMES = {each["id"]: each["name"] for each in COCO_CATEGORIES}

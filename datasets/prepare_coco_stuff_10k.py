@@ -32,9 +32,9 @@ import numpy as np
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from scipy.io import loadmat
 
+from preparation import IGNORED, Split, find_files, main, pair_files, to_classes
 from sgr.data.faults import Fault
-from sgr.data.image_files import read_labels
-from sgr.data.preparation import IGNORED, Split, find_files, main, pair_files, to_classes
+from sgr.data.truth.image_files import read_labels
 
 # COCO's numbers of the 80 things, and those of the 91 kinds of stuff.
 IDS = [each["id"] for each in COCO_CATEGORIES if each["isthing"]] + list(range(92, 183))

@@ -1,12 +1,14 @@
 """What the tests share."""
 
 import importlib.util
+import logging
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from detectron2.utils.logger import setup_logger
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SHARED = CHECKOUT.parent / "shared"
@@ -17,6 +19,18 @@ def _seeded():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_loggers_left():
+    """Detectron2's setup_logger keeps its handlers and levels for the rest of the process."""
+    yield
+    setup_logger.cache_clear()
+    for name in ("sgr", "detectron2", "fvcore", "d2"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.setLevel(logging.NOTSET)
+        logger.propagate = True
 
 
 @pytest.fixture(scope="session")

@@ -80,7 +80,10 @@ def test_glore_is_the_same_everywhere(path):
         if key.startswith("MODEL.SGR.") and key != "MODEL.SGR.BACKBONE_NAME"
     }
     assert changed == {
-        "NAME": "GloRe", "NUM_CONCEPTS": 64, "TOKEN_DIM": 128, "INIT_AS_IDENTITY": True
+        "NAME": "GloRe",
+        "NUM_CONCEPTS": 64,
+        "TOKEN_DIM": 128,
+        "INIT_AS_IDENTITY": True,
     }
 
 
@@ -151,9 +154,7 @@ def test_settings_of_detectors(path):
     assert cfg.MODEL.BACKBONE.FREEZE_AT == (0 if "swin" in path.name else 2)
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs"), [("C4", "C4"), ("DC5", "DilatedC5"), ("FPN", "FPN")]
-)
+@pytest.mark.parametrize(("ours", "theirs"), [("C4", "C4"), ("DC5", "DilatedC5"), ("FPN", "FPN")])
 def test_detectors_are_those_of_detectron2(ours, theirs):
     """But for the schedule, the pretrained ResNet and what it wants, masks, and our own keys."""
     path = CONFIGS / "coco" / f"mask_rcnn_R101_{ours}_bs8_270k.yaml"

@@ -10,9 +10,9 @@ from detectron2.structures import BitMasks, Instances
 from PIL import Image
 
 from sgr.data.datasets.shapes import SHAPES_CLASSES, SHAPES_STUFF, load_shapes_sem_seg
-from sgr.data.segments import read_segment_map
+from sgr.data.truth.records import read_instance_map
+from sgr.data.truth.segments import read_segment_map
 from sgr.engine import Trainer
-from sgr.evaluation.ground_truth import read_instance_map
 from sgr.modeling.reasoning.concept_regions import ConceptRegions
 from tiny_model import tiny_config
 
@@ -153,9 +153,7 @@ def test_a_perfect_panoptic_prediction(panoptic_shapes, tmp_path, label_maps):
     assert results["tokens"]["images_C"] == results["tokens"]["images_I"] == len(records)
 
 
-@pytest.mark.parametrize(
-    "name", ["mask_former_instance_concept", "coco_instance_lsj_concept"]
-)
+@pytest.mark.parametrize("name", ["mask_former_instance_concept", "coco_instance_lsj_concept"])
 def test_instances(tiny_shapes, tmp_path, name):
     cfg = tiny_config(
         tmp_path,

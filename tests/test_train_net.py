@@ -37,7 +37,12 @@ def test_train_resume_and_evaluate(train_net, tiny_shapes, tmp_path):
 
     # The config that a run has written starts the next one.
     again = argument_parser().parse_args(
-        ["--config-file", str(tmp_path / "config.yaml"), "--eval-only",
-         "MODEL.WEIGHTS", str(weights)]
+        [
+            "--config-file",
+            str(tmp_path / "config.yaml"),
+            "--eval-only",
+            "MODEL.WEIGHTS",
+            str(weights),
+        ]
     )
     assert train_net.main(again)["sem_seg"]["mIoU"] == results["sem_seg"]["mIoU"]

@@ -164,12 +164,16 @@ def format_table_a(costs: Sequence[ModelCost]) -> str:
     for (method, _, paper), cost in zip(_TABLE_A, costs, strict=True):
         model = cost.model
         rows.append(
-            [method, f"{model.published_gflops:.2f}", paper, f"{cost.reasoning.gflops:.2f}",
-             f"{cost.reasoning.attention_gflops:.2f}", f"{model.params_m:.2f}"]
+            [
+                method,
+                f"{model.published_gflops:.2f}",
+                paper,
+                f"{cost.reasoning.gflops:.2f}",
+                f"{cost.reasoning.attention_gflops:.2f}",
+                f"{model.params_m:.2f}",
+            ]
         )
-    headers = [
-        "Table a", "GFLOPs", "paper", "of it SGR", "and its attention", "parameters (M)"
-    ]
+    headers = ["Table a", "GFLOPs", "paper", "of it SGR", "and its attention", "parameters (M)"]
     return tabulate(rows, headers, disable_numparse=True, colalign=("left",) + ("right",) * 5)
 
 

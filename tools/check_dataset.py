@@ -33,7 +33,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 import sgr  # noqa: F401 (registers)
-from sgr.data.checking import (
+from sgr.data.datasets.registration import IncompleteDataset
+from sgr.data.faults import Fault, list_faults
+from sgr.data.progress import available_cores
+from sgr.data.truth.coco_file import explain_coco_errors
+from sgr.dataset_check import (
     DatasetReport,
     FaultKind,
     check_component_keys,
@@ -47,10 +51,6 @@ from sgr.data.checking import (
     training_faults,
     training_mapper,
 )
-from sgr.data.coco_file import explain_coco_errors
-from sgr.data.datasets.registration import IncompleteDataset
-from sgr.data.faults import Fault, list_faults
-from sgr.data.progress import available_cores
 from sgr.engine import load_config
 from sgr.evaluation.json_file import write_json
 from sgr.visualization import draw_contact_sheet

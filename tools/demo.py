@@ -32,7 +32,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import sgr  # noqa: F401 (registers)
-from sgr.data.image_files import read_image
+from sgr.data.truth.image_files import read_image
 from sgr.engine import setup_config
 from sgr.inference import (
     IMAGE_SUFFIXES,
@@ -290,9 +290,7 @@ def run_on_video(
         reader = stack.enter_context(VideoReader(file))
         result.parent.mkdir(parents=True, exist_ok=True)
         writer = stack.enter_context(VideoWriter(result, reader.fps))
-        progress = stack.enter_context(
-            tqdm(total=reader.num_frames, unit="frame", desc=file.name)
-        )
+        progress = stack.enter_context(tqdm(total=reader.num_frames, unit="frame", desc=file.name))
         frames = ((frame, predictor.prepare(frame)) for frame in reader)
         for batch in read_ahead(batches(frames, args.batch_size)):
             outputs = predict_each(predictor, [input_ for _, input_ in batch])

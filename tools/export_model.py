@@ -22,7 +22,7 @@ from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 import sgr  # noqa: F401 (registers)
-from sgr.checkpoint import SafeCheckpointer
+from sgr.checkpoints.checkpointer import SafeCheckpointer
 from sgr.engine import load_config
 from sgr.export import export_onnx, export_program
 
@@ -97,9 +97,7 @@ def load_exported(args: argparse.Namespace, device: torch.device) -> Callable[[T
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()  # as many as the model has
-    session = onnxruntime.InferenceSession(
-        args.output, options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(args.output, options, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 

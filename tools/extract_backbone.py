@@ -24,9 +24,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 import sgr  # noqa: F401 (registers)
-from sgr.checkpoint import read_checkpoint
-from sgr.engine import load_config
-from sgr.transfer import (
+from sgr.checkpoints.backbone_file import (
     DILATIONS,
     ExtractedBackbone,
     check_output,
@@ -39,6 +37,8 @@ from sgr.transfer import (
     save_backbone,
     settings_of,
 )
+from sgr.checkpoints.checkpointer import read_checkpoint
+from sgr.engine import load_config
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -74,15 +74,20 @@ def main(arguments: list[str] | None = None) -> None:
         "train_net.py",
         *config,
         *(["--resume"] if args.resume else []),
-        "OUTPUT_DIR", train, *args.opts,
+        "OUTPUT_DIR",
+        train,
+        *args.opts,
     )
     run(
         "Pictures",
         "tools/visualize_tokens.py",
         *config,
-        "--weights", train / "model_final.pth",
-        "--num-images", args.num_images,
-        "--output", pictures,
+        "--weights",
+        train / "model_final.pth",
+        "--num-images",
+        args.num_images,
+        "--output",
+        pictures,
         *args.opts,
     )
 

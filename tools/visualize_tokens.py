@@ -23,17 +23,17 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 import sgr  # noqa: F401 (registers)
-from sgr.checkpoint import SafeCheckpointer
-from sgr.data.checking import spread
+from sgr.checkpoints.checkpointer import SafeCheckpointer
 from sgr.data.components import connected_components
-from sgr.engine import setup_config
-from sgr.evaluation import label_histograms
-from sgr.evaluation.ground_truth import (
+from sgr.data.truth.records import (
     has_classes,
     has_instances,
     read_class_map,
     read_instance_map,
 )
+from sgr.dataset_check import spread
+from sgr.engine import setup_config
+from sgr.evaluation import label_histograms
 from sgr.evaluation.sem_seg_evaluator import predicted_labels
 from sgr.evaluation.token_evaluator import regions_of
 from sgr.visualization import (

@@ -82,9 +82,7 @@ def test_forms_of_label_maps(save, image_file, tmp_path):
     name = f"traps_{save.__name__}"
     DatasetCatalog.register(
         name,
-        lambda: [
-            {"file_name": str(image_file), "sem_seg_file_name": str(tmp_path / "labels.png")}
-        ],
+        lambda: [{"file_name": str(image_file), "sem_seg_file_name": str(tmp_path / "labels.png")}],
     )
     MetadataCatalog.get(name).set(stuff_classes=list("abcde"), ignore_label=255)
     try:

@@ -17,6 +17,7 @@ import pytest
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
+import preparation
 from official_layouts import (
     check_label_maps,
     file_contents,
@@ -25,7 +26,6 @@ from official_layouts import (
     write_cityscapes,
     write_coco_stuff_10k,
 )
-from sgr.data import preparation
 from sgr.data.mappers import SemanticConceptMapper
 
 CHECKOUT = Path(__file__).parents[2]
@@ -242,9 +242,7 @@ def test_missing_and_damaged_files_are_named(name, tmp_path, capsys):
     check_label_maps({file: expected[file] for file in list(expected)[4:]})
 
 
-@pytest.mark.parametrize(
-    "name, label", [("ade20k", 151), ("cityscapes", 34), ("cityscapes", 255)]
-)
+@pytest.mark.parametrize("name, label", [("ade20k", 151), ("cityscapes", 34), ("cityscapes", 255)])
 def test_unexpected_labels_are_named(name, label, tmp_path, capsys):
     target = next(iter(WRITERS[name](tmp_path)))
     labels = source_of(target, name)[0]

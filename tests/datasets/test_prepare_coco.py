@@ -15,8 +15,8 @@ import pytest
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
+import preparation
 from official_layouts import check_label_maps, file_contents, turn_by_exif, write_coco
-from sgr.data import preparation
 
 CHECKOUT = Path(__file__).parents[2]
 _SPEC = importlib.util.spec_from_file_location(

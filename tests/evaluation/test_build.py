@@ -300,8 +300,11 @@ def test_nothing_switched_on(panoptic, register, tmp_path):
 @pytest.mark.parametrize(
     "change, dropped, why",
     [
-        ({"without": ["sem_seg_file_name"], "stuff_classes": list("abc")}, "SEMANTIC",
-         "segments have 3 classes and the model has 2"),
+        (
+            {"without": ["sem_seg_file_name"], "stuff_classes": list("abc")},
+            "SEMANTIC",
+            "segments have 3 classes and the model has 2",
+        ),
         ({"stuff_classes": list("abc")}, "SEMANTIC", "label maps have 3 classes and the model"),
         ({"json_file": None}, "INSTANCE", "no json_file"),
     ],

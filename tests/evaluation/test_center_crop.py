@@ -60,21 +60,24 @@ def datasets(tmp_path):
         squares = {name: cut_out(path, folders["squares"]) for name, path in whole.items()}
         for name, paths in (("whole", whole), ("squares", squares)):
             seen = set(np.unique(np.asarray(Image.open(paths["segments"]))[..., 0]).tolist())
-            records[name].append({
-                "file_name": str(paths["image"]),
-                "sem_seg_file_name": str(paths["labels"]),
-                "pan_seg_file_name": str(paths["segments"]),
-                "segments_info": [
-                    {"id": id, "category_id": id % NUM_CLASSES, "isthing": id % 3 > 0}
-                    for id in range(1, 13)
-                    if id in seen
-                ],
-            })
+            records[name].append(
+                {
+                    "file_name": str(paths["image"]),
+                    "sem_seg_file_name": str(paths["labels"]),
+                    "pan_seg_file_name": str(paths["segments"]),
+                    "segments_info": [
+                        {"id": id, "category_id": id % NUM_CLASSES, "isthing": id % 3 > 0}
+                        for id in range(1, 13)
+                        if id in seen
+                    ],
+                }
+            )
     names = {name: f"{name}_{tmp_path.name}" for name in folders}
     for name, registered in names.items():
         DatasetCatalog.register(registered, lambda name=name: records[name])
         MetadataCatalog.get(registered).set(
-            evaluator_type="sem_seg", ignore_label=255,
+            evaluator_type="sem_seg",
+            ignore_label=255,
             stuff_classes=[str(each) for each in range(NUM_CLASSES)],
         )
     yield names["whole"], names["squares"]
@@ -100,27 +103,38 @@ WINDOWS = {
 SCALES = {"TEST__AUG__ENABLED": True, "TEST__AUG__SCALES": "[0.75, 1.5]"}
 
 
-@pytest.mark.parametrize("model, views", [
-    ("maskformer_R50_sgr", SCALES),
-    ("maskformer_R50_sgr", WINDOWS),
-    ("maskformer_R50_sgr", {**SCALES, **WINDOWS}),
-    ("fcn_R50_sgr", SCALES),
-])
+@pytest.mark.parametrize(
+    "model, views",
+    [
+        ("maskformer_R50_sgr", SCALES),
+        ("maskformer_R50_sgr", WINDOWS),
+        ("maskformer_R50_sgr", {**SCALES, **WINDOWS}),
+        ("fcn_R50_sgr", SCALES),
+    ],
+)
 def test_results_are_those_of_the_squares(datasets, tmp_path, model, views):
     whole, squares = datasets
     common = {
-        "config": CONFIG.with_name(f"{model}.yaml"), "DATASETS__TRAIN": "()", **views,
+        "config": CONFIG.with_name(f"{model}.yaml"),
+        "DATASETS__TRAIN": "()",
+        **views,
         "MODEL__WEIGHTS": tmp_path / "weights.pth",
     }
     # Of no effect: the sizes of the plain test.
     sizes = {"INPUT__MIN_SIZE_TEST": 40, "INPUT__MAX_SIZE_TEST": 41}
     cut = tiny_config(
-        tmp_path / "cut", **common, **sizes, DATASETS__TEST=f"('{whole}',)",
+        tmp_path / "cut",
+        **common,
+        **sizes,
+        DATASETS__TEST=f"('{whole}',)",
         TEST__CENTER_CROP_SIZE=SIDE,
     )
     plain = tiny_config(
-        tmp_path / "plain", **common, DATASETS__TEST=f"('{squares}',)",
-        INPUT__MIN_SIZE_TEST=SIDE, INPUT__MAX_SIZE_TEST=SIDE,
+        tmp_path / "plain",
+        **common,
+        DATASETS__TEST=f"('{squares}',)",
+        INPUT__MIN_SIZE_TEST=SIDE,
+        INPUT__MAX_SIZE_TEST=SIDE,
     )
     save_weights(plain, tmp_path / "weights.pth")
     expected = evaluate(plain)
@@ -165,16 +179,21 @@ def panoptic(tmp_path):
 
 class TestErrors:
     @pytest.mark.parametrize("run", [Trainer, evaluate])
-    @pytest.mark.parametrize("on, measures, keys", [
-        (["PANOPTIC"], "panoptic quality", "PANOPTIC_ON"),
-        (["INSTANCE"], "AP", "INSTANCE_ON"),
-        (["PANOPTIC", "INSTANCE"], "panoptic quality and AP", "PANOPTIC_ON and INSTANCE_ON"),
-    ])
+    @pytest.mark.parametrize(
+        "on, measures, keys",
+        [
+            (["PANOPTIC"], "panoptic quality", "PANOPTIC_ON"),
+            (["INSTANCE"], "AP", "INSTANCE_ON"),
+            (["PANOPTIC", "INSTANCE"], "panoptic quality and AP", "PANOPTIC_ON and INSTANCE_ON"),
+        ],
+    )
     def test_segments(self, panoptic, tmp_path, monkeypatch, run, on, measures, keys):
         monkeypatch.setattr(Trainer, "build_train_loader", refuse)
-        monkeypatch.setattr("sgr.engine.SafeCheckpointer", refuse)
+        monkeypatch.setattr("sgr.engine.trainer.SafeCheckpointer", refuse)
         cfg = tiny_config(
-            tmp_path, DATASETS__TEST=f"('{panoptic}',)", TEST__CENTER_CROP_SIZE=64,
+            tmp_path,
+            DATASETS__TEST=f"('{panoptic}',)",
+            TEST__CENTER_CROP_SIZE=64,
             **{f"MODEL__MASK_FORMER__TEST__{each}_ON": True for each in on},
         )
         match = (
@@ -195,7 +214,7 @@ class TestErrors:
     @pytest.mark.parametrize("run", [Trainer, evaluate])
     def test_detectors(self, tiny_shapes, tmp_path, monkeypatch, run):
         monkeypatch.setattr(Trainer, "build_train_loader", refuse)
-        monkeypatch.setattr("sgr.engine.SafeCheckpointer", refuse)
+        monkeypatch.setattr("sgr.engine.trainer.SafeCheckpointer", refuse)
         cfg = tiny_detector_config(OUTPUT_DIR=tmp_path, TEST__CENTER_CROP_SIZE=64)
         match = "and not AP on shapes_instance_val; set TEST.CENTER_CROP_SIZE to 0$"
         with pytest.raises(ValueError, match=match):
@@ -211,7 +230,9 @@ class TestErrors:
 
     def test_windows_leave_nothing_but_labels_to_measure(self, panoptic, tmp_path):
         cfg = tiny_config(
-            tmp_path, TEST__CENTER_CROP_SIZE=64, **WINDOWS,
+            tmp_path,
+            TEST__CENTER_CROP_SIZE=64,
+            **WINDOWS,
             MODEL__MASK_FORMER__TEST__PANOPTIC_ON=True,
         )
         check_center_crop(cfg, [panoptic])

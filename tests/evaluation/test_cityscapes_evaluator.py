@@ -1,5 +1,4 @@
-"""The benchmark's measures, against the definitions and, where it is installed, the official code.
-"""
+"""The measures of the benchmark, against definitions and, where installed, official code."""
 
 import json
 import logging
@@ -286,5 +285,5 @@ def test_user_mistakes_are_named(cityscapes, tmp_path):
     with pytest.raises(OSError, match="instanceIds.png cannot be read"):
         measure(evaluator, records, [np.zeros((24, 32), int)])
     vars(MetadataCatalog.get(name)).update(stuff_classes=["flat", "human"])
-    with pytest.raises(ValueError, match=f"of {name} are not the 19 of Cityscapes.*to \"sem_seg\""):
+    with pytest.raises(ValueError, match=f'of {name} are not the 19 of Cityscapes.*to "sem_seg"'):
         CityscapesMeanIoUEvaluator(name)

@@ -85,9 +85,7 @@ def coco(tmp_path):
         image_id = 100 + 5 * number
         file_name = f"{image_id}.png"
         Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8)).save(tmp_path / file_name)
-        images.append(
-            {"id": image_id, "file_name": file_name, "height": size[0], "width": size[1]}
-        )
+        images.append({"id": image_id, "file_name": file_name, "height": size[0], "width": size[1]})
         for each in of_image:
             annotations.append({**each, "id": len(annotations) + 1, "image_id": image_id})
     content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
@@ -262,7 +260,8 @@ def test_real_images(shared, tmp_path):
         cfg = config(tmp_path, name, **DETECTOR)
         evaluator = build_evaluator(cfg, name)
         assert [type(each).__name__ for each in evaluator._evaluators] == [
-            "FastCOCOEvaluator", "TokenSemanticsEvaluator"
+            "FastCOCOEvaluator",
+            "TokenSemanticsEvaluator",
         ]
         tokens = TokenSemanticsEvaluator(name)
         results = []
@@ -275,7 +274,8 @@ def test_real_images(shared, tmp_path):
             results.append(tokens.evaluate()["tokens"])
         smooth, sharp = results
         with_instances = [
-            record for record in records
+            record
+            for record in records
             if any(not each["iscrowd"] for each in record["annotations"])
         ]
         most = max(len(record["annotations"]) for record in records)

@@ -329,13 +329,16 @@ def test_an_annotation_without_area_or_box_is_named(dataset, key):
         FastCOCOEvaluator(dataset(coco))
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"bbox": None}, "no bbox"),
-    ({"bbox": [1, 2, 3]}, r"the bbox \[1, 2, 3\]"),
-    ({"bbox": [1, 2, 3, None], "area": "4"}, r"the area '4' and the bbox \[1, 2, 3, None\]"),
-    ({"bbox": {"x": 1}}, "the bbox {'x': 1}"),
-    ({"area": float("nan")}, "the area nan"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"bbox": None}, "no bbox"),
+        ({"bbox": [1, 2, 3]}, r"the bbox \[1, 2, 3\]"),
+        ({"bbox": [1, 2, 3, None], "area": "4"}, r"the area '4' and the bbox \[1, 2, 3, None\]"),
+        ({"bbox": {"x": 1}}, "the bbox {'x': 1}"),
+        ({"area": float("nan")}, "the area nan"),
+    ],
+)
 def test_area_and_box_are_numbers(dataset, change, words):
     coco = random_ground_truth(np.random.default_rng(7), 2, 6)
     coco["annotations"][1].update(change)

@@ -18,9 +18,12 @@ def count(predicted, predicted_classes, truth, truth_classes, crowd=None):
     """With indices of segments row by row, -1 for nothing."""
     crowd = [False] * len(truth_classes) if crowd is None else crowd
     return match_segments(
-        np.atleast_2d(predicted), np.array(predicted_classes, int),
-        np.atleast_2d(truth), np.array(truth_classes, int),
-        truth_is_crowd=np.array(crowd, bool), num_classes=NUM_CLASSES,
+        np.atleast_2d(predicted),
+        np.array(predicted_classes, int),
+        np.atleast_2d(truth),
+        np.array(truth_classes, int),
+        truth_is_crowd=np.array(crowd, bool),
+        num_classes=NUM_CLASSES,
     )
 
 
@@ -130,8 +133,10 @@ def test_pixels_left_empty_are_missed():
 def test_crowds():
     truth, classes, crowd = [0, 0, 0, 1, 1, 1], [0, 0], [True, False]
     # On the crowd, but for one pixel: forgiven. The crowd itself is not missed.
-    assert_same(count([0, 0, 0, 0, 1, 1], [0, 0], truth, classes, crowd)[1:],
-                ([1, 0, 0, 0], [0] * 4, [0] * 4))
+    assert_same(
+        count([0, 0, 0, 0, 1, 1], [0, 0], truth, classes, crowd)[1:],
+        ([1, 0, 0, 0], [0] * 4, [0] * 4),
+    )
     # Of another class it is wrong, and so it is with half of it elsewhere.
     assert count([0, 0, 0, 0, 1, 1], [1, 0], truth, classes, crowd).false_positives[1] == 1
     assert count([-1, -1, 0, 0, 1, 1], [0, 0], truth, classes, crowd).false_positives[0] == 1
@@ -201,8 +206,11 @@ def test_the_official_code_agrees(tmp_path, crowds):
 def torchmetrics_pq(images, *, extra_stuff=()):
     detection = pytest.importorskip("torchmetrics.detection")
     metric = detection.PanopticQuality(
-        things=set(THINGS), stuffs={*STUFF, *extra_stuff}, return_sq_and_rq=True,
-        return_per_class=True, allow_unknown_preds_category=True,
+        things=set(THINGS),
+        stuffs={*STUFF, *extra_stuff},
+        return_sq_and_rq=True,
+        return_per_class=True,
+        allow_unknown_preds_category=True,
     )
     for predicted, predicted_classes, truth, truth_classes, _ in images:
         pair = [
@@ -218,8 +226,9 @@ def merge_stuff(image):
     predicted, predicted_classes, truth, truth_classes, crowd = image
     merged = []
     for indices, classes in ((predicted, predicted_classes), (truth, truth_classes)):
-        first = [np.flatnonzero(classes == c)[0] if c in STUFF else i
-                 for i, c in enumerate(classes)]
+        first = [
+            np.flatnonzero(classes == c)[0] if c in STUFF else i for i, c in enumerate(classes)
+        ]
         merged += [np.array([*first, -1])[indices], classes]
     return *merged, crowd
 
@@ -321,8 +330,13 @@ def test_results(dataset, tmp_path, caplog):
     written = json.loads((output / "panoptic.json").read_text())
     assert written["PQ"] == results["PQ"]
     assert written["classes"]["car"] == {
-        "PQ": pytest.approx(50), "SQ": 75, "RQ": pytest.approx(200 / 3),
-        "TP": 1, "FP": 0, "FN": 1, "isthing": True,
+        "PQ": pytest.approx(50),
+        "SQ": 75,
+        "RQ": pytest.approx(200 / 3),
+        "TP": 1,
+        "FP": 0,
+        "FN": 1,
+        "isthing": True,
     }
     assert "things" in caplog.text and "road" in caplog.text and "sky" not in caplog.text
 

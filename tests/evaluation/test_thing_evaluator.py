@@ -17,8 +17,13 @@ def dataset(tmp_path):
     categories = [{"id": 17, "name": "cat"}, {"id": 90, "name": "car"}]
     annotations = [
         {
-            "id": number, "image_id": 1, "category_id": id, "iscrowd": 0, "bbox": box,
-            "area": box[2] * box[3], "segmentation": [corners(*box)],
+            "id": number,
+            "image_id": 1,
+            "category_id": id,
+            "iscrowd": 0,
+            "bbox": box,
+            "area": box[2] * box[3],
+            "segmentation": [corners(*box)],
         }
         for number, (id, box) in enumerate(BOXES.items(), start=1)
     ]

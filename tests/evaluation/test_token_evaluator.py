@@ -7,7 +7,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from sgr.data.mappers.augmentations import CentralSquare
+from sgr.data.augmentations.build import CentralSquare
 from sgr.evaluation import TokenSemanticsEvaluator
 from sgr.modeling.reasoning.concept_regions import ConceptRegions
 
@@ -261,9 +261,7 @@ def test_queries_are_measured_beside_the_tokens(dataset, tmp_path, caplog):
         of_queries = ConceptRegions(logits, stride=STRIDE // 2)
         tokens.process(inputs(index), [{"concept_regions": of_tokens}])
         queries.process(inputs(index), [{"concept_regions": of_queries}])
-        both.process(
-            inputs(index), [{"concept_regions": of_tokens, "query_regions": of_queries}]
-        )
+        both.process(inputs(index), [{"concept_regions": of_tokens, "query_regions": of_queries}])
     with caplog.at_level("INFO"):
         results = both.evaluate()
     assert list(results) == ["tokens", "queries"]
@@ -282,11 +280,15 @@ def test_query_regions_are_checked(dataset):
 
 
 def square_inputs(side, index=0, size=SIZE):
-    return [{
-        "file_name": f"{index}.jpg", "image": torch.zeros(3, side, side),
-        "height": side, "width": side,
-        "ground_truth_transform": CentralSquare(side).transform_of(size),
-    }]
+    return [
+        {
+            "file_name": f"{index}.jpg",
+            "image": torch.zeros(3, side, side),
+            "height": side,
+            "width": side,
+            "ground_truth_transform": CentralSquare(side).transform_of(size),
+        }
+    ]
 
 
 @pytest.mark.parametrize("sizes_known", [True, False])

@@ -211,9 +211,7 @@ def test_regions_beside(image, outputs, regions):
 @pytest.mark.parametrize("label", [-1, 255])
 def test_regions_of_a_map_without_known_labels(image, regions, label):
     output = {"sem_seg": torch.full(SIZE, label), "concept_regions": regions}
-    draw_output_regions(
-        image, image, output, CLASSES, input_size=(30, 40), concepts=np.array([0])
-    )
+    draw_output_regions(image, image, output, CLASSES, input_size=(30, 40), concepts=np.array([0]))
 
 
 def test_panoptic_pixels_without_a_segment_have_no_class(outputs):

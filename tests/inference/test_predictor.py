@@ -113,9 +113,7 @@ def test_several_views_are_those_of_an_evaluation(tmp_path, images, name, view):
     cfg.INPUT.MIN_SIZE_TEST = 64
     if view == "scales":
         cfg.TEST.AUG.ENABLED, cfg.TEST.AUG.SCALES = True, [0.75, 1.5]
-        inputs = [
-            {"image": torch.from_numpy(each.transpose(2, 0, 1).copy())} for each in images
-        ]
+        inputs = [{"image": torch.from_numpy(each.transpose(2, 0, 1).copy())} for each in images]
     else:
         cfg.TEST.SLIDING_WINDOW.ENABLED = True
         cfg.TEST.SLIDING_WINDOW.SIZE, cfg.TEST.SLIDING_WINDOW.STRIDE = [64, 64], [32, 32]

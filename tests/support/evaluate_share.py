@@ -120,8 +120,7 @@ def evaluate_semantic_share(
 def evaluate_shares(
     rank: int, folder: Path, numbers: list[int]
 ) -> list[tuple[dict | None, dict | None, dict | None]]:
-    """For two processes: tokens, panoptic quality and mIoU on datasets of each number of images.
-    """
+    """For two processes: tokens, panoptic quality and mIoU on datasets of each number of images."""
     return [
         (
             evaluate_token_share(rank, 2, folder, number),

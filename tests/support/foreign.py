@@ -24,7 +24,8 @@ class TinyBackbone(Backbone):
 
     def output_shape(self):
         return {
-            "stride2": ShapeSpec(channels=8, stride=2), "stride4": ShapeSpec(channels=16, stride=4)
+            "stride2": ShapeSpec(channels=8, stride=2),
+            "stride4": ShapeSpec(channels=16, stride=4),
         }
 
 

@@ -65,9 +65,7 @@ def write_cityscapes(root: Path, *, splits=("train", "val"), seed: int = 0) -> d
                 name = f"{city}_000000_{frame:06d}"
                 labels = _blocks(rng, range(34)).astype(np.uint8)
                 truth = folder / "gtFine" / split / city
-                _write_image(
-                    folder / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png", rng
-                )
+                _write_image(folder / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png", rng)
                 _write_labels(truth / f"{name}_gtFine_labelIds.png", labels)
                 _write_labels(truth / f"{name}_gtFine_instanceIds.png", labels.astype(np.uint16))
                 _write_labels(truth / f"{name}_gtFine_color.png", labels)
@@ -76,9 +74,7 @@ def write_cityscapes(root: Path, *, splits=("train", "val"), seed: int = 0) -> d
                 expected[truth / f"{name}_gtFine_labelTrainIds.png"] = _each(
                     labels,
                     lambda label: (
-                        CITYSCAPES_EVALUATED.index(label)
-                        if label in CITYSCAPES_EVALUATED
-                        else 255
+                        CITYSCAPES_EVALUATED.index(label) if label in CITYSCAPES_EVALUATED else 255
                     ),
                 )
     return expected
@@ -150,9 +146,7 @@ def write_cityscapes_panoptic(root: Path, *, splits=("train", "val")) -> None:
                     segments.append(_segment(id, label, ids == id, iscrowd=int(label == 25)))
             panoptic = f"{name}_gtFine_panoptic.png"
             _write_labels(folder / f"cityscapes_panoptic_{split}" / panoptic, picture)
-            annotations.append(
-                {"image_id": name, "file_name": panoptic, "segments_info": segments}
-            )
+            annotations.append({"image_id": name, "file_name": panoptic, "segments_info": segments})
         images = [{"id": each["image_id"]} for each in annotations]
         _write_json(folder / f"cityscapes_panoptic_{split}.json", images, annotations, categories)
 

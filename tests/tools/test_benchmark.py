@@ -64,7 +64,11 @@ def test_both_versions_compute_the_same(tool, capsys, tmp_path, command):
     status, table = run(tool, capsys, command, "--json", str(file))
     assert status == 0
     rows = {
-        "module": 4, "matcher": 1, "mask-inference": 4, "deformable-attention": 4, "input-path": 6
+        "module": 4,
+        "matcher": 1,
+        "mask-inference": 4,
+        "deformable-attention": 4,
+        "input-path": 6,
     }
     assert len(table) == rows.get(command, 2)
     assert torch.get_num_threads() == threads

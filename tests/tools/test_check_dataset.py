@@ -285,7 +285,7 @@ def test_instances_and_segments(run, register, folder, tmp_path, capsys):
             "annotations": [
                 {"category_id": 0, "segmentation": [[1, 1, 9, 1, 9, 9]], **boxes},
                 {"category_id": 0, "segmentation": None, **boxes},
-            ][: index],
+            ][:index],
         }
         for index, record in enumerate(records)
     ]
@@ -381,7 +381,7 @@ def test_described_datasets(run, folder, tmp_path, capsys):
 
 def test_ctrl_c(run, register, folder, monkeypatch, tmp_path, capsys):
     register("check_good", folder[0], **folder[1])
-    report_class = sys.modules["sgr.data.checking.dataset"].DatasetReport
+    report_class = sys.modules["sgr.dataset_check.dataset"].DatasetReport
     add, seen = report_class.add, []
 
     def interrupt(report, each):

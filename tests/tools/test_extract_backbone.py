@@ -9,7 +9,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 
-from sgr.checkpoint import SafeCheckpointer
+from sgr.checkpoints.checkpointer import SafeCheckpointer
 from sgr.engine import Trainer, load_config
 from tiny_model import CHECKOUT, CONFIG, tiny_config
 

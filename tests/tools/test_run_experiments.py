@@ -491,9 +491,7 @@ def test_the_best_is_the_lowest_where_lower_is_better(tool):
 
 def test_headers_are_short_where_that_is_clear(tool):
     outcomes = [outcome(tool, "a", 0, miou=9.0, s_c=0.3, queries=0.6)]
-    table = tool.results.format_table(
-        tool.results.summarize(outcomes), [MIOU, S_C, "queries/S_C"]
-    )
+    table = tool.results.format_table(tool.results.summarize(outcomes), [MIOU, S_C, "queries/S_C"])
     assert cells_of(table)[0][2:] == ["mIoU ↑", "tokens/S_C ↓", "queries/S_C ↓"]
 
 

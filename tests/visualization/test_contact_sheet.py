@@ -35,9 +35,7 @@ def test_only_classes_that_are_shown_have_a_legend(scene):
     names = [f"class-number-{index}" for index in range(171)]
     shown = np.arange(0, 171, 5)
     labels = shown[np.arange(60 * 80).reshape(60, 80) % len(shown)]
-    sheet = draw_contact_sheet(
-        [Sample("a", image, labels)], class_names=names, class_colors=colors
-    )
+    sheet = draw_contact_sheet([Sample("a", image, labels)], class_names=names, class_colors=colors)
     # Below the picture, which ends in row 261; a patch is 15 x 8 pixels or so.
     below = sheet[265:].reshape(-1, 3)
     counts = [(below == color).all(-1).sum() for color in colors]

@@ -102,7 +102,10 @@ def _random_data(rng: np.random.Generator, args: argparse.Namespace) -> tuple[CO
     ground_truth = COCO()
     categories = [{"id": n, "name": str(n)} for n in range(1, args.classes + 1)]
     ground_truth.dataset = {
-        "info": {}, "images": images, "annotations": annotations, "categories": categories
+        "info": {},
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
     }
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth.createIndex()

@@ -21,11 +21,11 @@ from PIL import Image
 
 import sgr  # noqa: F401  registers datasets
 from sgr.config import add_sgr_config
+from sgr.data.augmentations.build import build_augmentations
+from sgr.data.augmentations.color_jitter import ColorJitterTransform
+from sgr.data.augmentations.constrained_crop import ConstrainedCrop
+from sgr.data.augmentations.resized_crop import ResizedCropTransform
 from sgr.data.mappers import SemanticConceptMapper, concept_mapper, semantic
-from sgr.data.mappers.augmentations import build_augmentations
-from sgr.data.mappers.color_jitter import ColorJitterTransform
-from sgr.data.mappers.constrained_crop import ConstrainedCrop
-from sgr.data.mappers.resized_crop import ResizedCropTransform
 
 from .clock import Place, clocked
 from .label_maps import patches

@@ -10,9 +10,7 @@ __all__ = ["IGNORE_LABEL", "patches", "with_noise"]
 IGNORE_LABEL = 255
 
 
-def patches(
-    rng: np.random.Generator, size: int | tuple[int, int], count: int
-) -> np.ndarray:
+def patches(rng: np.random.Generator, size: int | tuple[int, int], count: int) -> np.ndarray:
     """A uint8 map of patches with wavy borders, one label each, in an ignored frame.
 
     A patch is what lies nearest to a random point after the plane has been bent.

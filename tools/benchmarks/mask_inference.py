@@ -11,12 +11,12 @@ from detectron2.modeling.postprocessing import sem_seg_postprocess
 from torch import Tensor
 from torch.nn import functional as F
 
+from sgr.modeling.layers.strips import Strips
 from sgr.modeling.mask_classification import (
     instance_inference,
     panoptic_inference,
     semantic_inference,
 )
-from sgr.modeling.mask_classification.strips import Strips
 
 from .measure import Results, Row, compare
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sgr.evaluation import MultiScaleSemanticSegmentor
-from sgr.evaluation.semantic_model import are_logits
 from sgr.modeling.mask_classification import MaskFormerSegmentor
+from sgr.testing.semantic_model import are_logits
 
 from .measure import Results, Row, compare
 

@@ -180,6 +180,7 @@ def locked(folder: Path) -> Iterator[TextIO]:
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Let a polite request to end, or a closed terminal, raise KeyboardInterrupt like Ctrl-C."""
+
     def interrupt(_number, _frame):
         raise KeyboardInterrupt
 

@@ -16,9 +16,7 @@ STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
 
 def tiny_swin(**options):
-    defaults = {
-        "embed_dim": 8, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 2, 4), "window_size": 4
-    }
+    defaults = {"embed_dim": 8, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 2, 4), "window_size": 4}
     return SwinTransformer(**{**defaults, **options})
 
 

@@ -112,7 +112,11 @@ def test_what_is_left_alone(swin, case):
         state = TinyBackbone().state_dict()
     else:
         state = torchvision.models.swin_transformer.SwinTransformer(
-            [4, 4], 8, [2], [1], [3, 3],
+            [4, 4],
+            8,
+            [2],
+            [1],
+            [3, 3],
             block=torchvision.models.swin_transformer.SwinTransformerBlockV2,
         ).state_dict()
     assert convert_imagenet_weights(model, state) is None

@@ -17,9 +17,9 @@ def _config(**options):
     cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = 10
     cfg.MODEL.MASK_FORMER.DEC_LAYERS = 2
     for key, value in options.items():
-        (cfg.MODEL.MASK_FORMER if key in cfg.MODEL.MASK_FORMER else cfg.MODEL.SEM_SEG_HEAD)[
-            key
-        ] = value
+        (cfg.MODEL.MASK_FORMER if key in cfg.MODEL.MASK_FORMER else cfg.MODEL.SEM_SEG_HEAD)[key] = (
+            value
+        )
     return cfg
 
 

@@ -3,11 +3,11 @@ import torch
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from torch.nn import functional as F
 
+from sgr.modeling.layers import strips
 from sgr.modeling.mask_classification import (
     instance_inference,
     panoptic_inference,
     semantic_inference,
-    strips,
 )
 
 BIG = 20.0

@@ -16,7 +16,9 @@ from sgr.modeling.mask_classification import (
 )
 
 KEYS = (
-    Path(__file__).resolve().parents[4] / "shared" / "reference"
+    Path(__file__).resolve().parents[4]
+    / "shared"
+    / "reference"
     / "mask2former_R101_ade20k-150.keys.txt"
 )
 CONCEPT_LOSSES = {"loss_concept_focal", "loss_concept_dice", "loss_concept_cosine"}

@@ -13,12 +13,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from sgr.config import add_sgr_config
+from sgr.modeling.layers import strips
 from sgr.modeling.mask_classification import (
     HungarianMatcher,
     MaskFormerSegmentor,
     SetCriterion,
     semantic_inference,
-    strips,
 )
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -6,15 +6,13 @@ from fvcore.nn import FlopCountAnalysis
 from torch.nn import functional as F
 
 import sgr
+from sgr.engine.solver import parameter_groups
 from sgr.modeling.per_pixel import FCNHead
 from sgr.modeling.reasoning import SemanticGlobalReasoning
-from sgr.solver import parameter_groups
 
 
 def test_is_convolution_norm_relu_and_classifier(input_shape, features):
-    head = FCNHead(
-        input_shape, in_features=["res3"], num_classes=5, conv_dim=16, norm="BN"
-    ).eval()
+    head = FCNHead(input_shape, in_features=["res3"], num_classes=5, conv_dim=16, norm="BN").eval()
     assert head.conv.weight.shape == (16, 12, 3, 3)
     y = F.conv2d(features["res3"], head.conv.weight, padding=1)
     y = F.conv2d(head.conv.norm(y).clamp_min(0), head.predictor.weight, head.predictor.bias)
@@ -27,7 +25,11 @@ def test_reasoning_lies_between_convolution_and_classifier(input_shape, features
         16, num_concepts=6, token_dim=8, num_heads=2, dim_feedforward=16, stride=8
     )
     head = FCNHead(
-        input_shape, in_features=["res3"], num_classes=5, conv_dim=16, norm="BN",
+        input_shape,
+        in_features=["res3"],
+        num_classes=5,
+        conv_dim=16,
+        norm="BN",
         reasoning=reasoning,
     ).eval()
     with sgr.record_concepts(head) as record, torch.no_grad():
@@ -108,9 +110,7 @@ def test_reasoning_in_the_head_has_the_heads_rate(cfg):
     cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.SEM_SEG_HEAD.NAME = "SemanticSegmentor", "FCNHead"
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
     model = build_model(cfg)
-    rates = {
-        id(p): group["lr"] for group in parameter_groups(cfg, model) for p in group["params"]
-    }
+    rates = {id(p): group["lr"] for group in parameter_groups(cfg, model) for p in group["params"]}
     assert rates[id(model.sem_seg_head.reasoning.concepts.weight)] == cfg.SOLVER.BASE_LR
     assert rates[id(model.sem_seg_head.conv.weight)] == cfg.SOLVER.BASE_LR
     assert rates[id(model.backbone.res3[0].conv1.weight)] == pytest.approx(0.1 * cfg.SOLVER.BASE_LR)

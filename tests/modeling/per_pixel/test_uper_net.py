@@ -124,8 +124,13 @@ def test_on_swin():
     swin = SwinTransformer(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=4)
     shapes = swin.output_shape()
     head = UperNetHead(
-        shapes, in_features=list(shapes), num_classes=5, conv_dim=16, norm="BN",
-        aux_in_feature="res4", aux_channels=16,
+        shapes,
+        in_features=list(shapes),
+        num_classes=5,
+        conv_dim=16,
+        norm="BN",
+        aux_in_feature="res4",
+        aux_channels=16,
     )
     _, losses = head(swin(torch.randn(2, 3, 70, 50)), torch.randint(0, 5, (2, 70, 50)))
     sum(losses.values()).backward()

@@ -10,10 +10,10 @@ from torch import nn
 
 import sgr
 from foreign import ForeignModel, TinyBackbone, tiny_inputs, tiny_resnet_config
+from sgr.engine.solver import parameter_groups
 from sgr.evaluation.token_metrics import token_histograms
 from sgr.modeling.reasoning import ConceptRegions, GloRe
 from sgr.modeling.supervision import ConceptCriterion, ConceptMatcher
-from sgr.solver import parameter_groups
 from tiny_model import tiny_config
 
 

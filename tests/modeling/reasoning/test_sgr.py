@@ -41,11 +41,14 @@ def literal_sgr(module, x, xy=True, centroid=True, pooling="sum"):
             )
             if pooling == "mean":
                 token = token / p.sum()
-            center = sum(  # Eq. 4
-                p[i, j] * torch.tensor([j + 1, i + 1], dtype=x.dtype)
-                for i in range(height)
-                for j in range(width)
-            ) / p.sum()
+            center = (
+                sum(  # Eq. 4
+                    p[i, j] * torch.tensor([j + 1, i + 1], dtype=x.dtype)
+                    for i in range(height)
+                    for j in range(width)
+                )
+                / p.sum()
+            )
             tokens.append(token)
             centroids.append(center)
     tokens = torch.stack(tokens).view(batch, module.num_concepts, -1)
@@ -73,7 +76,11 @@ def relative_error(actual, expected):
 
 def small(**arguments) -> SemanticGlobalReasoning:
     arguments = {
-        "num_concepts": 6, "token_dim": 8, "num_heads": 2, "dim_feedforward": 16, **arguments
+        "num_concepts": 6,
+        "token_dim": 8,
+        "num_heads": 2,
+        "dim_feedforward": 16,
+        **arguments,
     }
     return SemanticGlobalReasoning(10, **arguments).eval()
 

@@ -42,10 +42,7 @@ def test_equals_eq_6_at_the_pixels(union, seed):
         labelled = padded >= 0
         costs = np.array(
             [
-                [
-                    oracle.cost(p, padded == j, labelled, STRIDE)
-                    for j in range(counts[b])
-                ]
+                [oracle.cost(p, padded == j, labelled, STRIDE) for j in range(counts[b])]
                 for p in oracle.upsample(probabilities, STRIDE)
             ]
         )

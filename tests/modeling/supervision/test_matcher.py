@@ -11,9 +11,7 @@ STRIDE, GRID = 4, (3, 4)
 def scene(num_components, batch=1, generator=0):
     rng = np.random.default_rng(generator)
     shape = (GRID[0] * STRIDE, GRID[1] * STRIDE)
-    return [
-        torch.from_numpy(rng.integers(-1, num_components, shape)) for _ in range(batch)
-    ]
+    return [torch.from_numpy(rng.integers(-1, num_components, shape)) for _ in range(batch)]
 
 
 def targets_of(maps, counts):

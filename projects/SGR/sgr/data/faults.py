@@ -26,9 +26,7 @@ def list_faults(faults: Sequence[str], shown: int = 5) -> str:
     return "\n".join(f"- {fault}" for fault in faults[:shown]) + more
 
 
-def list_faults_by_kind(
-    faults: Iterable[Fault], shown: int = 20, *, headings: bool = False
-) -> str:
+def list_faults_by_kind(faults: Iterable[Fault], shown: int = 20, *, headings: bool = False) -> str:
     """Of each kind, in the order of their first: the first faults, and how many more.
 
     With ``headings`` their number and the kind stand above, after an empty line.

@@ -41,13 +41,13 @@ _NEEDS_DETECTRON2 = {
     "CityscapesMeanIoUEvaluator": ".cityscapes_evaluator",
     "FastCOCOEvaluator": ".coco_evaluator",
     "MeanIoUEvaluator": ".sem_seg_evaluator",
-    "MultiScaleSemanticSegmentor": ".multi_scale",
+    "MultiScaleSemanticSegmentor": "sgr.testing.multi_scale",
     "PanopticQualityEvaluator": ".panoptic_evaluator",
-    "SlidingWindowSegmentor": ".sliding_window",
+    "SlidingWindowSegmentor": "sgr.testing.sliding_window",
     "ThingCOCOEvaluator": ".thing_evaluator",
     "TokenSemanticsEvaluator": ".token_evaluator",
     "build_evaluator": ".build",
-    "build_multi_scale_model": ".multi_scale",
+    "build_multi_scale_model": "sgr.testing.multi_scale",
     "evaluate_coco": ".coco_evaluator",
 }
 

@@ -11,12 +11,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from sgr.data.coco_file import explain_coco_errors
-from sgr.data.mappers.augmentations import CentralSquare
-
+from ..data.augmentations.build import CentralSquare
+from ..data.truth.coco_file import explain_coco_errors
+from ..data.truth.records import has_classes
 from .cityscapes_evaluator import CityscapesMeanIoUEvaluator
 from .coco_evaluator import FastCOCOEvaluator
-from .ground_truth import has_classes
 from .panoptic_evaluator import PanopticQualityEvaluator
 from .sem_seg_evaluator import MeanIoUEvaluator
 from .thing_evaluator import ThingCOCOEvaluator

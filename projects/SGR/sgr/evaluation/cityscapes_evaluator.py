@@ -11,9 +11,8 @@ from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 from PIL import Image
 from torch import Tensor
 
-from sgr.data.image_files import read_labels
-
-from .ground_truth import as_tested
+from ..data.truth.image_files import read_labels
+from ..data.truth.records import as_tested
 from .sem_seg_evaluator import MeanIoUEvaluator
 
 __all__ = ["CityscapesMeanIoUEvaluator"]

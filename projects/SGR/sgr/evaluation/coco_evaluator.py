@@ -100,7 +100,8 @@ class FastCOCOEvaluator(COCOEvaluator):
             faults = [
                 f"no {key}" if value is None else f"the {key} {value!r}"
                 for key, value, fine in (
-                    ("area", area, _are_numbers([area], 1)), ("bbox", box, _are_numbers(box, 4))
+                    ("area", area, _are_numbers([area], 1)),
+                    ("bbox", box, _are_numbers(box, 4)),
                 )
                 if not fine
             ]
@@ -159,9 +160,7 @@ class FastCOCOEvaluator(COCOEvaluator):
                 kpt_oks_sigmas=self._kpt_oks_sigmas,
                 img_ids=img_ids,
             )
-        return evaluate_coco(
-            self._coco_api, results, task, img_ids=img_ids, log=self._logger.info
-        )
+        return evaluate_coco(self._coco_api, results, task, img_ids=img_ids, log=self._logger.info)
 
     def _has_masks(self) -> bool:
         """Whether all of the ground truth has masks; a warning where it has not."""

@@ -15,9 +15,8 @@ from PIL import Image
 from tabulate import tabulate
 from torch import Tensor
 
-from sgr.visualization.confusion_matrix import draw_confusion_matrix
-
-from .ground_truth import as_tested, find_image, has_classes, read_class_map
+from ..data.truth.records import as_tested, find_image, has_classes, read_class_map
+from ..visualization.confusion_matrix import draw_confusion_matrix
 from .json_file import write_json
 
 __all__ = ["MeanIoUEvaluator", "predicted_labels"]
@@ -115,7 +114,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
         """
         Args:
             inputs: one dict per image with "file_name", and "ground_truth_transform" where the
-                model saw a part of it, see :func:`~sgr.evaluation.ground_truth.as_tested`.
+                model saw a part of it, see :func:`~sgr.data.truth.records.as_tested`.
             outputs: one dict per image with "sem_seg", (C, H, W) scores or (H, W) integer labels,
                 at the size of the ground truth.
 
@@ -184,8 +183,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
         return {"pan_seg_file_name": record["pan_seg_file_name"], "segments_info": segments}
 
     def _prediction(self, file_name: str, output: dict, size: tuple[int, int]) -> Tensor:
-        """(H, W) int32 labels; those below all classes are -1, those above the number of classes.
-        """
+        """(H, W) int32 labels: -1 below all classes, the number of classes above them."""
         if "sem_seg" not in output:
             raise ValueError(
                 f'the model\'s output for {file_name} has no "sem_seg"; mask classifiers put it '
@@ -261,9 +259,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
         self, means: dict, iou: np.ndarray, accuracy: np.ndarray, confusion: np.ndarray
     ) -> None:
         if not means:
-            self._logger.warning(
-                f"No predicted pixel of {self._dataset_name} is labelled: no mIoU"
-            )
+            self._logger.warning(f"No predicted pixel of {self._dataset_name} is labelled: no mIoU")
             return
         options = {"floatfmt": ".3f", "tablefmt": "pipe", "missingval": "-"}
         table = tabulate([list(means.values())], headers=list(means), **options)
@@ -276,9 +272,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
             headers=["class", "IoU", "ACC", "% of pixels"],
             **options,
         )
-        self._logger.info(
-            f"Semantic segmentation of {self._dataset_name}:\n{table}\n\n{per_class}"
-        )
+        self._logger.info(f"Semantic segmentation of {self._dataset_name}:\n{table}\n\n{per_class}")
 
     def _write(
         self,
@@ -308,8 +302,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
 
 
 def _qualities(confusion: np.ndarray) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
-    """Means by name, none where no pixel is labelled; IoU and accuracy of each class. In percent.
-    """
+    """Means by name, none where no pixel is labelled; IoU and accuracy by class, in percent."""
     right = np.diagonal(confusion).astype(np.float64)
     truth, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
     present = truth > 0

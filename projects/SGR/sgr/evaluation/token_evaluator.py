@@ -15,9 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 from torch import Tensor
 
-from sgr.modeling.reasoning.concept_regions import ConceptRegions
-
-from .ground_truth import (
+from ..data.truth.records import (
     as_tested,
     count_without_mask,
     file_size,
@@ -27,6 +25,7 @@ from .ground_truth import (
     read_class_map,
     read_instance_map,
 )
+from ..modeling.reasoning.concept_regions import ConceptRegions
 from .json_file import write_json
 from .token_metrics import (
     cell_label_counts,
@@ -60,7 +59,7 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
     ``sem_seg_file_name`` with the metadata's ``ignore_label``, for the instances ``annotations``,
     and for each of them ``pan_seg_file_name`` where it has no other. Of annotations the masks
     count; crowds, and instances that have a box only, are left out as
-    :func:`~sgr.evaluation.ground_truth.read_instance_map` says, the latter with a warning. No class
+    :func:`~sgr.data.truth.records.read_instance_map` says, the latter with a warning. No class
     of the model is asked for, so a model of one dataset can be measured on the instances of
     another. It is assumed that the network sees the whole image, resized to any size, or what the
     mapper cut out (TEST.CENTER_CROP_SIZE), which is then done to the ground truth as well.
@@ -89,9 +88,7 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
         self._active_threshold = active_threshold
 
         # The mapper of the test loader drops the ground truth from what the model gets.
-        self._records = {
-            record["file_name"]: record for record in DatasetCatalog.get(dataset_name)
-        }
+        self._records = {record["file_name"]: record for record in DatasetCatalog.get(dataset_name)}
         # After the records: some fill the metadata as they are loaded.
         metadata = MetadataCatalog.get(dataset_name)
         self._ignore_label = metadata.get("ignore_label")
@@ -110,7 +107,7 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
         Args:
             inputs: one dict per image with "file_name", the network's "image" (C, H, W) and,
                 where that is not the whole image, "ground_truth_transform", see
-                :func:`~sgr.evaluation.ground_truth.as_tested`.
+                :func:`~sgr.data.truth.records.as_tested`.
             outputs: one dict per image with its "concept_regions", a ``ConceptRegions`` of batch
                 size 1 that covers the unpadded image, and possibly "query_regions" of that kind.
 

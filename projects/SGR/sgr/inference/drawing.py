@@ -12,10 +12,10 @@ from detectron2.utils.video_visualizer import VideoVisualizer
 from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
-from sgr.evaluation import label_histograms
-from sgr.evaluation.sem_seg_evaluator import predicted_labels
-from sgr.evaluation.token_evaluator import regions_of
-from sgr.visualization import (
+from ..evaluation import label_histograms
+from ..evaluation.sem_seg_evaluator import predicted_labels
+from ..evaluation.token_evaluator import regions_of
+from ..visualization import (
     draw_regions_beside,
     most_used_regions,
     region_tile_size,

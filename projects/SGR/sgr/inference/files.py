@@ -16,9 +16,7 @@ IMAGE_SUFFIXES = (
 )
 
 
-def find_files(
-    inputs: Iterable[str], suffixes: Sequence[str]
-) -> tuple[list[Path], dict[str, str]]:
+def find_files(inputs: Iterable[str], suffixes: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
     """The files that a command line names, each once.
 
     Args:
@@ -71,9 +69,7 @@ def output_files(
     Returns:
         A path for each file, no two the same, even where letters' cases are not told apart.
     """
-    names = [
-        file.name if file.suffix.lower() in keep else f"{file.stem}{other}" for file in files
-    ]
+    names = [file.name if file.suffix.lower() in keep else f"{file.stem}{other}" for file in files]
     results = [Path(name) for name in names]
     if len({_folded(result) for result in results}) < len(files):
         parents = [file.parent.absolute() for file in files]

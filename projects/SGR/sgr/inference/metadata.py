@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 
-from sgr.visualization import class_colors, distinct_colors
+from ..visualization import class_colors, distinct_colors
 
 __all__ = ["dataset_metadata", "output_metadata"]
 

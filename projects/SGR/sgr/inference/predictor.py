@@ -14,11 +14,10 @@ from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from torch import nn
 
-from sgr.checkpoint import SafeCheckpointer
-from sgr.evaluation import SlidingWindowSegmentor, build_multi_scale_model
-from sgr.modeling.recording import has_regions
-from sgr.modeling.supervision.meta_arch import WAYS_TO_REGIONS
-
+from ..checkpoints.checkpointer import SafeCheckpointer
+from ..evaluation import SlidingWindowSegmentor, build_multi_scale_model
+from ..modeling.recording import has_regions
+from ..modeling.supervision.meta_arch import WAYS_TO_REGIONS
 from .metadata import dataset_metadata, output_metadata
 
 __all__ = ["BatchPredictor", "read_ahead"]
@@ -36,7 +35,7 @@ class BatchPredictor:
 
     Args:
         cfg: a config, whose ``MODEL.WEIGHTS`` are loaded.
-        allow_pickle: see :class:`~sgr.checkpoint.SafeCheckpointer`.
+        allow_pickle: see :class:`~sgr.checkpoints.checkpointer.SafeCheckpointer`.
 
     Attributes:
         model: in evaluation mode; the one of a single view.

@@ -225,9 +225,7 @@ def _load_registered(name: str, split: str) -> list[dict]:
 
 def _load_registered_panoptic(name: str, split: str) -> list[dict]:
     paths = _paths(split)
-    set_paths(
-        name, image_root=paths["image_dir"], gt_dir=paths["gt_dir"], **_panoptic_paths(split)
-    )
+    set_paths(name, image_root=paths["image_dir"], gt_dir=paths["gt_dir"], **_panoptic_paths(split))
     return load_cityscapes_panoptic(split)
 
 

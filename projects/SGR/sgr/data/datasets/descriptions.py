@@ -123,7 +123,7 @@ def add_described_datasets(cfg: CfgNode) -> None:
         if not os.path.isfile(path):
             raise FileNotFoundError(
                 f"there is no description of a dataset {file!r} ({path}); paths in DATASETS.FILES "
-                "are relative to the current folder, and DATASETS.FILES \"[]\" uses a trained "
+                'are relative to the current folder, and DATASETS.FILES "[]" uses a trained '
                 "model without the data"
             )
     cfg.DATASETS.FILES = files

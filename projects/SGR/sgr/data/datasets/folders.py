@@ -15,8 +15,8 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco import load_coco_json
 
-from ..image_files import read_labels
 from ..text_files import read_text
+from ..truth.image_files import read_labels
 from .registration import (
     IMAGE_SUFFIXES,
     IncompleteDataset,
@@ -24,9 +24,7 @@ from .registration import (
     load_sem_seg_pairs,
 )
 
-__all__ = [
-    "Folders", "as_class_names", "is_of_folders", "register_folders", "register_sem_seg"
-]
+__all__ = ["Folders", "as_class_names", "is_of_folders", "register_folders", "register_sem_seg"]
 
 PathLike = str | os.PathLike
 
@@ -204,9 +202,7 @@ def register_folders(
         metadata = MetadataCatalog.get(name)
         metadata.set(evaluator_type="sem_seg", ignore_label=ignore_label)
         if folders.takes_all:  # else files that are not in the dataset would seem to be left out
-            metadata.set(
-                image_root=str(folders.image_dir), sem_seg_root=str(folders.label_dir)
-            )
+            metadata.set(image_root=str(folders.image_dir), sem_seg_root=str(folders.label_dir))
         if folders.instances_json is not None:
             metadata.set(json_file=str(folders.instances_json))
         if classes is not None:

@@ -9,8 +9,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper
 from fvcore.common.registry import Registry
 
-from ..image_files import read_image
-from .augmentations import CentralSquare
+from ..augmentations.build import CentralSquare
+from ..truth.image_files import read_image
 
 __all__ = ["MAPPER_REGISTRY", "CentralSquareMapper", "FileNamingMapper", "build_mapper"]
 
@@ -50,7 +50,7 @@ class CentralSquareMapper(FileNamingMapper):
     The image's shorter side is resized to ``side`` pixels and the middle cut out (SGR paper,
     Sec. A.1). That is all there is: ``image`` is (3, side, side), ``height`` and ``width``, the
     size of the results, are ``side``, and ``ground_truth_transform`` is the transform, by which
-    :func:`sgr.evaluation.ground_truth.as_tested` brings the ground truth in register.
+    :func:`sgr.data.truth.records.as_tested` brings the ground truth in register.
     """
 
     @configurable

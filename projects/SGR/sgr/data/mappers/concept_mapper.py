@@ -13,10 +13,10 @@ from detectron2.data import MetadataCatalog, detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
 
+from ..augmentations.build import build_augmentations
+from ..augmentations.fast import accelerated
 from ..components import connected_components
-from ..image_files import read_image
-from .augmentations import build_augmentations
-from .fast_augmentations import accelerated
+from ..truth.image_files import read_image
 
 __all__ = [
     "ConceptMapper",
@@ -75,8 +75,8 @@ class ConceptMapper:
         """
         Args:
             augmentations: applied to image and ground truth together, some of them in a faster
-                way, see :func:`~sgr.data.mappers.fast_augmentations.accelerated`.
-            image_format: see :func:`sgr.data.image_files.read_image`.
+                way, see :func:`~sgr.data.augmentations.fast.accelerated`.
+            image_format: see :func:`sgr.data.truth.image_files.read_image`.
             min_side: pad to at least this many pixels along each side, at the right and the bottom.
                 Padding is ignored ground truth, and part of no mask.
             size_divisibility: pad to a multiple of this many pixels; 0 or less leaves the size.
@@ -236,9 +236,7 @@ def mask_targets(masks: np.ndarray, classes: np.ndarray) -> Instances:
     return instances
 
 
-def category_fault(
-    category: Any, num_classes: int, head: str = "SEM_SEG_HEAD"
-) -> str | None:
+def category_fault(category: Any, num_classes: int, head: str = "SEM_SEG_HEAD") -> str | None:
     """What is wrong with a category_id, None if it is an integer in ``[0, num_classes)``.
 
     Args:

@@ -10,8 +10,9 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 
-from ..segments import valid_polygons
-from .annotations import AnnotationChecker, annotation_name, checked_rle
+from ..truth.annotations import AnnotationChecker, annotation_name, checked_rle
+from ..truth.instances import draw_instances, paint_classes, read_shapes
+from ..truth.segments import valid_polygons
 from .build import MAPPER_REGISTRY, FileNamingMapper
 from .concept_mapper import (
     check_for_training,
@@ -20,7 +21,6 @@ from .concept_mapper import (
     labels_of_training_data,
     limit_opencv_threads,
 )
-from .instance_shapes import draw_instances, paint_classes, read_shapes
 
 __all__ = ["DetectionConceptMapper"]
 
@@ -50,7 +50,7 @@ class DetectionConceptMapper(FileNamingMapper):
     Masks are used for components wherever there are any, with MODEL.MASK_ON False too.
 
     Annotations that nothing could be learned from are refused, see
-    :class:`~sgr.data.mappers.annotations.AnnotationChecker`; polygons of fewer than three corners
+    :class:`~sgr.data.truth.annotations.AnnotationChecker`; polygons of fewer than three corners
     are left out, and with masks also the annotations that have no other, as Detectron2's loader
     of COCO's format does.
     """
@@ -118,7 +118,7 @@ class DetectionConceptMapper(FileNamingMapper):
         return {**options, **component_options(cfg), "num_classes": num_classes, "head": head}
 
     def check_records(self, records: Sequence[dict]) -> None:
-        """See :meth:`~sgr.data.mappers.annotations.AnnotationChecker.check_all`."""
+        """See :meth:`~sgr.data.truth.annotations.AnnotationChecker.check_all`."""
         self._checker.check_all(records)
 
     def __call__(self, dataset_dict: dict) -> dict:

@@ -9,10 +9,10 @@ import numpy as np
 from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 
-from .annotations import AnnotationChecker
+from ..truth.annotations import AnnotationChecker
+from ..truth.instances import InstanceShape, draw_instances, paint_classes, read_shapes
 from .build import MAPPER_REGISTRY
 from .concept_mapper import ConceptMapper, labels_of_training_data, mask_targets
-from .instance_shapes import InstanceShape, draw_instances, paint_classes, read_shapes
 
 __all__ = ["InstanceConceptMapper"]
 
@@ -40,7 +40,7 @@ class InstanceConceptMapper(ConceptMapper):
     the crop does not show. They may overlap. N may be 0.
 
     The components are those of a map of classes, where the smaller of two overlapping instances
-    lies on top, as in :func:`sgr.evaluation.ground_truth.read_instance_map`. Pixels of crowds that
+    lies on top, as in :func:`sgr.data.truth.records.read_instance_map`. Pixels of crowds that
     no instance covers are ignored. All others are the background, a class of its own with the
     index ``num_classes``, so that the concept regions of things learn where things end.
 
@@ -79,7 +79,7 @@ class InstanceConceptMapper(ConceptMapper):
         return {**options, "num_classes": num_classes}
 
     def check_records(self, records: Sequence[dict]) -> None:
-        """See :meth:`~sgr.data.mappers.annotations.AnnotationChecker.check_all`."""
+        """See :meth:`~sgr.data.truth.annotations.AnnotationChecker.check_all`."""
         self._checker.check_all(records)
 
     def _read(self, dataset_dict: dict, *, size: tuple[int, int]) -> list[InstanceShape]:
@@ -97,9 +97,7 @@ class InstanceConceptMapper(ConceptMapper):
         drawn = dict(draw_instances(truth, transforms, size))
         class_map = paint_classes(drawn.items(), truth, size, num_classes=self.num_classes)
         class_map = self._pad(class_map, self.num_classes + 1)
-        shown = [
-            index for index in sorted(drawn) if not truth[index].crowd and drawn[index].any()
-        ]
+        shown = [index for index in sorted(drawn) if not truth[index].crowd and drawn[index].any()]
         stack = np.zeros((len(shown), *class_map.shape), bool)
         for place, index in zip(stack, shown):
             place[: size[0], : size[1]] = drawn[index]

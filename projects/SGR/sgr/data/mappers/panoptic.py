@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 
-from ..image_files import exif_orientation, size_fault
-from ..segments import read_segment_map, segment_labels
+from ..augmentations.labelled_image import LabelledImage, compact
+from ..truth.image_files import exif_orientation, size_fault
+from ..truth.segments import read_segment_map, segment_labels
 from .build import MAPPER_REGISTRY
 from .concept_mapper import (
     ConceptMapper,
@@ -18,7 +19,6 @@ from .concept_mapper import (
     labels_of_training_data,
     mask_targets,
 )
-from .labelled_image import LabelledImage, compact
 
 __all__ = ["PanopticConceptMapper"]
 

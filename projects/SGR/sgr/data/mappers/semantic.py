@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 
-from ..image_files import check_labels, exif_orientation, read_labels, size_fault
+from ..augmentations.labelled_image import LabelledImage, compact
+from ..truth.image_files import check_labels, exif_orientation, read_labels, size_fault
 from .build import MAPPER_REGISTRY
 from .concept_mapper import (
     ConceptMapper,
@@ -16,7 +17,6 @@ from .concept_mapper import (
     labels_of_training_data,
     mask_targets,
 )
-from .labelled_image import LabelledImage, compact
 
 __all__ = ["SEMANTIC_MAPPERS", "MaskFormerSemanticConceptMapper", "SemanticConceptMapper"]
 

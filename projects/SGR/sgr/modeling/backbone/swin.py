@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
-from ..checks import check_at_least_one
+from ..layers.checks import check_at_least_one
 
 __all__ = ["SwinTransformer"]
 

@@ -1,17 +1,17 @@
 """Mask classification: the heads, criteria and meta-architectures of MaskFormer and Mask2Former."""
 
-from .criterion import SetCriterion
-from .deformable_attention import DeformableAttention, multi_scale_deformable_attention
-from .deformable_pixel_decoder import DeformablePixelDecoder
+from ..layers.deformable_attention import DeformableAttention, multi_scale_deformable_attention
+from .criteria.matcher import HungarianMatcher
+from .criteria.point_criterion import PointSetCriterion
+from .criteria.point_matcher import PointMatcher
+from .criteria.set_criterion import SetCriterion
+from .decoders.deformable import DeformablePixelDecoder
+from .decoders.fpn import FPNPixelDecoder, TransformerFPNPixelDecoder, build_pixel_decoder
 from .head import MaskClassificationHead
 from .inference import instance_inference, panoptic_inference, semantic_inference
 from .mask2former import Mask2FormerSegmentor
-from .masked_attention_predictor import MaskedAttentionPredictor
-from .matcher import HungarianMatcher
-from .pixel_decoder import FPNPixelDecoder, TransformerFPNPixelDecoder, build_pixel_decoder
-from .point_criterion import PointSetCriterion
-from .point_matcher import PointMatcher
-from .predictor import PREDICTOR_REGISTRY, TransformerPredictor, build_predictor
+from .predictors.masked_attention import MaskedAttentionPredictor
+from .predictors.transformer import PREDICTOR_REGISTRY, TransformerPredictor, build_predictor
 from .segmentor import MaskFormerSegmentor
 
 __all__ = [

@@ -7,9 +7,9 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
-from ..checks import check_num_classes
-from .pixel_decoder import MULTI_SCALE, build_pixel_decoder
-from .predictor import build_predictor, check_reads
+from ..layers.checks import check_num_classes
+from .decoders.fpn import MULTI_SCALE, build_pixel_decoder
+from .predictors.transformer import build_predictor, check_reads
 
 __all__ = ["MaskClassificationHead"]
 

@@ -15,7 +15,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from .strips import Strips
+from ..layers.strips import Strips
 
 __all__ = ["instance_inference", "panoptic_inference", "semantic_inference"]
 

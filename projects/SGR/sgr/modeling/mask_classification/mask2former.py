@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from .point_criterion import PointSetCriterion
+from .criteria.point_criterion import PointSetCriterion
 from .segmentor import MaskFormerSegmentor
 
 __all__ = ["Mask2FormerSegmentor"]

@@ -12,9 +12,9 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .criterion import SetCriterion
+from ..layers.strips import Strips
+from .criteria.set_criterion import SetCriterion
 from .inference import instance_inference, panoptic_inference, semantic_inference
-from .strips import Strips
 
 __all__ = ["MaskFormerSegmentor"]
 
@@ -127,9 +127,7 @@ class MaskFormerSegmentor(nn.Module):
             "max_instances": cfg.TEST.DETECTIONS_PER_IMAGE,
             # As in the public models, where one set of resized masks serves all results.
             "postprocess_before_inference": (
-                test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE
-                or test.PANOPTIC_ON
-                or test.INSTANCE_ON
+                test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE or test.PANOPTIC_ON or test.INSTANCE_ON
             ),
         }
 

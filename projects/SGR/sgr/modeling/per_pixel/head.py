@@ -11,7 +11,7 @@ from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checks import check_num_classes
+from ..layers.checks import check_num_classes
 from .loss import PixelLoss, upsample
 
 __all__ = ["PerPixelHead", "check_no_reasoning", "conv_norm_relu", "only_shape"]

@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checks import check_at_least_one
+from ..layers.checks import check_at_least_one
 from .head import PerPixelHead, check_no_reasoning, conv_norm_relu
 
 __all__ = ["PyramidPooling", "UperNetHead"]
@@ -33,9 +33,7 @@ class PyramidPooling(nn.Module):
         (B, C, h, w) -> (B, out_channels, h, w).
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, *, scales: Sequence[int], norm: str
-    ):
+    def __init__(self, in_channels: int, out_channels: int, *, scales: Sequence[int], norm: str):
         super().__init__()
         for scale in scales:
             check_at_least_one("MODEL.SEM_SEG_HEAD.POOL_SCALES", scale)

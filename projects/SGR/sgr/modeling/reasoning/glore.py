@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checks import check_at_least_one
+from ..layers.checks import check_at_least_one
 from .build import REASONING_REGISTRY, ReasoningModule
 from .concept_regions import ConceptRegions
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..mask_losses import dice_loss, focal_terms
+from ..layers.distributed import mean_over_workers
+from ..layers.mask_losses import dice_loss, focal_terms
 from ..reasoning import ConceptRegions
-from ..workers import mean_over_workers
 from .losses import noisy_or_union, pairwise_cosine, sum_union
 from .matcher import ConceptMatcher
 from .targets import component_targets

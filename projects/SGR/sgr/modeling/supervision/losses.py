@@ -25,7 +25,7 @@ def noisy_or_union(logits: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tens
     """
     log_outside = groups.mT @ F.logsigmoid(-logits)
     # Below, p underflows next to 1; the bound keeps log(p) and its gradient finite.
-    log_outside = log_outside.clamp_max(-torch.finfo(logits.dtype).tiny ** 0.8)
+    log_outside = log_outside.clamp_max(-(torch.finfo(logits.dtype).tiny ** 0.8))
     union = -torch.expm1(log_outside)
     return union, union.log(), log_outside
 

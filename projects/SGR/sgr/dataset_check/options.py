@@ -1,0 +1,126 @@
+"""What the records of a dataset are compared with: its classes and the config's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from ..data.faults import Fault
+from ..data.mappers.concept_mapper import check_ignored
+from .faults import FaultKind
+
+__all__ = ["TRUTH_KEYS", "CheckOptions", "class_faults", "options_for"]
+
+# The kinds of ground truth, by the key that a record has it under.
+TRUTH_KEYS = {
+    "pan_seg_file_name": "panoptic segments",
+    "sem_seg_file_name": "label maps",
+    "annotations": "instances",
+}
+
+_BACKGROUND = "background"
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """What a record is checked for.
+
+    Attributes:
+        truth: keys of the ground truth that every record must have, see ``TRUTH_KEYS``.
+        class_names: of the classes whose pixels are counted and fall into components. Of panoptic
+            data those of the segments, else of the label maps; where there are only instances,
+            those of the things and the background, as in
+            :class:`~sgr.data.mappers.instance.InstanceConceptMapper`.
+        thing_names: of the categories of ``annotations``; of panoptic data without them the
+            ``class_names``.
+        ignore_label: of unlabelled pixels in label maps.
+        thing_ids: categories that are things, for segments that do not say ``isthing``.
+        max_active: L, how many components of an image find a concept.
+        min_area_ratio, kernel_size: see :func:`sgr.data.components.connected_components`.
+    """
+
+    truth: tuple[str, ...]
+    class_names: tuple[str, ...]
+    thing_names: tuple[str, ...] = ()
+    ignore_label: int = 255
+    thing_ids: frozenset[int] = frozenset()
+    max_active: int = 64
+    min_area_ratio: float = 0.05
+    kernel_size: int = 3
+
+
+def options_for(
+    records: Sequence[dict], metadata: Any, cfg: CfgNode, *, mapper: Any = None
+) -> CheckOptions:
+    """The options for a dataset that has been loaded.
+
+    Args:
+        records: of the dataset; what one of them has, all need.
+        metadata: Detectron2's metadata of the dataset.
+        cfg: L, the parameters of the components, and the ignore label of data that name none.
+        mapper: of a training on it, if there is one: its number of classes serves where the
+            metadata name none, as it does in training.
+
+    Raises:
+        ValueError: there is no record, none has ground truth, or the classes are not known.
+    """
+    if not records:
+        raise ValueError("it has no record")
+    odd = [record for record in records if not isinstance(record, dict)]
+    if odd:
+        raise ValueError(f"its records must be dicts, not {odd[0]!r}")
+    found = {key for record in records for key in TRUTH_KEYS if key in record}
+    truth = tuple(key for key in TRUTH_KEYS if key in found)
+    if not truth:
+        raise ValueError(
+            f"its records have no ground truth ({', '.join(TRUTH_KEYS)}), only {sorted(records[0])}"
+        )
+    class_names: Sequence[str] = ()
+    thing_names: Sequence[str] = ()
+    if truth != ("annotations",):
+        class_names = _names(metadata, "stuff_classes", mapper)
+    if "annotations" in truth:
+        thing_names = _names(metadata, "thing_classes", mapper)
+    if not class_names:
+        class_names = [*thing_names, _BACKGROUND]
+    if "pan_seg_file_name" in truth and "annotations" not in truth:
+        thing_names = class_names
+    things = (metadata.get("thing_dataset_id_to_contiguous_id") or {}).values()
+    return CheckOptions(
+        truth=truth,
+        class_names=tuple(class_names),
+        thing_names=tuple(thing_names),
+        ignore_label=metadata.get("ignore_label", cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE),
+        thing_ids=frozenset(things),
+        max_active=cfg.MODEL.SGR.SUPERVISION.MAX_ACTIVE,
+        min_area_ratio=cfg.INPUT.COMPONENTS.MIN_AREA_RATIO,
+        kernel_size=cfg.INPUT.COMPONENTS.KERNEL_SIZE,
+    )
+
+
+def class_faults(options: CheckOptions) -> list[Fault]:
+    """Whether the ignore label of a dataset is one of its classes."""
+    if "sem_seg_file_name" in options.truth:
+        try:
+            name = {"ignore_label in the metadata": options.ignore_label}
+            check_ignored(len(options.class_names), **name)
+        except ValueError as error:
+            return [Fault(str(error), FaultKind.CLASSES)]
+    return []
+
+
+def _names(metadata: Any, key: str, mapper: Any) -> list[str]:
+    names = metadata.get(key)
+    if names:
+        return list(names)
+    is_of_mapper = (getattr(mapper, "truth_key", "") == "annotations") == (key == "thing_classes")
+    count = getattr(mapper, "num_classes", 0) if is_of_mapper else 0
+    if count < 1:
+        raise ValueError(
+            f"its metadata have no {key}: set them, or give the --config-file of a training on "
+            "such classes, whose NUM_CLASSES then counts"
+        )
+    return [f"class {number}" for number in range(count)]

@@ -1,0 +1,140 @@
+"""The report of a dataset as text."""
+
+from __future__ import annotations
+
+import numpy as np
+from tabulate import tabulate
+
+from ..data.faults import list_faults_by_kind
+from .dataset import NAMES_SHOWN, DatasetReport
+from .options import TRUTH_KEYS
+
+__all__ = ["tell"]
+
+# Labels outside of the classes that have a row.
+_SHOWN = 10
+
+
+def tell(report: DatasetReport) -> str:
+    """What a dataset has, its classes, and what is wrong with it; tables in Markdown."""
+    parts = [_title(report), _figures(report), _classes(report), _things(report)]
+    warnings = report.all_warnings()
+    if warnings:
+        parts.append("\n".join([f"Warnings: {len(warnings)}", *(f"- {each}" for each in warnings)]))
+    parts.append(_faults(report))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _title(report: DatasetReport) -> str:
+    truth = ", ".join(TRUTH_KEYS[key] for key in report.options.truth)
+    images = _counted(report.num_records, "image")
+    if report.num_checked < report.num_records:
+        images = f"{report.num_checked} of {images}"
+    return f"{report.name}: {images}, {truth}"
+
+
+def _figures(report: DatasetReport) -> str:
+    options = report.options
+    rows = []
+    if report.sizes:
+        for name, values in zip(("height", "width"), np.array(report.sizes).T):
+            text = str(values.min())
+            if values.min() < values.max():
+                text += f" to {values.max()}, median {np.median(values):g}"
+            rows.append((f"image {name}", text))
+    if report.num_pixels:
+        rows.append(("pixels ignored", f"{report.share_ignored:.2%}"))
+    outside = sorted(report.outside_pixels.items())
+    for label, count in outside[:_SHOWN]:
+        images = _counted(report.outside_images[label], "image")
+        rows.append((f"label {label}, no class", f"{_counted(count, 'pixel')} in {images}"))
+    if len(outside) > _SHOWN:
+        labels = f"{len(outside) - _SHOWN}, up to {outside[-1][0]}"
+        rows.append(("further labels, no class", labels))
+    if report.num_components:
+        values = np.array(report.num_components)
+        rows += [
+            (
+                "components per image",
+                f"mean {values.mean():.1f}, 95th percentile {np.percentile(values, 95):g}, "
+                f"max {values.max()}",
+            ),
+            (f"images with more than L = {options.max_active}", f"{report.share_over:.2%}"),
+        ]
+    if options.thing_names:
+        text = f"{report.instances.sum()} in {_counted(report.images_with_thing, 'image')}"
+        if report.crowds.any():
+            text += f", and {_counted(report.crowds.sum(), 'crowd')}"
+        rows.append(("instances", text))
+    return tabulate(rows, ("", ""), "pipe", disable_numparse=True)
+
+
+def _classes(report: DatasetReport) -> str:
+    """A row per class; its instances too, where they are of the same classes."""
+    options = report.options
+    headers = ["label", "class", "images", "% of pixels", "components"]
+    columns = [
+        range(len(options.class_names)),
+        options.class_names,
+        report.images_with.tolist(),
+        (100 * report.pixels / max(1, report.num_pixels)).tolist(),
+        (report.components / np.maximum(report.images_with, 1)).tolist(),
+    ]
+    if _is_joint(report):
+        more_headers, more = _instance_columns(report)
+        headers += more_headers
+        # The background, a class without instances, comes last; stuff has none either.
+        things = options.thing_ids or range(len(options.thing_names))
+        columns += [
+            [column[index] if index in things else None for index in columns[0]] for column in more
+        ]
+    rows = list(zip(*columns))
+    if len(report.never_there()) <= NAMES_SHOWN:  # then a warning names them all
+        rows = [row for row in rows if any(row[2:])]
+    if not rows:
+        return ""
+    floats = ["", "", "", ".2f", ".2f", *[""] * (len(headers) - 5)]
+    table = tabulate(rows, headers, "pipe", floatfmt=floats)
+    return (
+        f"{table}\n\nComponents are those of whole images, larger than "
+        f"{options.min_area_ratio:.0%} of the largest; training makes them of crops. The table "
+        f"has the mean over the images with the class, of the {options.max_active} largest of each."
+    )
+
+
+def _things(report: DatasetReport) -> str:
+    """A row per category of things, where label maps count other classes."""
+    names = report.options.thing_names
+    if not names or _is_joint(report):
+        return ""
+    headers, columns = _instance_columns(report)
+    columns = [range(len(names)), names, report.images_with_instance.tolist(), *columns]
+    return tabulate(list(zip(*columns)), ["category", "thing", "images", *headers], "pipe")
+
+
+def _is_joint(report: DatasetReport) -> bool:
+    """Whether instances are counted over the classes of the pixels."""
+    options = report.options
+    return bool(options.thing_names) and (
+        options.truth == ("annotations",) or "annotations" not in options.truth
+    )
+
+
+def _instance_columns(report: DatasetReport) -> tuple[list[str], list[list[int]]]:
+    columns = {"instances": report.instances}
+    if report.crowds.any():
+        columns["crowds"] = report.crowds
+    if report.without_mask.any():
+        columns["without mask"] = report.without_mask
+    return list(columns), [column.tolist() for column in columns.values()]
+
+
+def _faults(report: DatasetReport) -> str:
+    if not report.faults:
+        return "Errors: none"
+    faults = list_faults_by_kind(report.faults, shown=5, headings=True)
+    return f"Errors: {len(report.faults)}\n{faults}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -1,0 +1,108 @@
+"""What a training with a config would refuse, asked of its mapper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from ..data.components import connected_components
+from ..data.faults import Fault
+from ..data.mappers import build_mapper
+from ..data.mappers.concept_mapper import component_options
+from .faults import FaultKind
+from .options import TRUTH_KEYS, CheckOptions
+
+__all__ = ["check_component_keys", "training_faults", "training_mapper"]
+
+
+def check_component_keys(cfg: CfgNode) -> None:
+    """
+    Raises:
+        ValueError: one of the config's keys for components is out of its range.
+    """
+    options = component_options(cfg)
+    del options["with_components"]
+    try:
+        connected_components(np.zeros((1, 1), np.uint8), **options)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; it is set by INPUT.COMPONENTS or MODEL.SGR.SUPERVISION.MAX_ACTIVE"
+        ) from error
+
+
+def training_mapper(name: str, cfg: CfgNode) -> Callable[[dict], dict]:
+    """The mapper that a training with ``cfg`` on a dataset, which has been loaded, would have.
+
+    Raises:
+        ValueError: it cannot be built: the model has fewer classes than the dataset, for instance.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATASETS.TRAIN = (name,)
+    if cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0:  # which stands for the dataset's
+        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(MetadataCatalog.get(name).get("stuff_classes", ()))
+    try:
+        return build_mapper(cfg)
+    except (AssertionError, KeyError) as error:  # of Detectron2's, for values of keys
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def training_faults(
+    mapper: Callable[[dict], dict],
+    records: Sequence[dict],
+    options: CheckOptions,
+    cfg: CfgNode,
+    *,
+    is_trained_on: bool,
+) -> tuple[list[Fault], list[str]]:
+    """Whether a dataset is one that a config can train on, or be evaluated on.
+
+    Reads no file. Nothing is said of mappers of other projects, whose needs are not known.
+
+    Args:
+        mapper: of :func:`training_mapper`.
+        records: of the dataset.
+        options: the same.
+        cfg: the config.
+        is_trained_on: whether it has to do for training.
+
+    Returns:
+        Faults: ground truth of another kind than the mapper learns from; annotations that it
+        refuses; another number of classes than the model has, where mIoU is measured. And warnings:
+        a model with more classes than there are categories of instances.
+    """
+    needed = getattr(mapper, "truth_key", None)
+    if needed is None:
+        return [], []
+    faults, warnings = [], []
+    if is_trained_on and needed not in options.truth:
+        has = ", ".join(f"{TRUTH_KEYS[key]} ({key})" for key in options.truth)
+        message = (
+            f"INPUT.DATASET_MAPPER_NAME {cfg.INPUT.DATASET_MAPPER_NAME!r} learns from "
+            f"{TRUTH_KEYS[needed]} ({needed}), but the records have {has}"
+        )
+        return [Fault(message, FaultKind.TRAINING)], []
+    if is_trained_on and hasattr(mapper, "check_records"):
+        try:
+            mapper.check_records([record for record in records if needed in record])
+        except ValueError as error:
+            faults.append(Fault(str(error), FaultKind.TRAINING))
+    of_things = needed == "annotations"
+    key, names = "stuff_classes", options.class_names
+    if of_things:
+        key, names = "thing_classes", options.thing_names if needed in options.truth else ()
+    elif options.truth == ("annotations",):
+        names = ()
+    expected = cfg.MODEL[mapper.head].NUM_CLASSES
+    if names and expected and len(names) != expected:
+        message = (
+            f"MODEL.{mapper.head}.NUM_CLASSES is {expected}, but the dataset has {len(names)} {key}"
+        )
+        if of_things:
+            warnings.append(f"{message}: the others are never learned")
+        else:
+            faults.append(Fault(f"{message}; set it to their number", FaultKind.CLASSES))
+    return faults, warnings

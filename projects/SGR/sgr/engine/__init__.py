@@ -1,0 +1,21 @@
+"""From the command line to a trained and evaluated model."""
+
+from .trainer import (
+    Trainer,
+    argument_parser,
+    evaluate,
+    launch,
+    load_config,
+    setup_config,
+    train_or_evaluate,
+)
+
+__all__ = [
+    "Trainer",
+    "argument_parser",
+    "evaluate",
+    "launch",
+    "load_config",
+    "setup_config",
+    "train_or_evaluate",
+]

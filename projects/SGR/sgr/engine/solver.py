@@ -1,0 +1,169 @@
+"""Parameter groups, optimisers and schedules (the paper's Sec. 5.2 and A.1)."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from itertools import chain
+
+import torch
+from detectron2.solver import LRMultiplier, WarmupParamScheduler
+from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
+from detectron2.solver.build import maybe_add_gradient_clipping
+from fvcore.common.param_scheduler import ParamScheduler, PolynomialDecayParamScheduler
+from tabulate import tabulate
+from torch import nn
+
+from ..modeling.reasoning import ReasoningModule
+
+__all__ = ["build_lr_scheduler", "build_optimizer", "parameter_groups"]
+
+NORMS = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.LocalResponseNorm,
+)
+# Parameters outside nn.Embedding that embed positions (Swin's names).
+EMBEDDINGS = ("relative_position_bias_table", "absolute_pos_embed")
+
+
+def parameter_groups(cfg, model: nn.Module) -> list[dict]:
+    """Group the trainable parameters by learning rate and weight decay.
+
+    * Rate: ``SOLVER.BASE_LR``; times ``SOLVER.BACKBONE_MULTIPLIER`` for what lies in
+      ``model.backbone``, but for reasoning modules: they get the head's rate wherever they sit.
+    * Weight decay: ``SOLVER.WEIGHT_DECAY``; ``WEIGHT_DECAY_NORM`` for normalisation layers,
+      ``WEIGHT_DECAY_EMBED`` for embeddings, ``WEIGHT_DECAY_BIAS``, where set, for other biases.
+
+    Returns:
+        Groups for a torch optimiser, with "name", in the order in which they first come; the
+        table is logged.
+    """
+    backbone = getattr(model, "backbone", None)
+    slow = {id(p) for p in backbone.parameters()} if backbone is not None else set()
+    for module in model.modules():
+        if isinstance(module, ReasoningModule):
+            slow -= {id(p) for p in module.parameters()}
+
+    groups: dict[tuple[str, str], list[nn.Parameter]] = defaultdict(list)
+    seen: set[int] = set()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            place = "backbone" if id(parameter) in slow else "head and reasoning"
+            groups[place, _kind(module, name)].append(parameter)
+
+    rates = {
+        "backbone": cfg.SOLVER.BASE_LR * cfg.SOLVER.BACKBONE_MULTIPLIER,
+        "head and reasoning": cfg.SOLVER.BASE_LR,
+    }
+    bias_decay = cfg.SOLVER.WEIGHT_DECAY_BIAS
+    decays = {
+        "weights": cfg.SOLVER.WEIGHT_DECAY,
+        "norms": cfg.SOLVER.WEIGHT_DECAY_NORM,
+        "embeddings": cfg.SOLVER.WEIGHT_DECAY_EMBED,
+        "biases": cfg.SOLVER.WEIGHT_DECAY if bias_decay is None else bias_decay,
+    }
+    result = [
+        {
+            "name": f"{place}: {kind}",
+            "params": parameters,
+            "lr": rates[place] * (cfg.SOLVER.BIAS_LR_FACTOR if kind == "biases" else 1.0),
+            "weight_decay": decays[kind],
+        }
+        for (place, kind), parameters in groups.items()
+    ]
+    logging.getLogger(__name__).info("Parameter groups:\n%s", _table(result))
+    return result
+
+
+def _kind(module: nn.Module, name: str) -> str:
+    if isinstance(module, NORMS):
+        return "norms"
+    if isinstance(module, nn.Embedding) or name in EMBEDDINGS:
+        return "embeddings"
+    return "biases" if name == "bias" else "weights"
+
+
+def _table(groups: list[dict]) -> str:
+    rows = [
+        (
+            group["name"],
+            group["lr"],
+            group["weight_decay"],
+            len(group["params"]),
+            sum(parameter.numel() for parameter in group["params"]),
+        )
+        for group in groups
+    ]
+    headers = ("group", "learning rate", "weight decay", "tensors", "parameters")
+    return tabulate(rows, headers, tablefmt="pipe", floatfmt="g", intfmt=",")
+
+
+def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
+    """SGD or AdamW (``SOLVER.OPTIMIZER``) over :func:`parameter_groups`.
+
+    ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` "full_model" clips the norm of all gradients together;
+    Detectron2's own types clip each parameter by itself.
+
+    Raises:
+        ValueError: for another optimiser.
+    """
+    name = cfg.SOLVER.OPTIMIZER.upper()
+    if name == "SGD":
+        optimizer_class = torch.optim.SGD
+        arguments = {"momentum": cfg.SOLVER.MOMENTUM, "nesterov": cfg.SOLVER.NESTEROV}
+    elif name == "ADAMW":
+        optimizer_class, arguments = torch.optim.AdamW, {}
+    else:
+        raise ValueError(f"SOLVER.OPTIMIZER is {cfg.SOLVER.OPTIMIZER!r}; known: SGD, ADAMW")
+    clipping = cfg.SOLVER.CLIP_GRADIENTS
+    if clipping.ENABLED and clipping.CLIP_TYPE == "full_model":
+        optimizer_class = _clip_full_model(optimizer_class, clipping.CLIP_VALUE, clipping.NORM_TYPE)
+    else:
+        optimizer_class = maybe_add_gradient_clipping(cfg, optimizer_class)
+    return optimizer_class(parameter_groups(cfg, model), lr=cfg.SOLVER.BASE_LR, **arguments)
+
+
+def _clip_full_model(
+    optimizer_class: type[torch.optim.Optimizer], max_norm: float, norm_type: float
+):
+    class FullModelClipping(optimizer_class):
+        def step(self, closure=None):
+            parameters = chain.from_iterable(group["params"] for group in self.param_groups)
+            nn.utils.clip_grad_norm_(parameters, max_norm, norm_type)
+            return super().step(closure=closure)
+
+    return FullModelClipping
+
+
+class _Floor(ParamScheduler):
+    """A schedule that does not fall below a floor."""
+
+    def __init__(self, schedule: ParamScheduler, floor: float):
+        self.schedule = schedule
+        self.floor = floor
+
+    def __call__(self, where: float) -> float:
+        return max(self.schedule(where), self.floor)
+
+
+def build_lr_scheduler(cfg, optimizer: torch.optim.Optimizer):
+    """Detectron2's schedules, and "WarmupPolyLR": ``(1 - iteration / total)^POLY_LR_POWER``."""
+    solver = cfg.SOLVER
+    if solver.LR_SCHEDULER_NAME != "WarmupPolyLR":
+        return build_detectron2_lr_scheduler(cfg, optimizer)
+    schedule = WarmupParamScheduler(
+        _Floor(
+            PolynomialDecayParamScheduler(1.0, solver.POLY_LR_POWER),
+            solver.POLY_LR_CONSTANT_ENDING,
+        ),
+        solver.WARMUP_FACTOR,
+        min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0),
+        solver.WARMUP_METHOD,
+    )
+    return LRMultiplier(optimizer, multiplier=schedule, max_iter=solver.MAX_ITER)

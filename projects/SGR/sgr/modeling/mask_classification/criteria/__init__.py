@@ -1,0 +1,1 @@
+"""Matching of predicted and true masks, and the losses between them."""

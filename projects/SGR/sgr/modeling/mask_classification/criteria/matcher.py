@@ -1,0 +1,173 @@
+"""Hungarian matching between predicted and ground-truth masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Sequence
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from ...layers.mask_losses import dice_loss, focal_terms
+
+__all__ = ["HungarianMatcher", "pairwise_dice_cost", "pairwise_focal_cost"]
+
+Match = tuple[np.ndarray, np.ndarray]
+
+
+def pairwise_focal_cost(
+    logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0
+) -> Tensor:
+    """Mean sigmoid focal loss of every prediction against every target.
+
+    Args:
+        logits: (..., Q, P) predictions over P cells.
+        targets: (..., T, P) 0 or 1.
+        alpha: weight of the cells inside a target; those outside weigh 1 - alpha.
+        gamma: focusing exponent.
+
+    Returns:
+        (..., Q, T).
+    """
+    inside, outside = focal_terms(F.logsigmoid(logits), F.logsigmoid(-logits), alpha, gamma)
+    # sum over inside * t + outside * (1 - t), with one product instead of two.
+    total = (inside - outside) @ targets.transpose(-2, -1) + outside.sum(-1, keepdim=True)
+    return total / logits.shape[-1]
+
+
+def pairwise_dice_cost(logits: Tensor, targets: Tensor) -> Tensor:
+    """Dice loss, 1 - (2 |A B| + 1) / (|A| + |B| + 1), of every prediction against every target.
+
+    Args:
+        logits: (..., Q, P) predictions over P cells.
+        targets: (..., T, P) 0 or 1.
+
+    Returns:
+        (..., Q, T).
+    """
+    prob = logits.sigmoid()
+    return dice_loss(
+        prob @ targets.transpose(-2, -1),
+        prob.sum(-1)[..., :, None],
+        targets.sum(-1)[..., None, :],
+    )
+
+
+class HungarianMatcher(nn.Module):
+    """Give each ground-truth mask the query that fits it best, one to one, at the least total cost.
+
+    The cost of a pair is ``-class_weight * p(class) + mask_weight * focal + dice_weight * dice``,
+    with the targets resized to the predictions' cells.
+
+    Args:
+        class_weight, mask_weight, dice_weight: weights of the terms; at least one is not zero.
+    """
+
+    # (B, Q, P) logits and (B, T, P) targets -> (B, Q, T).
+    _pairwise_mask_cost = staticmethod(pairwise_focal_cost)
+
+    @configurable
+    def __init__(
+        self, *, class_weight: float = 1.0, mask_weight: float = 20.0, dice_weight: float = 1.0
+    ):
+        super().__init__()
+        if class_weight == 0 and mask_weight == 0 and dice_weight == 0:
+            raise ValueError("all weights of the matching cost are 0, so every matching is as good")
+        self.class_weight = class_weight
+        self.mask_weight = mask_weight
+        self.dice_weight = dice_weight
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        options = cfg.MODEL.MASK_FORMER
+        return {
+            "class_weight": options.CLASS_WEIGHT,
+            "mask_weight": options.MASK_WEIGHT,
+            "dice_weight": options.DICE_WEIGHT,
+        }
+
+    @torch.no_grad()
+    def forward(
+        self, predictions: Sequence[dict[str, Tensor]], targets: Sequence[dict[str, Tensor]]
+    ) -> list[list[Match]]:
+        """Match several sets of predictions (decoder layers) of one batch.
+
+        All costs travel to the host in a single copy.
+
+        Args:
+            predictions: dicts of ``pred_logits`` (B, Q, classes + 1) and ``pred_masks``
+                (B, Q, h, w), all of the same shapes.
+            targets: per image a dict of ``labels`` (T_i,) and ``masks`` (T_i, H, W); an image may
+                have no mask (T_i = 0) or more masks than there are queries.
+
+        Returns:
+            For every set of predictions, for every image: index arrays of the matched queries (in
+            ascending order) and of their targets, min(Q, T_i) each.
+        """
+        counts = [len(target["labels"]) for target in targets]
+        if not any(counts):
+            nothing = np.zeros(0, dtype=np.int64)
+            return [[(nothing, nothing) for _ in counts] for _ in predictions]
+
+        with torch.autocast(predictions[0]["pred_logits"].device.type, enabled=False):
+            labels = pad_sequence([target["labels"] for target in targets], batch_first=True)
+            logits, masks = self._masks_to_compare(predictions, targets)
+            costs = torch.stack(
+                [
+                    self._cost(layer["pred_logits"].float(), layer_logits, labels, masks)
+                    for layer, layer_logits in zip(predictions, logits)
+                ]
+            )
+        # A diverged model shows as a non-finite loss, not as a failure of the assignment.
+        costs = np.nan_to_num(costs.cpu().numpy(), nan=0.0, posinf=1e8, neginf=-1e8)
+        return [
+            [linear_sum_assignment(cost[:, :count]) for cost, count in zip(layer, counts)]
+            for layer in costs
+        ]
+
+    def _masks_to_compare(
+        self, predictions: Sequence[dict[str, Tensor]], targets: Sequence[dict[str, Tensor]]
+    ) -> tuple[Iterable[Tensor], Tensor]:
+        """Logits and targets at the P places where they are compared, in float32.
+
+        Returns:
+            Per set of predictions (B, Q, P) logits, made one after the other; (B, T, P) targets in
+            [0, 1], T the most masks of an image, 0 where an image has fewer.
+        """
+        size = predictions[0]["pred_masks"].shape[-2:]
+        logits = (layer["pred_masks"].float().flatten(2) for layer in predictions)
+        masks = [_resize(target["masks"], size).flatten(1) for target in targets]
+        return logits, pad_sequence(masks, batch_first=True).float()
+
+    def _cost(self, class_logits: Tensor, logits: Tensor, labels: Tensor, masks: Tensor) -> Tensor:
+        """(B, Q, T) cost of all pairs.
+
+        Args:
+            class_logits: (B, Q, classes + 1).
+            logits, masks: of :meth:`_masks_to_compare`.
+            labels: (B, T).
+        """
+        index = labels[:, None, :].expand(-1, class_logits.shape[1], -1)
+        return (
+            -self.class_weight * class_logits.softmax(-1).gather(2, index)
+            + self.mask_weight * self._pairwise_mask_cost(logits, masks)
+            + self.dice_weight * pairwise_dice_cost(logits, masks)
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"class_weight={self.class_weight}, mask_weight={self.mask_weight}, "
+            f"dice_weight={self.dice_weight}"
+        )
+
+
+def _resize(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """(T, H, W) masks -> (T, h, w) bytes: what a mask can say in a quarter of a float's memory."""
+    if len(masks) == 0:
+        return masks.new_zeros(0, *size, dtype=torch.uint8)
+    return F.interpolate(masks[None].to(torch.uint8), size=size, mode="nearest")[0]

@@ -1,0 +1,110 @@
+"""Mask2Former's set criterion: mask losses at points, most of them where the prediction wavers."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.projects.point_rend.point_features import (
+    get_uncertain_point_coords_with_randomness,
+    point_sample,
+)
+from torch import Tensor
+from torch.nn import functional as F
+
+from .matcher import HungarianMatcher
+from .point_matcher import PointMatcher
+from .points import sample_masks
+from .set_criterion import SetCriterion
+
+__all__ = ["PointSetCriterion", "sigmoid_cross_entropy_loss"]
+
+
+def sigmoid_cross_entropy_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross entropy of (N, P) logits and targets in [0, 1]: mean over P, sum over N."""
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1).sum()
+
+
+class PointSetCriterion(SetCriterion):
+    """:class:`SetCriterion` with cross entropy and dice at points, as in PointRend and Mask2Former.
+
+    For every matched pair, ``oversample_ratio * num_points`` random points are drawn, and those
+    with the smallest absolute logit make up ``importance_sample_ratio`` of its ``num_points``; the
+    rest are random ones. Predictions are read at their own resolution and targets from their bits,
+    so that nothing of full size is made: a pair costs ``(oversample_ratio + 1) * num_points``
+    bilinear reads of the prediction and ``num_points`` of the target.
+    """
+
+    _mask_loss = staticmethod(sigmoid_cross_entropy_loss)
+    _matcher_class = PointMatcher
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        matcher: HungarianMatcher,
+        weight_dict: dict[str, float],
+        no_object_weight: float = 0.1,
+        num_points: int = 12544,
+        oversample_ratio: float = 3.0,
+        importance_sample_ratio: float = 0.75,
+    ):
+        """
+        Args:
+            num_classes, matcher, weight_dict, no_object_weight: as for :class:`SetCriterion`.
+            num_points: P, points of a pair, at least 1.
+            oversample_ratio: candidates for the uncertain points, relative to P, at least 1.
+            importance_sample_ratio: share of the uncertain ones among the P points, in [0, 1].
+        """
+        super().__init__(
+            num_classes=num_classes,
+            matcher=matcher,
+            weight_dict=weight_dict,
+            no_object_weight=no_object_weight,
+        )
+        for key, value, fits, wanted in (
+            ("TRAIN_NUM_POINTS", num_points, num_points >= 1, "at least 1"),
+            ("OVERSAMPLE_RATIO", oversample_ratio, oversample_ratio >= 1, "at least 1"),
+            (
+                "IMPORTANCE_SAMPLE_RATIO",
+                importance_sample_ratio,
+                0 <= importance_sample_ratio <= 1,
+                "between 0 and 1",
+            ),
+        ):
+            if not fits:
+                raise ValueError(f"MODEL.MASK_FORMER.{key} must be {wanted}, got {value}")
+        self.num_points = num_points
+        self.oversample_ratio = oversample_ratio
+        self.importance_sample_ratio = importance_sample_ratio
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        options = cfg.MODEL.MASK_FORMER
+        return {
+            **super().from_config(cfg),
+            "num_points": options.TRAIN_NUM_POINTS,
+            "oversample_ratio": options.OVERSAMPLE_RATIO,
+            "importance_sample_ratio": options.IMPORTANCE_SAMPLE_RATIO,
+        }
+
+    def _masks_to_compare(
+        self, logits: Tensor, masks: Tensor, index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(N, P) logits and targets at the points of each pair."""
+        logits = logits[:, None]
+        with torch.no_grad():
+            points = get_uncertain_point_coords_with_randomness(
+                logits,
+                _uncertainty,
+                self.num_points,
+                self.oversample_ratio,
+                self.importance_sample_ratio,
+            )
+            targets = sample_masks(masks, points, index)
+        return point_sample(logits, points, align_corners=False)[:, 0], targets
+
+
+def _uncertainty(logits: Tensor) -> Tensor:
+    """0 where the prediction is on the fence, the less the surer it is."""
+    return -logits.abs()

@@ -1,0 +1,176 @@
+"""The set criterion: losses between matched queries and ground-truth masks."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...layers.distributed import mean_over_workers
+from ...layers.mask_losses import dice_loss
+from .matcher import HungarianMatcher, Match
+
+__all__ = ["SetCriterion", "sigmoid_focal_loss"]
+
+
+def sigmoid_focal_loss(
+    logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0
+) -> Tensor:
+    """Sigmoid focal loss: mean over the cells, sum over the masks.
+
+    Args:
+        logits: (N, P).
+        targets: (N, P), bool.
+        alpha: weight of the cells inside a target; those outside weigh 1 - alpha.
+        gamma: focusing exponent.
+    """
+    # With the sign of the wrong answer, both cases read the same.
+    wrong = torch.where(targets, -logits, logits)
+    loss = F.softplus(wrong) * wrong.sigmoid() ** gamma
+    return (loss * torch.where(targets, alpha, 1 - alpha)).mean(1).sum()
+
+
+class SetCriterion(nn.Module):
+    """Classification, focal and dice losses of every decoder layer.
+
+    Each layer is matched by itself. Queries without a mask learn "no object"; only the others have
+    mask losses, which are divided by the number of masks, averaged over the workers.
+    """
+
+    # (N, P) logits and their targets -> mean over the places, sum over the masks.
+    _mask_loss = staticmethod(sigmoid_focal_loss)
+    _matcher_class = HungarianMatcher
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        matcher: HungarianMatcher,
+        weight_dict: dict[str, float],
+        no_object_weight: float = 0.1,
+    ):
+        """
+        Args:
+            num_classes: classes, "no object" not counted.
+            matcher: called with the predictions of all layers at once.
+            weight_dict: weight of ``loss_ce``, ``loss_mask`` and ``loss_dice``, used for every
+                layer alike by :meth:`weighted`.
+            no_object_weight: weight of "no object" in the classification loss.
+        """
+        super().__init__()
+        self.num_classes = num_classes
+        self.matcher = matcher
+        self.weight_dict = weight_dict
+        empty_weight = torch.ones(num_classes + 1)
+        empty_weight[-1] = no_object_weight
+        self.register_buffer("empty_weight", empty_weight)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        options = cfg.MODEL.MASK_FORMER
+        return {
+            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "matcher": cls._matcher_class(cfg),
+            "weight_dict": {
+                "loss_ce": options.CLASS_WEIGHT,
+                "loss_mask": options.MASK_WEIGHT,
+                "loss_dice": options.DICE_WEIGHT,
+            },
+            "no_object_weight": options.NO_OBJECT_WEIGHT,
+        }
+
+    def forward(self, outputs: dict, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """
+        Args:
+            outputs: of a predictor: ``pred_logits`` (B, Q, classes + 1), ``pred_masks``
+                (B, Q, h, w) and perhaps ``aux_outputs``, a list of such dicts.
+            targets: per image a dict of ``labels`` (T_i,), int64, and ``masks`` (T_i, H, W), bool,
+                of one size for the whole batch. T_i may be 0.
+
+        Returns:
+            Unweighted losses ``loss_ce``, ``loss_mask``, ``loss_dice``; those of the i-th auxiliary
+            output have the suffix ``_i``.
+        """
+        layers = [outputs, *outputs.get("aux_outputs", [])]
+        device = outputs["pred_logits"].device
+        indices = self._to_device(self.matcher(layers, targets), targets, device)
+        labels = torch.cat([target["labels"] for target in targets])
+        masks = torch.cat([target["masks"] for target in targets]).bool()
+        num_masks = mean_over_workers(len(labels), device).clamp_min(1)
+
+        losses = {}
+        with torch.autocast(device.type, enabled=False):
+            for number, (layer, (image, query, target)) in enumerate(zip(layers, indices)):
+                suffix = "" if number == 0 else f"_{number - 1}"
+                matched = layer["pred_masks"][image, query].float()
+                loss_mask, loss_dice = self._mask_losses(matched, masks, target)
+                losses[f"loss_ce{suffix}"] = self._class_loss(
+                    layer["pred_logits"].float(), image, query, labels[target]
+                )
+                losses[f"loss_mask{suffix}"] = loss_mask / num_masks
+                losses[f"loss_dice{suffix}"] = loss_dice / num_masks
+        return losses
+
+    def weighted(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """:meth:`forward`'s losses, each times its weight (auxiliary ones as the main one)."""
+        return {
+            name: loss * self.weight_dict["_".join(name.split("_")[:2])]
+            for name, loss in losses.items()
+        }
+
+    def _class_loss(self, logits: Tensor, image: Tensor, query: Tensor, labels: Tensor) -> Tensor:
+        classes = labels.new_full(logits.shape[:2], self.num_classes)
+        classes[image, query] = labels
+        return F.cross_entropy(logits.transpose(1, 2), classes, self.empty_weight.float())
+
+    def _mask_losses(self, logits: Tensor, masks: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Mask and dice loss, summed, of (N, h, w) predictions and ``masks[index]``.
+
+        Args:
+            logits: (N, h, w), float32.
+            masks: (T, H, W), bool.
+            index: (N,) the target of each prediction.
+        """
+        if len(logits) == 0:
+            # Zero, but of the predictions: distributed training wants every parameter in the graph.
+            return logits.sum(), logits.sum()
+        logits, targets = self._masks_to_compare(logits, masks, index)
+        prob = logits.sigmoid()
+        dice = dice_loss((prob * targets).sum(1), prob.sum(1), targets.sum(1))
+        return self._mask_loss(logits, targets), dice.sum()
+
+    def _masks_to_compare(
+        self, logits: Tensor, masks: Tensor, index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(N, P) logits and targets at the places where they are compared: at every pixel.
+
+        Args: as for :meth:`_mask_losses`, N at least 1.
+        """
+        size = masks.shape[-2:]
+        logits = F.interpolate(logits[:, None], size=size, mode="bilinear", align_corners=False)
+        return logits.flatten(1), masks[index].flatten(1)
+
+    @staticmethod
+    def _to_device(
+        matches: list[list[Match]], targets: Sequence[dict[str, Tensor]], device: torch.device
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Per layer (N,) indices of image, query and target among all images', in one copy."""
+        counts = [len(target["labels"]) for target in targets]
+        offsets = np.cumsum([0, *counts[:-1]])
+        rows = [
+            np.concatenate(
+                [
+                    np.stack([np.full_like(query, image), query, target + offsets[image]])
+                    for image, (query, target) in enumerate(layer)
+                ],
+                axis=1,
+            )
+            for layer in matches
+        ]
+        # Every layer matches as many pairs, so they stack.
+        return [tuple(layer) for layer in torch.from_numpy(np.stack(rows)).to(device)]

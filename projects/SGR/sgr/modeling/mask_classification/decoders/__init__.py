@@ -1,0 +1,1 @@
+"""Pixel decoders: a backbone's features to mask features."""

@@ -1,0 +1,326 @@
+"""Mask2Former's pixel decoder: a transformer of deformable attention over several strides.
+
+Parameter names are those of Mask2Former's pixel decoder, so that its checkpoints load.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import fvcore.nn.weight_init as weight_init
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import Conv2d, ShapeSpec
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...layers.checks import check_at_least_one, check_heads
+from ...layers.deformable_attention import DeformableAttention
+from ...layers.initialization import xavier_init
+from ...layers.position_embedding import SinePositionEmbedding
+from .fpn import MULTI_SCALE, PixelDecoderOutput, conv
+
+__all__ = ["DeformablePixelDecoder"]
+
+NUM_GROUPS = 32  # of the input projections' norms
+MAX_MULTI_SCALE_FEATURES = 3
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class DeformablePixelDecoder(nn.Module):
+    """Features of several strides that read each other, and a pyramid (FPN) down to finer ones.
+
+    Each cell of the transformer's features reads ``num_points`` points per head of every such
+    feature, so a layer's cost grows linearly with the number of cells.
+
+    Autocast is switched off within, as in the public code: all is computed, and put out, in the
+    type of the parameters.
+
+    Attributes:
+        mask_stride, output_channels: as of :class:`FPNPixelDecoder`.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        *,
+        transformer_in_features: list[str],
+        common_stride: int = 4,
+        conv_dim: int = 256,
+        mask_dim: int = 256,
+        norm: str = "GN",
+        num_layers: int = 6,
+        num_heads: int = 8,
+        num_points: int = 4,
+        feedforward_dim: int = 1024,
+        dropout: float = 0.0,
+    ):
+        """
+        Args:
+            input_shape: channels and stride of every input feature, at least two.
+            transformer_in_features: names of the features that the transformer encodes.
+            common_stride: the pyramid goes on from the finest of those through all finer input
+                features down to this stride. Input features that neither reads are named in a
+                warning: parameters that make nothing but them get no gradient, which stops
+                distributed training.
+            conv_dim: channels of the transformer and of the pyramid, a multiple of 32 and of
+                ``num_heads``.
+            mask_dim: channels of the mask features.
+            norm: normalisation of the pyramid's convolutions (see detectron2's ``get_norm``); an
+                empty string leaves it out.
+            num_layers, num_heads, num_points, feedforward_dim, dropout: the transformer's, which
+                has at least one layer and point.
+
+        Raises:
+            ValueError: fewer than two features, names that ``input_shape`` lacks, no layer or
+                point, or a ``conv_dim`` that the norms' groups or the heads do not divide.
+        """
+        super().__init__()
+        if len(input_shape) < 2:
+            raise ValueError(
+                f"DeformablePixelDecoder reads features of several strides, got {list(input_shape)}"
+                "; give it more IN_FEATURES, or take FPNPixelDecoder"
+            )
+        unknown = [name for name in transformer_in_features if name not in input_shape]
+        if unknown or not transformer_in_features:
+            raise ValueError(
+                "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES must be some of the IN_FEATURES "
+                f"{list(input_shape)}, got {list(transformer_in_features)}"
+            )
+        if conv_dim % NUM_GROUPS:
+            raise ValueError(
+                f"conv_dim (CONVS_DIM) is {conv_dim}; it must be a multiple of {NUM_GROUPS}, the "
+                "groups of the input projections' norms"
+            )
+        head = "MODEL.SEM_SEG_HEAD"
+        check_heads(
+            num_heads,
+            conv_dim,
+            f"{head}.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS",
+            f"{head}.CONVS_DIM",
+        )
+        check_at_least_one(f"{head}.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS", num_points)
+        check_at_least_one(f"{head}.TRANSFORMER_ENC_LAYERS", num_layers)
+
+        def by_stride(names):
+            return sorted(names, key=lambda name: input_shape[name].stride)
+
+        # Among equal strides, as dilated ResNets have them, the last of the inputs comes first.
+        self.transformer_in_features = by_stride(
+            name for name in input_shape if name in transformer_in_features
+        )[::-1]
+        finest = input_shape[self.transformer_in_features[-1]].stride
+        self.pyramid_in_features = by_stride(
+            name for name, shape in input_shape.items() if common_stride <= shape.stride < finest
+        )
+        decoded = [*self.transformer_in_features, *self.pyramid_in_features[::-1]]
+        unread = [name for name in input_shape if name not in decoded]
+        if unread:
+            logging.getLogger(__name__).warning(
+                "DeformablePixelDecoder does not read %s: not encoded, and outside of the pyramid "
+                "from stride %d to MODEL.SEM_SEG_HEAD.COMMON_STRIDE %d. Parameters that make only "
+                "these features get no gradient, which stops distributed training; take them out "
+                "of IN_FEATURES and of the backbone's OUT_FEATURES, or lower COMMON_STRIDE",
+                ", ".join(unread),
+                finest,
+                common_stride,
+            )
+        self.mask_stride = input_shape[decoded[-1]].stride
+        self.output_channels = {
+            "pixel_embedding": mask_dim,
+            "transformer_encoder": conv_dim,
+            MULTI_SCALE: [conv_dim] * len(decoded[:MAX_MULTI_SCALE_FEATURES]),
+        }
+        self.input_proj = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(input_shape[name].channels, conv_dim, kernel_size=1),
+                nn.GroupNorm(NUM_GROUPS, conv_dim),
+            )
+            for name in self.transformer_in_features
+        )
+        for projection, _ in self.input_proj:
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+        self.transformer = DeformableTransformer(
+            num_layers,
+            conv_dim,
+            num_levels=len(self.transformer_in_features),
+            num_heads=num_heads,
+            num_points=num_points,
+            feedforward_dim=feedforward_dim,
+            dropout=dropout,
+        )
+        self.position_embedding = SinePositionEmbedding(conv_dim)
+        # Public checkpoints number the stages from 1 at the finest stride.
+        for stage, name in enumerate(self.pyramid_in_features, 1):
+            lateral = conv(input_shape[name].channels, conv_dim, 1, norm)
+            self.add_module(f"adapter_{stage}", lateral)
+            self.add_module(f"layer_{stage}", conv(conv_dim, conv_dim, 3, norm, F.relu))
+        self.mask_features = Conv2d(conv_dim, mask_dim, kernel_size=1)
+        weight_init.c2_xavier_fill(self.mask_features)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        head = cfg.MODEL.SEM_SEG_HEAD
+        # The feed-forward width is Mask2Former's constant: MASK_FORMER.DIM_FEEDFORWARD is that of
+        # the decoder.
+        return {
+            "input_shape": {name: input_shape[name] for name in head.IN_FEATURES},
+            "transformer_in_features": head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES,
+            "common_stride": head.COMMON_STRIDE,
+            "conv_dim": head.CONVS_DIM,
+            "mask_dim": head.MASK_DIM,
+            "norm": head.NORM,
+            "num_layers": head.TRANSFORMER_ENC_LAYERS,
+            "num_heads": head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS,
+            "num_points": head.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS,
+            "dropout": cfg.MODEL.MASK_FORMER.DROPOUT,
+        }
+
+    def forward(self, features: dict[str, Tensor]) -> PixelDecoderOutput:
+        """
+        Args:
+            features: at least the features that are read, each (B, C_i, h_i, w_i), of any type.
+
+        Returns:
+            Mask features at the finest stride of the pyramid, the transformer's coarsest map, and
+            the three coarsest maps: the transformer's, and the pyramid's where those are fewer. All
+            in the type of the parameters, also under autocast.
+        """
+        weight = self.mask_features.weight
+        with torch.autocast(weight.device.type, enabled=False):
+            names = (*self.transformer_in_features, *self.pyramid_in_features)
+            return self._decode({name: features[name].to(weight.dtype) for name in names})
+
+    def _decode(self, features: dict[str, Tensor]) -> PixelDecoderOutput:
+        projected = [
+            projection(features[name])
+            for name, projection in zip(self.transformer_in_features, self.input_proj)
+        ]
+        positions = [self.position_embedding(each) for each in projected]
+        encoded = self.transformer(projected, positions)
+        maps = list(encoded)
+        y = encoded[-1]
+        for stage in range(len(self.pyramid_in_features), 0, -1):
+            name = self.pyramid_in_features[stage - 1]
+            lateral = getattr(self, f"adapter_{stage}")(features[name])
+            size = lateral.shape[-2:]
+            upsampled = F.interpolate(y, size=size, mode="bilinear", align_corners=False)
+            y = getattr(self, f"layer_{stage}")(lateral + upsampled)
+            maps.append(y)
+        return PixelDecoderOutput(
+            self.mask_features(y), encoded[0], maps[:MAX_MULTI_SCALE_FEATURES]
+        )
+
+
+class DeformableTransformer(nn.Module):
+    """Encoder whose tokens are the cells of several feature maps.
+
+    Args:
+        num_layers: layers.
+        embed_dim: C, channels.
+        num_levels: L, maps.
+        layer_options: passed to every :class:`DeformableEncoderLayer`.
+    """
+
+    def __init__(self, num_layers: int, embed_dim: int, *, num_levels: int, **layer_options):
+        super().__init__()
+        self.level_embed = nn.Parameter(torch.randn(num_levels, embed_dim))
+        self.encoder = nn.Module()
+        self.encoder.layers = nn.ModuleList(
+            DeformableEncoderLayer(embed_dim, num_levels=num_levels, **layer_options)
+            for _ in range(num_layers)
+        )
+
+    def forward(self, maps: list[Tensor], positions: list[Tensor]) -> list[Tensor]:
+        """
+        Args:
+            maps: L maps (B, C, h_l, w_l).
+            positions: their (B or 1, C, h_l, w_l) position embeddings.
+
+        Returns:
+            The encoded maps, sizes as before.
+        """
+        shapes = [(each.shape[-2], each.shape[-1]) for each in maps]
+        tokens = _to_tokens(maps)
+        position = _to_tokens(
+            [each + level[:, None, None] for each, level in zip(positions, self.level_embed)]
+        )
+        reference_points = torch.cat([_cell_centers(each) for each in maps])[None]
+        for layer in self.encoder.layers:
+            tokens = layer(tokens, position, reference_points, shapes)
+        cells = tokens.split([height * width for height, width in shapes], dim=1)
+        return [each.transpose(1, 2).unflatten(2, shape) for each, shape in zip(cells, shapes)]
+
+
+class DeformableEncoderLayer(nn.Module):
+    """Deformable self-attention and a feed-forward block, each with a residual and then a norm.
+
+    Args:
+        embed_dim: C, channels of a token.
+        num_levels, num_heads, num_points: as for :class:`DeformableAttention`.
+        feedforward_dim: hidden channels of the feed-forward block.
+        dropout: probability, before each residual sum and inside the feed-forward block.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        *,
+        num_levels: int,
+        num_heads: int = 8,
+        num_points: int = 4,
+        feedforward_dim: int = 1024,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.self_attn = DeformableAttention(
+            embed_dim, num_levels=num_levels, num_heads=num_heads, num_points=num_points
+        )
+        self.norm1 = nn.LayerNorm(embed_dim)
+        self.linear1 = nn.Linear(embed_dim, feedforward_dim)
+        self.linear2 = nn.Linear(feedforward_dim, embed_dim)
+        self.norm2 = nn.LayerNorm(embed_dim)
+        self.dropout = nn.Dropout(dropout)
+        for linear in (self.linear1, self.linear2):
+            xavier_init(linear)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        position: Tensor,
+        reference_points: Tensor,
+        spatial_shapes: list[tuple[int, int]],
+    ) -> Tensor:
+        """
+        Args:
+            tokens: (B, S, C) cells of all maps, one map after the other, rows first.
+            position: (B or 1, S, C) embedding added where attention looks from, not to what it
+                reads.
+            reference_points: (B or 1, S, 2) the cells' centres (x, y), relative to their map.
+            spatial_shapes: (h_l, w_l) of the maps.
+
+        Returns:
+            (B, S, C).
+        """
+        read = self.self_attn(tokens + position, reference_points, tokens, spatial_shapes)
+        tokens = self.norm1(tokens + self.dropout(read))
+        hidden = self.dropout(F.relu(self.linear1(tokens)))
+        return self.norm2(tokens + self.dropout(self.linear2(hidden)))
+
+
+def _to_tokens(maps: list[Tensor]) -> Tensor:
+    """Maps (B, C, h_l, w_l) -> (B, S, C)."""
+    return torch.cat([each.flatten(2) for each in maps], dim=2).transpose(1, 2)
+
+
+def _cell_centers(x: Tensor) -> Tensor:
+    """Of a (B, C, h, w) map: (h * w, 2) x and y, relative to its size, in float32 or better."""
+    height, width = x.shape[-2:]
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    rows = (torch.arange(height, dtype=dtype, device=x.device) + 0.5) / height
+    columns = (torch.arange(width, dtype=dtype, device=x.device) + 0.5) / width
+    centers = (columns.expand(height, width), rows[:, None].expand(height, width))
+    return torch.stack(centers, dim=-1).flatten(0, 1)

@@ -1,0 +1,1 @@
+"""Predictors: queries to classes and masks."""

@@ -1,0 +1,378 @@
+"""Training and evaluating end to end, on a tiny model and tiny scenes."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+
+from sgr.engine import (
+    Trainer,
+    argument_parser,
+    evaluate,
+    load_config,
+    setup_config,
+    train_or_evaluate,
+)
+from tiny_model import CONFIG, tiny_config, tiny_options
+
+
+def train(cfg, resume=False):
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return trainer
+
+
+def logged(folder):
+    """Lines of metrics.json; what is evaluated at the end comes on a line of its own."""
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+def weights(folder, name="model_final"):
+    return torch.load(folder / f"{name}.pth", weights_only=True)["model"]
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_shapes_root, tmp_path_factory):
+    """A finished training of six iterations, evaluated at its end."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DETECTRON2_DATASETS", str(tiny_shapes_root))
+        trainer = train(tiny_config(folder, TEST__EVAL_PERIOD=6))
+    return folder, trainer._last_eval_results
+
+
+class TestTraining:
+    def test_leaves_what_detectron2_users_expect(self, trained):
+        folder, _ = trained
+        names = {path.name for path in folder.iterdir()}
+        assert {"metrics.json", "model_final.pth", "last_checkpoint", "inference"} <= names
+        assert any(name.startswith("events.out.tfevents") for name in names)
+
+    def test_reports_segmentation_and_tokens(self, trained):
+        _, results = trained
+        assert 0 <= results["sem_seg"]["mIoU"] <= 100
+        assert results["tokens"].keys() >= {"S_C", "D_C", "S_I", "D_I"}
+        assert results["tokens"]["images_C"] == 5
+
+    def test_logs_losses_and_concepts(self, trained):
+        last = {name: value for line in logged(trained[0]) for name, value in line.items()}
+        for name in ("focal", "dice", "cosine"):
+            assert np.isfinite(last[f"loss_concept_{name}"])
+        assert 0 <= last["sgr/active_concepts"] <= 1
+        assert 1 <= last["sgr/components_per_image"] <= 24
+        assert 24 / 32 <= last["sgr/concepts_matched_per_epoch"] <= 1
+        assert {"loss_ce", "loss_mask", "loss_dice", "lr", "tokens/S_C"} <= last.keys()
+
+    def test_loss_falls(self, tiny_shapes, tmp_path):
+        torch.manual_seed(0)
+        cfg = tiny_config(
+            tmp_path, SOLVER__MAX_ITER=60, SOLVER__BASE_LR=0.01, SOLVER__CHECKPOINT_PERIOD=1000
+        )
+        trainer = train(cfg)
+        losses = [value for value, _ in trainer.storage.history("total_loss").values()]
+        assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+
+    def test_evaluates_what_was_trained(self, trained, tiny_shapes, tmp_path):
+        folder, results = trained
+        cfg = tiny_config(tmp_path, MODEL__WEIGHTS=folder / "model_final.pth")
+        again = evaluate(cfg)
+        assert again["sem_seg"]["mIoU"] == pytest.approx(results["sem_seg"]["mIoU"])
+        assert again["tokens"]["S_C"] == pytest.approx(results["tokens"]["S_C"], rel=1e-5)
+
+    def test_without_concept_losses(self, tiny_shapes, tmp_path):
+        cfg = tiny_config(tmp_path, MODEL__SGR__SUPERVISION__WEIGHT=0.0, SOLVER__MAX_ITER=2)
+        trainer = train(cfg)
+        assert "loss_concept_focal" not in trainer.storage.latest()
+
+    def test_query_masks_are_the_tokens_of_plain_maskformer(self, tiny_shapes, tmp_path):
+        cfg = tiny_config(
+            tmp_path,
+            MODEL__BACKBONE__NAME="build_resnet_backbone",
+            MODEL__SGR__SUPERVISION__WEIGHT=0.0,
+            SOLVER__MAX_ITER=1,
+            TEST__EVAL_PERIOD=1,
+        )
+        assert train(cfg)._last_eval_results["tokens"]["images_C"] == 5
+
+    @pytest.mark.parametrize("amp", [True, False])
+    def test_mixed_precision(self, tiny_shapes, tmp_path, amp, caplog):
+        cfg = tiny_config(tmp_path, SOLVER__AMP__ENABLED=amp, SOLVER__MAX_ITER=2)
+        with caplog.at_level(logging.INFO):
+            trainer = train(cfg)
+        assert np.isfinite(trainer.storage.latest()["total_loss"][0])
+        assert ("torch.bfloat16" in caplog.text) == amp
+
+    def test_mixed_precision_switched_on_at_resume(self, tiny_shapes, tmp_path):
+        train(tiny_config(tmp_path, SOLVER__MAX_ITER=2))
+        cfg = tiny_config(tmp_path, SOLVER__MAX_ITER=3, SOLVER__AMP__ENABLED=True)
+        assert train(cfg, resume=True).start_iter == 2
+
+
+def test_the_results_come_back_from_a_training_and_an_evaluation(
+    tiny_shapes, tmp_path, monkeypatch
+):
+    # It would take the loggers of the other tests away.
+    monkeypatch.setattr("sgr.engine.trainer.default_setup", lambda cfg, args: None)
+    parse = argument_parser().parse_args
+    options = ["--config-file", str(CONFIG)]
+    cfg = tiny_config(tmp_path, SOLVER__MAX_ITER=1)
+    trained = train_or_evaluate(cfg, parse(options))
+    assert list(trained) == ["sem_seg", "tokens", "queries"]
+    cfg = tiny_config(tmp_path, MODEL__WEIGHTS=tmp_path / "model_final.pth")
+    evaluated = train_or_evaluate(cfg, parse([*options, "--eval-only"]))
+    assert evaluated["sem_seg"]["mIoU"] == pytest.approx(trained["sem_seg"]["mIoU"])
+
+
+class TestResultsFile:
+    def test_a_training_leaves_one(self, trained):
+        folder, results = trained
+        assert read_results(folder / "inference") == as_written(results)
+        assert not list((folder / "inference").glob(".*"))
+
+    @pytest.mark.parametrize("several", [False, True])
+    def test_an_evaluation_leaves_one_per_kind_of_test(
+        self, trained, tiny_shapes, tmp_path, several
+    ):
+        names = ("shapes_sem_seg_val", "shapes_sem_seg_train")[: 1 + several]
+        cfg = tiny_config(
+            tmp_path,
+            MODEL__WEIGHTS=trained[0] / "model_final.pth",
+            DATASETS__TEST=names,
+            TEST__AUG__ENABLED=True,
+            TEST__AUG__SCALES="[0.5]",
+            TEST__AUG__FLIP=False,
+        )
+        results = as_written(evaluate(cfg))
+        one, two = (read_results(tmp_path / name) for name in ("inference", "inference_TTA"))
+        assert {**one, **two} == results
+        first = names if several else ("sem_seg", "tokens", "queries")
+        assert tuple(one) == first
+        assert list(two) == [f"{name}_TTA" for name in (names if several else ["sem_seg"])]
+
+    def test_sliding_windows_leave_one(self, trained, tiny_shapes, tmp_path):
+        cfg = tiny_config(
+            tmp_path,
+            MODEL__WEIGHTS=trained[0] / "model_final.pth",
+            TEST__SLIDING_WINDOW__ENABLED=True,
+        )
+        results = as_written(evaluate(cfg))
+        assert read_results(tmp_path / "inference") == results
+
+    def test_where_it_is_is_logged_once(self, trained, tiny_shapes, tmp_path, caplog):
+        cfg = tiny_config(tmp_path, MODEL__WEIGHTS=trained[0] / "model_final.pth")
+        with caplog.at_level(logging.INFO):
+            evaluate(cfg)
+        said = f"All results are in {tmp_path / 'inference' / 'results.json'}"
+        assert [each.message for each in caplog.records].count(said) == 1
+
+    def test_there_is_none_without_a_dataset(self, tiny_shapes, tmp_path):
+        cfg = tiny_config(tmp_path, DATASETS__TEST="()")
+        assert Trainer.test(cfg, Trainer.build_model(cfg)) == {}
+        assert not (tmp_path / "inference").exists()
+
+
+def read_results(folder):
+    def refuse(constant):
+        raise AssertionError(f"JSON has no {constant}")
+
+    return json.loads((folder / "results.json").read_text(), parse_constant=refuse)
+
+
+def as_written(results):
+    """With None in the place of nan."""
+    if isinstance(results, dict):
+        return {key: as_written(value) for key, value in results.items()}
+    return None if np.isnan(results) else results
+
+
+class TestResume:
+    def test_goes_on_where_it_stopped(self, tiny_shapes, tmp_path):
+        """Three iterations, a stop, three more: as if nothing had happened."""
+        cfg = tiny_config(tmp_path)
+        interrupted = Trainer(cfg)
+        interrupted.resume_or_load(resume=False)
+        interrupted.max_iter = 3
+        interrupted.train()
+
+        resumed = Trainer(cfg)
+        resumed.resume_or_load(resume=True)
+        assert resumed.start_iter == 3
+        optimizer = resumed.optimizer.state_dict()
+        assert optimizer["state"] and resumed.scheduler.last_epoch == 3
+        before = weights(tmp_path, "model_0000002")
+        state = resumed.model.state_dict()
+        assert all(torch.equal(state[name], value) for name, value in before.items())
+
+        resumed.train()
+        iterations = [line["iteration"] for line in logged(tmp_path) if "total_loss" in line]
+        assert iterations == [2, 5]
+        after = weights(tmp_path)
+        assert any(not torch.equal(after[name], value) for name, value in before.items())
+
+    def test_without_a_checkpoint_starts_anew(self, tiny_shapes, tmp_path):
+        trainer = Trainer(tiny_config(tmp_path))
+        trainer.resume_or_load(resume=True)
+        assert trainer.start_iter == 0
+
+
+class TestConfig:
+    def arguments(self, *arguments):
+        return argument_parser().parse_args(arguments)
+
+    def test_command_line_beats_the_file(self):
+        cfg = load_config(str(CONFIG), ["SOLVER.MAX_ITER", "7"])
+        assert cfg.SOLVER.MAX_ITER == 7 and cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 9
+
+    def test_own_configs_need_no_tags(self):
+        for file in CONFIG.parents[1].rglob("*.yaml"):
+            yaml.safe_load(file.read_text())
+            load_config(str(file))
+
+    def test_written_config_can_be_read(self, tmp_path):
+        cfg = load_config(str(CONFIG))
+        file = tmp_path / "config.yaml"
+        file.write_text(cfg.dump())
+        again = load_config(str(file))
+        assert yaml.safe_load(again.dump()) == yaml.safe_load(cfg.dump())
+
+    def test_missing_file(self):
+        with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
+            load_config("nowhere.yaml")
+
+    def test_tags_that_run_code(self, tmp_path):
+        victim = tmp_path / "victim"
+        file = tmp_path / "evil.yaml"
+        file.write_text(f"OUTPUT_DIR: !!python/object/apply:os.mkdir ['{victim}']\n")
+        with pytest.raises(ValueError, match="evil.yaml.*--allow-unsafe-yaml"):
+            load_config(str(file))
+        assert not victim.exists()
+
+        file.write_text("OUTPUT_DIR: !!python/object/apply:eval [\"'a' + 'b'\"]\n")
+        assert load_config(str(file), allow_unsafe=True).OUTPUT_DIR == "ab"
+
+    def test_unknown_key(self):
+        with pytest.raises(Exception, match="MODEL.SGR.NUM_CONCEPT\\b"):
+            load_config(str(CONFIG), ["MODEL.SGR.NUM_CONCEPT", "3"])
+
+    def test_flag_behind_options(self):
+        args = argument_parser().parse_args(["SEED", "1", "--config-file", str(CONFIG)])
+        with pytest.raises(ValueError, match="--config-file stands behind KEY VALUE"):
+            load_config(args.config_file, args.opts)
+
+    def test_keys_of_others_stay(self):
+        from detectron2.config import CfgNode
+
+        from sgr import add_sgr_config
+
+        cfg = get_cfg()
+        cfg.MODEL.MASK_FORMER = CfgNode({"NHEADS": 4})
+        add_sgr_config(cfg)
+        assert cfg.MODEL.MASK_FORMER.NHEADS == 4 and cfg.MODEL.MASK_FORMER.DEC_LAYERS == 6
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+    def test_without_a_gpu_it_says_so_and_uses_the_cpu(self, tmp_path, capsys):
+        args = self.arguments(
+            "--config-file",
+            str(CONFIG),
+            "OUTPUT_DIR",
+            str(tmp_path),
+            "MODEL.RESNETS.NORM",
+            "SyncBN",
+        )
+        cfg = setup_config(args)
+        assert cfg.MODEL.DEVICE == "cpu" and cfg.MODEL.RESNETS.NORM == "BN"
+        assert capsys.readouterr().out.count("There is no GPU") == 1
+
+    @pytest.mark.parametrize("log_file", [True, False])
+    def test_log_file(self, tmp_path, log_file):
+        args = self.arguments("--config-file", str(CONFIG), "OUTPUT_DIR", str(tmp_path / "run"))
+        setup_config(args, log_file=log_file)
+        assert (tmp_path / "run" / "log.txt").exists() == log_file
+
+    def test_fewer_concepts_than_active_ones(self, tiny_shapes, tmp_path):
+        with pytest.raises(ValueError, match="K = 16.*L = 24"):
+            Trainer(tiny_config(tmp_path, MODEL__SGR__NUM_CONCEPTS=16))
+
+    def test_unknown_feature(self, tiny_shapes, tmp_path):
+        with pytest.raises(ValueError, match="'res5'.*res2, res3"):
+            Trainer(tiny_config(tmp_path, MODEL__SGR__IN_FEATURES="['res5']"))
+
+    def test_nobody_supervises(self, tiny_shapes, tmp_path):
+        with pytest.raises(ValueError, match="to ConceptMaskFormerSegmentor"):
+            Trainer(tiny_config(tmp_path, MODEL__META_ARCHITECTURE="MaskFormerSegmentor"))
+
+    def test_nothing_to_evaluate(self, tiny_shapes, tmp_path):
+        with pytest.raises(ValueError, match="no weights to evaluate"):
+            evaluate(tiny_config(tmp_path))
+
+    def test_no_dataset_to_evaluate_on(self, tiny_shapes, tmp_path, caplog):
+        cfg = tiny_config(tmp_path, DATASETS__TEST="()")
+        with pytest.raises(ValueError, match="DATASETS.TEST names no dataset"):
+            evaluate(cfg)
+        with caplog.at_level(logging.WARNING):
+            Trainer(cfg)
+        assert caplog.text.count("DATASETS.TEST names no dataset") == 1
+
+    def test_no_dataset_to_train_on(self, tiny_shapes, tmp_path):
+        with pytest.raises(ValueError, match="DATASETS.TRAIN names no dataset"):
+            Trainer(tiny_config(tmp_path, DATASETS__TRAIN="()"))
+
+    def test_fewer_classes_than_the_data_have(self, tmp_path):
+        """Which Detectron2 knows only once they are loaded."""
+        name, file = f"lazy_{tmp_path.name}", tmp_path / "instances.json"
+        categories = [{"id": id, "name": str(id)} for id in range(1, 6)]
+        image = {"id": 1, "file_name": "a.jpg", "width": 9, "height": 9}
+        annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "area": 25}
+        annotation.update(segmentation=[[1, 1, 6, 1, 6, 6]], iscrowd=0)
+        coco = {"images": [image], "annotations": [annotation], "categories": categories}
+        file.write_text(json.dumps(coco))
+        register_coco_instances(name, {}, str(file), str(tmp_path))
+        cfg = tiny_config(
+            tmp_path,
+            DATASETS__TRAIN=f"('{name}',)",
+            INPUT__CROP__ENABLED=False,
+            INPUT__DATASET_MAPPER_NAME="mask_former_instance_concept",
+            MODEL__SEM_SEG_HEAD__NUM_CLASSES=4,
+        )
+        with pytest.raises(ValueError, match=f"NUM_CLASSES is 4, but the dataset {name} has 5 cl"):
+            Trainer.build_train_loader(cfg)
+        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 5
+        assert Trainer.build_train_loader(cfg).num_images == 1
+        annotation["iscrowd"] = 1
+        file.write_text(json.dumps(coco))
+        with pytest.raises(ValueError, match=f"no image of {name} has an instance.*FILTER_EMPTY"):
+            Trainer.build_train_loader(cfg)
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+    def test_missing_dataset(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nothing"))
+        with pytest.raises(FileNotFoundError, match="make_shapes.py"):
+            Trainer(tiny_config(tmp_path))
+
+
+def test_options_are_those_of_detectron2():
+    args = argument_parser().parse_args(
+        [
+            "--config-file",
+            "f",
+            "--num-gpus",
+            "2",
+            "--num-machines",
+            "1",
+            "--resume",
+            "--eval-only",
+            "--dist-url",
+            "auto",
+            *tiny_options(),
+        ]
+    )
+    assert args.num_gpus == 2 and args.resume and args.eval_only and args.dist_url == "auto"
+    assert not args.allow_pickle and not args.allow_unsafe_yaml
