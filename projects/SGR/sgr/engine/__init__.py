@@ -1,14 +1,7 @@
 """From the command line to a trained and evaluated model."""
 
-from .trainer import (
-    Trainer,
-    argument_parser,
-    evaluate,
-    launch,
-    load_config,
-    setup_config,
-    train_or_evaluate,
-)
+from .setup import argument_parser, launch, load_config, setup_config
+from .trainer import Trainer, evaluate, train_or_evaluate
 
 __all__ = [
     "Trainer",

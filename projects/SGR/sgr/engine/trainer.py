@@ -1,20 +1,17 @@
-"""From the command line to a trained and evaluated model."""
+"""Training and evaluation of a model."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import os
-import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import torch
-import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetCatalog,
     build_detection_test_loader,
@@ -27,18 +24,13 @@ from detectron2.engine import (
     HookBase,
     SimpleTrainer,
     create_ddp_model,
-    default_argument_parser,
     default_setup,
-    hooks,
 )
-from detectron2.engine import launch as detectron2_launch
+from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from ..checkpoints.checkpointer import SafeCheckpointer
-from ..config import add_sgr_config
-from ..data.datasets.descriptions import add_described_datasets
 from ..data.datasets.folders import is_of_folders
 from ..data.mappers import PanopticConceptMapper, SemanticConceptMapper, build_mapper
 from ..data.truth.coco_file import explain_coco_errors
@@ -50,228 +42,16 @@ from ..evaluation import (
 )
 from ..evaluation.build import check_center_crop
 from ..evaluation.json_file import write_json
-from ..modeling.layers.checks import check_num_classes
 from ..modeling.reasoning import ReasoningModule
 from ..modeling.recording import has_regions
-from ..modeling.supervision import ConceptCriterion, ConceptLosses
 from ..modeling.supervision.meta_arch import WAYS_TO_REGIONS
 from ..testing.multi_scale import describe_views
 from ..testing.semantic_model import check_test_datasets, semantic_config
+from .amp import AutocastTrainer
+from .hooks import ConceptMonitor
 from .solver import build_lr_scheduler, build_optimizer
 
-__all__ = [
-    "Trainer",
-    "argument_parser",
-    "evaluate",
-    "launch",
-    "load_config",
-    "setup_config",
-    "train_or_evaluate",
-]
-
-
-def argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's arguments, and the two that let a file of a stranger run code."""
-    parser = default_argument_parser()
-    parser.add_argument(
-        "--allow-pickle",
-        action="store_true",
-        help="read checkpoints that need unpickling, such as Detectron2's R-101.pkl; they can run "
-        "any code, so trust their source",
-    )
-    parser.add_argument(
-        "--allow-unsafe-yaml",
-        action="store_true",
-        help="read configs with !!python tags; they can run any code, so trust their source",
-    )
-    return parser
-
-
-def load_config(
-    config_file: str,
-    opts: list[str] | None = None,
-    *,
-    allow_unsafe: bool = False,
-    add_configs: Iterable[Callable[[CfgNode], None]] = (),
-) -> CfgNode:
-    """Detectron2's defaults, ours, a file's, and the command line's.
-
-    The datasets that DATASETS.FILES describes are registered, and MODEL.SEM_SEG_HEAD.NUM_CLASSES 0
-    becomes the number of classes of the data: see :func:`add_described_datasets`.
-
-    Args:
-        config_file: YAML; "" for the defaults.
-        opts: key, value, key, value...
-        allow_unsafe: accept ``!!python`` tags.
-        add_configs: functions of other projects that add their keys to a config, in their order;
-            where a key is ours too, their default counts.
-
-    Raises:
-        FileNotFoundError: if there is no such file, or none of those in DATASETS.FILES.
-        ValueError: if the file has tags that are not allowed, or a flag stands among ``opts``; or
-            see :func:`add_described_datasets`.
-        KeyError: for a key that does not exist.
-    """
-    cfg = get_cfg()
-    for add_config in add_configs:
-        add_config(cfg)
-    add_sgr_config(cfg)
-    if config_file:
-        if not os.path.isfile(config_file):
-            raise FileNotFoundError(f"there is no config file {config_file!r}")
-        try:
-            cfg.merge_from_file(config_file, allow_unsafe=allow_unsafe)
-        except yaml.constructor.ConstructorError as error:
-            raise ValueError(
-                f"{config_file!r} or a base of it has a tag that can run code ({error.problem}); "
-                "if you trust where it comes from, add --allow-unsafe-yaml"
-            ) from error
-    opts = opts or []
-    for key in opts[::2]:
-        if key.startswith("--"):
-            raise ValueError(f"{key} stands behind KEY VALUE options, which must come last")
-    cfg.merge_from_list(opts)
-    add_described_datasets(cfg)
-    return cfg
-
-
-def setup_config(
-    args: argparse.Namespace,
-    *,
-    add_configs: Iterable[Callable[[CfgNode], None]] = (),
-    log_file: bool = True,
-) -> CfgNode:
-    """The frozen config of a run, fitted to the machine.
-
-    Without a GPU, MODEL.DEVICE becomes "cpu". Synchronised batch norms, which only several GPUs
-    can have, become ordinary ones elsewhere. Both are logged.
-
-    Args:
-        args: of :func:`argument_parser`.
-        add_configs: see :func:`load_config`.
-        log_file: whether OUTPUT_DIR gets a log.txt.
-
-    Raises:
-        ValueError: if the number of classes is left to the data, and there are none; see
-            :func:`load_config` for others.
-    """
-    cfg = load_config(
-        args.config_file, args.opts, allow_unsafe=args.allow_unsafe_yaml, add_configs=add_configs
-    )
-    check_num_classes(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)  # before there is an OUTPUT_DIR
-    folder = cfg.OUTPUT_DIR if log_file else None
-    logger = setup_logger(folder, distributed_rank=comm.get_rank(), name="sgr")
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logger.warning("There is no GPU: running in one process on the CPU")
-        cfg.MODEL.DEVICE = "cpu"
-    if comm.get_world_size() == 1 or cfg.MODEL.DEVICE == "cpu":
-        model = cfg.MODEL
-        for node in (
-            model.RESNETS,
-            model.FPN,
-            model.SEM_SEG_HEAD,
-            model.ROI_BOX_HEAD,
-            model.ROI_MASK_HEAD,
-        ):
-            if node.NORM == "SyncBN":
-                logger.info("One process: SyncBN becomes BN")
-                node.NORM = "BN"
-    cfg.freeze()
-    return cfg
-
-
-class AutocastTrainer(SimpleTrainer):
-    """Mixed precision: bfloat16 where the device has it, else float16 with scaled losses."""
-
-    def __init__(self, model, data_loader, optimizer):
-        super().__init__(model, data_loader, optimizer)
-        self.device_type = next(model.parameters()).device.type
-        self.dtype = _half_precision(self.device_type)
-        self.grad_scaler = torch.amp.GradScaler(
-            self.device_type, enabled=self.dtype == torch.float16
-        )
-        logging.getLogger(__name__).info("Mixed precision in %s", self.dtype)
-
-    def run_step(self):
-        start = time.perf_counter()
-        data = next(self._data_loader_iter)
-        data_time = time.perf_counter() - start
-        with torch.autocast(self.device_type, dtype=self.dtype):
-            losses = self.model(data)
-        self.optimizer.zero_grad()
-        self.grad_scaler.scale(sum(losses.values())).backward()
-        self._write_metrics(losses, data_time)
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        # None where the checkpoint is of a training in float32 or bfloat16.
-        if state_dict.get("grad_scaler") and self.grad_scaler.is_enabled():
-            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
-
-
-def _half_precision(device_type: str) -> torch.dtype:
-    # PyTorch would emulate bfloat16 on older GPUs, slowly; they are fast in float16.
-    if device_type == "cuda" and torch.version.hip is None:
-        return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
-    return torch.bfloat16
-
-
-class ConceptMonitor(HookBase):
-    """Log how many of the K concepts are in use.
-
-    * ``sgr/active_concepts``: share of the regions that pass 0.5 somewhere in their image.
-    * ``sgr/concepts_matched_per_epoch``, once per epoch: share of the concepts that were matched
-      at least once in it. The others are never supervised, yet the token metrics count them: the
-      first thing to look at where S_C stays high.
-
-    Several reasoning modules are counted together.
-
-    Args:
-        iterations_per_epoch: iterations between two logs of the second.
-    """
-
-    def __init__(self, iterations_per_epoch: int):
-        self.iterations_per_epoch = max(iterations_per_epoch, 1)
-        self._matched: np.ndarray | None = None
-        self._active: list[torch.Tensor] = []
-
-    def before_train(self):
-        self._handles = [
-            module.register_forward_hook(self._watch)
-            for module in self.trainer.model.modules()
-            if isinstance(module, ConceptCriterion)
-        ]
-
-    def _watch(self, _criterion, _inputs, output: ConceptLosses):
-        matched = output.matched.any(axis=0)
-        self._matched = matched if self._matched is None else self._matched | matched
-        self._active.append(output.active)
-
-    def after_step(self):
-        if self._active:
-            # The trainer has read the losses by now, so the device is done with these too.
-            active = np.mean([each.item() for each in self._active])
-            self.trainer.storage.put_scalar("sgr/active_concepts", active)
-            self._active.clear()
-        step = self.trainer.iter + 1
-        if step % self.iterations_per_epoch and step != self.trainer.max_iter:
-            return
-        matched = [each for each in comm.gather(self._matched) if each is not None]
-        if matched:
-            share = np.logical_or.reduce(matched).mean()
-            self.trainer.storage.put_scalar(
-                "sgr/concepts_matched_per_epoch", share, smoothing_hint=False
-            )
-        self._matched = None
-
-    def after_train(self):
-        for handle in self._handles:
-            handle.remove()
+__all__ = ["Trainer", "evaluate", "train_or_evaluate"]
 
 
 class Trainer(DefaultTrainer):
@@ -401,8 +181,8 @@ class Trainer(DefaultTrainer):
         built = super().build_hooks()
         if self.cfg.TEST.AUG.ENABLED:
             # Before the writer, which writes the results of both.
-            evaluation = next(each for each in built if isinstance(each, hooks.EvalHook))
-            built.insert(built.index(evaluation) + 1, hooks.EvalHook(0, self._test_at_the_end))
+            evaluation = next(each for each in built if isinstance(each, EvalHook))
+            built.insert(built.index(evaluation) + 1, EvalHook(0, self._test_at_the_end))
         return built
 
     def _test_at_the_end(self) -> dict[str, Any]:
@@ -602,17 +382,3 @@ def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> OrderedDict[str
     trainer.train()
     # Detectron2's train() returns them only where the config has TEST.EXPECTED_RESULTS.
     return trainer._last_eval_results
-
-
-def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
-    """Run ``main(args)`` in a process for each of ``--num-gpus``; in this one without a GPU."""
-    if not torch.cuda.is_available():
-        args.num_gpus = 0  # setup_config says so
-    detectron2_launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )

@@ -1,0 +1,65 @@
+"""What is logged while a model with concepts trains."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from ..modeling.supervision import ConceptCriterion, ConceptLosses
+
+__all__ = ["ConceptMonitor"]
+
+
+class ConceptMonitor(HookBase):
+    """Log how many of the K concepts are in use.
+
+    * ``sgr/active_concepts``: share of the regions that pass 0.5 somewhere in their image.
+    * ``sgr/concepts_matched_per_epoch``, once per epoch: share of the concepts that were matched
+      at least once in it. The others are never supervised, yet the token metrics count them: the
+      first thing to look at where S_C stays high.
+
+    Several reasoning modules are counted together.
+
+    Args:
+        iterations_per_epoch: iterations between two logs of the second.
+    """
+
+    def __init__(self, iterations_per_epoch: int):
+        self.iterations_per_epoch = max(iterations_per_epoch, 1)
+        self._matched: np.ndarray | None = None
+        self._active: list[torch.Tensor] = []
+
+    def before_train(self):
+        self._handles = [
+            module.register_forward_hook(self._watch)
+            for module in self.trainer.model.modules()
+            if isinstance(module, ConceptCriterion)
+        ]
+
+    def _watch(self, _criterion, _inputs, output: ConceptLosses):
+        matched = output.matched.any(axis=0)
+        self._matched = matched if self._matched is None else self._matched | matched
+        self._active.append(output.active)
+
+    def after_step(self):
+        if self._active:
+            # The trainer has read the losses by now, so the device is done with these too.
+            active = np.mean([each.item() for each in self._active])
+            self.trainer.storage.put_scalar("sgr/active_concepts", active)
+            self._active.clear()
+        step = self.trainer.iter + 1
+        if step % self.iterations_per_epoch and step != self.trainer.max_iter:
+            return
+        matched = [each for each in comm.gather(self._matched) if each is not None]
+        if matched:
+            share = np.logical_or.reduce(matched).mean()
+            self.trainer.storage.put_scalar(
+                "sgr/concepts_matched_per_epoch", share, smoothing_hint=False
+            )
+        self._matched = None
+
+    def after_train(self):
+        for handle in self._handles:
+            handle.remove()
