@@ -13,7 +13,6 @@ import filecmp
 import os
 import shutil
 import sys
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -23,9 +22,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sgr.data.datasets.registration import datasets_root
+from sgr.data.datasets.missing import datasets_root
 from sgr.data.faults import Fault, list_faults_by_kind
-from sgr.data.progress import available_cores, work_in_threads
+from sgr.data.files import draft_of, visible_files
+from sgr.data.threads import available_cores, work_in_threads
 from sgr.data.truth.image_files import (
     QUARTER_TURNS,
     exif_orientation,
@@ -33,7 +33,6 @@ from sgr.data.truth.image_files import (
     read_labels,
     size_fault,
 )
-from sgr.data.visible_files import visible_files
 
 __all__ = [
     "IGNORED",
@@ -287,7 +286,8 @@ def _process(task: Task, *, read: Callable[[Path], np.ndarray] | None, write: bo
     to_make = [file for file, state in states.items() if state is not _State.RIGHT]
     for file in to_make:
         file.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(file, make[file])
+        with draft_of(file) as draft:
+            make[file](draft)
     return Report(written=int(bool(to_make)), kept=int(not to_make), turned=turned)
 
 
@@ -333,20 +333,6 @@ def _link_or_copy(source: Path, target: Path) -> None:
         os.link(os.path.realpath(source), target)
     except OSError:  # another file system, or one without hard links
         shutil.copyfile(source, target)
-
-
-def _write_whole(target: Path, make: Callable[[Path], None]) -> None:
-    """Let a file have its name only when it is complete."""
-    # Neither ".png" nor ".jpg" at the end: loaders would take it for one of theirs.
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-    unfinished.unlink(missing_ok=True)  # of a process of the same number that was killed
-    try:
-        make(unfinished)
-        os.replace(unfinished, target)
-    finally:
-        # It is there after an error, and where another run has linked the target to the same file
-        # meanwhile: then os.replace does nothing.
-        unfinished.unlink(missing_ok=True)
 
 
 def main(

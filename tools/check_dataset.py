@@ -33,9 +33,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 import sgr  # noqa: F401 (registers)
-from sgr.data.datasets.registration import IncompleteDataset
+from sgr.data.datasets.missing import IncompleteDataset
 from sgr.data.faults import Fault, list_faults
-from sgr.data.progress import available_cores
+from sgr.data.threads import available_cores
 from sgr.data.truth.coco_file import explain_coco_errors
 from sgr.dataset_check import (
     DatasetReport,

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from official_layouts import (
     write_cityscapes,
     write_coco_stuff_10k,
 )
+from sgr.data.files import draft_of
 from sgr.data.mappers import SemanticConceptMapper
 
 CHECKOUT = Path(__file__).parents[2]
@@ -437,7 +437,8 @@ def test_what_a_killed_run_left_is_no_obstacle(tmp_path):
     source.write_bytes(b"image")
     left = tmp_path / f".b.jpg.{os.getpid()}-{threading.get_ident()}.tmp"
     os.link(source, left)
-    preparation._write_whole(target, partial(preparation._link_or_copy, source))
+    with draft_of(target) as draft:
+        preparation._link_or_copy(source, draft)
     assert target.read_bytes() == b"image" and not left.exists()
 
 

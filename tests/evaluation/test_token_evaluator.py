@@ -7,7 +7,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from sgr.data.augmentations.build import CentralSquare
+from sgr.data.augmentations.center_crop import CentralSquare
 from sgr.evaluation import TokenSemanticsEvaluator
 from sgr.modeling.reasoning.concept_regions import ConceptRegions
 

@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from sgr.data.datasets.registration import load_sem_seg_pairs
+from sgr.data.datasets.pairs import load_sem_seg_pairs
 from tiny_model import CHECKOUT, CONFIG
 
 TOOL = CHECKOUT / "tools" / "check_dataset.py"

@@ -60,7 +60,7 @@ PLACES = (
     Place(ColorAugSSDTransform, "apply_image", "colours"),
     Place(ColorJitterTransform, "apply_image", "colours"),
     Place(T.HFlipTransform, "apply_image", "flip"),
-    Place(concept_mapper, "component_targets", "components"),
+    Place(concept_mapper, "component_tensors", "components"),
 )
 REST = "padding, tensors, rest"
 

@@ -10,7 +10,8 @@ from detectron2.data import transforms as T
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
-from sgr.data.augmentations.build import CenterCrop, CentralSquare, build_augmentations
+from sgr.data.augmentations.build import build_augmentations
+from sgr.data.augmentations.center_crop import CenterCrop, CentralSquare
 from sgr.data.augmentations.resized_crop import ResizedCrop
 from sgr.data.components import connected_components
 from sgr.data.mappers import build_mapper

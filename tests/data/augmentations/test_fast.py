@@ -6,7 +6,7 @@ import pytest
 from detectron2.data import transforms as T
 from detectron2.projects.point_rend import ColorAugSSDTransform
 
-from sgr.data.augmentations.build import CenterCrop
+from sgr.data.augmentations.center_crop import CenterCrop
 from sgr.data.augmentations.color_jitter import ColorJitter
 from sgr.data.augmentations.constrained_crop import ConstrainedCrop
 from sgr.data.augmentations.fast import accelerated

@@ -3,7 +3,7 @@ import pytest
 from detectron2.data import transforms as T
 from PIL import Image
 
-from sgr.data.augmentations.build import CenterCrop
+from sgr.data.augmentations.center_crop import CenterCrop
 from sgr.data.augmentations.resized_crop import ResizedCrop, ResizedCropTransform
 
 SIZE = (30, 41)

@@ -25,7 +25,7 @@ from PIL import Image
 from official_layouts import COCO_STUFF, COCO_THINGS, write_coco
 from sgr.config import add_sgr_config
 from sgr.data.datasets import coco
-from sgr.data.datasets.registration import IncompleteDataset
+from sgr.data.datasets.missing import IncompleteDataset
 from sgr.data.mappers import build_mapper
 from sgr.data.truth.coco_file import explain_coco_errors
 from sgr.data.truth.segments import read_segment_map, segment_labels

@@ -23,14 +23,10 @@ from official_layouts import (
 )
 from sgr.config import add_sgr_config
 from sgr.data.datasets import ade20k, camvid, cityscapes, coco_stuff_10k
-from sgr.data.datasets.registration import (
-    IncompleteDataset,
-    add_metadata,
-    distinct_label_colors,
-    load_sem_seg_pairs,
-    register,
-    replace_builtin,
-)
+from sgr.data.datasets.classes import distinct_label_colors
+from sgr.data.datasets.missing import IncompleteDataset
+from sgr.data.datasets.pairs import load_sem_seg_pairs
+from sgr.data.datasets.registration import add_metadata, register, replace_builtin
 from sgr.data.mappers import PanopticConceptMapper
 from sgr.data.truth.segments import read_segment_map, segment_labels
 from sgr.evaluation import build_evaluator

@@ -9,8 +9,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 import sgr
-from sgr.data.datasets.folders import Folders, as_class_names, is_of_folders
-from sgr.data.datasets.registration import IncompleteDataset
+from sgr.data.datasets.classes import as_class_names
+from sgr.data.datasets.folders import is_of_folders
+from sgr.data.datasets.image_folders import Folders
+from sgr.data.datasets.missing import IncompleteDataset
 from sgr.data.mappers import build_mapper
 from sgr.engine import load_config
 

@@ -5,7 +5,7 @@ import torch
 from detectron2.data import transforms as T
 from PIL import Image
 
-from sgr.data.augmentations.build import CentralSquare
+from sgr.data.augmentations.center_crop import CentralSquare
 from sgr.data.truth.records import (
     as_tested,
     count_without_mask,

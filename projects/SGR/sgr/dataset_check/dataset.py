@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from ..data.faults import Fault
-from ..data.progress import work_in_threads
+from ..data.threads import work_in_threads
 from .counts import Counts
 from .faults import FaultKind
 from .options import CheckOptions

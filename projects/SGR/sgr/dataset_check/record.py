@@ -13,8 +13,7 @@ from detectron2.structures import BoxMode
 from ..data.augmentations.labelled_image import compact
 from ..data.components import ComponentMap, connected_components
 from ..data.faults import Fault
-from ..data.mappers.concept_mapper import category_fault
-from ..data.truth.annotations import AnnotationChecker, annotation_name, checked_rle
+from ..data.truth.annotations import AnnotationChecker, annotation_name, category_fault, checked_rle
 from ..data.truth.image_files import (
     QUARTER_TURNS,
     exif_orientation,

@@ -11,7 +11,7 @@ from detectron2.data import MetadataCatalog
 from ..data.components import connected_components
 from ..data.faults import Fault
 from ..data.mappers import build_mapper
-from ..data.mappers.concept_mapper import component_options
+from ..data.mappers.settings import component_options
 from .faults import FaultKind
 from .options import TRUTH_KEYS, CheckOptions
 

@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from ..data.augmentations.build import CentralSquare
+from ..data.augmentations.center_crop import CentralSquare
 from ..data.truth.coco_file import explain_coco_errors
 from ..data.truth.records import has_classes
 from .cityscapes_evaluator import CityscapesMeanIoUEvaluator

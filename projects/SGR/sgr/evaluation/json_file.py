@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from ..data.files import draft_of
 
 __all__ = ["write_json"]
 
@@ -22,13 +23,9 @@ def write_json(path: str | Path, content: Mapping) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        text = json.dumps(_plain(content), indent=1, allow_nan=False, default=str)
+    text = json.dumps(_plain(content), indent=1, allow_nan=False, default=str)
+    with draft_of(path) as draft:
         draft.write_text(text + "\n", encoding="utf-8")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _plain(content: Any) -> Any:

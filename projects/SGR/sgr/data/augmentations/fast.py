@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from detectron2.data import transforms as T
 
-from .build import CenterCrop
+from .center_crop import CenterCrop
 from .color_jitter import ColorJitter
 from .constrained_crop import ConstrainedCrop
 from .resized_crop import ResizedCrop

@@ -9,15 +9,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from .registration import (
-    IncompleteDataset,
-    add_metadata,
-    check_present,
-    datasets_root,
-    load_sem_seg_pairs,
-    replace_builtin,
-    set_paths,
-)
+from .missing import IncompleteDataset, check_present, datasets_root
+from .pairs import load_sem_seg_pairs
+from .registration import add_metadata, replace_builtin, set_paths
 
 __all__ = ["ADE20K_COLORS", "load_ade20k"]
 
@@ -53,7 +47,7 @@ _SPLITS = {"train": "training", "val": "validation"}
 
 
 def load_ade20k(split: str) -> list[dict]:
-    """Records of ADE20K, see :func:`~.registration.load_sem_seg_pairs`.
+    """Records of ADE20K, see :func:`~.pairs.load_sem_seg_pairs`.
 
     Args:
         split: "train" or "val".

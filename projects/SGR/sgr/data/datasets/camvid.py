@@ -8,7 +8,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from .registration import check_present, datasets_root, load_sem_seg_pairs, register, set_paths
+from .missing import check_present, datasets_root
+from .pairs import load_sem_seg_pairs
+from .registration import register, set_paths
 
 __all__ = ["CAMVID_CLASSES", "CAMVID_COLORS", "load_camvid"]
 

@@ -16,15 +16,8 @@ from pathlib import Path
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 
 from ..faults import list_faults
-from .registration import (
-    IncompleteDataset,
-    add_metadata,
-    check_present,
-    datasets_root,
-    incomplete_dataset,
-    replace_builtin,
-    set_paths,
-)
+from .missing import IncompleteDataset, check_present, datasets_root, incomplete_dataset
+from .registration import add_metadata, replace_builtin, set_paths
 
 __all__ = ["CITYSCAPES_COLORS", "load_cityscapes", "load_cityscapes_panoptic"]
 

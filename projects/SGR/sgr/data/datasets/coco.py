@@ -26,13 +26,8 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.data.datasets.coco import load_coco_json
 from detectron2.data.datasets.coco_panoptic import load_coco_panoptic_json
 
-from .registration import (
-    check_present,
-    datasets_root,
-    incomplete_dataset,
-    replace_builtin,
-    set_paths,
-)
+from .missing import check_present, datasets_root, incomplete_dataset
+from .registration import replace_builtin, set_paths
 
 __all__ = [
     "load_coco_instances",

@@ -10,14 +10,10 @@ from pathlib import Path
 
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
-from .registration import (
-    check_present,
-    datasets_root,
-    distinct_label_colors,
-    load_sem_seg_pairs,
-    register,
-    set_paths,
-)
+from .classes import distinct_label_colors
+from .missing import check_present, datasets_root
+from .pairs import load_sem_seg_pairs
+from .registration import register, set_paths
 
 __all__ = ["COCO_STUFF_CLASSES", "COCO_STUFF_COLORS", "load_coco_stuff_10k"]
 

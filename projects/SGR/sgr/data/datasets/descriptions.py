@@ -25,9 +25,11 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ..files import read_text
 from ..mappers.semantic import SEMANTIC_MAPPERS
-from ..text_files import read_text
-from .folders import Folders, as_class_names, is_of_folders, register_folders
+from .classes import as_class_names
+from .folders import is_of_folders, register_folders
+from .image_folders import Folders
 
 __all__ = ["add_described_datasets", "register_dataset_file"]
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from detectron2.data.datasets.coco import load_coco_json
 
-from .registration import IncompleteDataset, check_present, datasets_root, register, set_paths
+from .missing import IncompleteDataset, check_present, datasets_root
+from .registration import register, set_paths
 
 __all__ = [
     "SHAPES_CLASSES",

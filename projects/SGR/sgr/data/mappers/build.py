@@ -9,7 +9,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper
 from fvcore.common.registry import Registry
 
-from ..augmentations.build import CentralSquare
+from ..augmentations.center_crop import CentralSquare
 from ..truth.image_files import read_image
 
 __all__ = ["MAPPER_REGISTRY", "CentralSquareMapper", "FileNamingMapper", "build_mapper"]

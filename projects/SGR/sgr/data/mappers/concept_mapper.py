@@ -5,30 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, detection_utils
+from detectron2.data import detection_utils
 from detectron2.data import transforms as T
-from detectron2.structures import Instances
 
 from ..augmentations.build import build_augmentations
 from ..augmentations.fast import accelerated
-from ..components import connected_components
+from ..threads import limit_opencv_threads
 from ..truth.image_files import read_image
+from .settings import check_for_training, component_options
+from .tensors import component_tensors
 
-__all__ = [
-    "ConceptMapper",
-    "category_fault",
-    "check_for_training",
-    "check_ignored",
-    "component_options",
-    "component_targets",
-    "labels_of_training_data",
-    "limit_opencv_threads",
-    "mask_targets",
-]
+__all__ = ["ConceptMapper"]
 
 # What images are padded with; close to the mean that the models subtract.
 _IMAGE_PADDING = 128
@@ -146,7 +136,7 @@ class ConceptMapper:
     def _add_components(self, record: dict, labels: np.ndarray, ignore_label: int) -> None:
         """Add the components of (H, W) labels, if they are wanted."""
         if self.with_components:
-            targets = component_targets(
+            targets = component_tensors(
                 labels,
                 ignore_label=ignore_label,
                 min_area_ratio=self.min_area_ratio,
@@ -168,133 +158,3 @@ class ConceptMapper:
         padded = np.full((height, width, *array.shape[2:]), value, array.dtype)
         padded[: array.shape[0], : array.shape[1]] = array
         return padded
-
-
-def check_for_training(mapper_class: type, is_train: bool) -> None:
-    """Raise ValueError if a mapper is asked for testing."""
-    if not is_train:
-        raise ValueError(
-            f"{mapper_class.__name__} is for training; for testing use "
-            "detectron2.data.DatasetMapper(cfg, is_train=False)"
-        )
-
-
-def component_options(cfg: CfgNode) -> dict[str, Any]:
-    """The arguments of a mapper that are about components, from the config."""
-    return {
-        "with_components": cfg.MODEL.SGR.SUPERVISION.WEIGHT > 0,
-        "max_components": cfg.MODEL.SGR.SUPERVISION.MAX_ACTIVE,
-        "min_area_ratio": cfg.INPUT.COMPONENTS.MIN_AREA_RATIO,
-        "kernel_size": cfg.INPUT.COMPONENTS.KERNEL_SIZE,
-    }
-
-
-def component_targets(
-    labels: np.ndarray, *, ignore_label: int, **options: Any
-) -> dict[str, torch.Tensor]:
-    """What concept supervision learns from.
-
-    Args:
-        labels: (H, W) classes of the crop.
-        ignore_label: label of ignored pixels.
-        **options: see :func:`sgr.data.components.connected_components`.
-
-    Returns:
-        ``component_map``, (H, W) int16, each pixel's component or -1, and ``component_classes``,
-        (C,) int64.
-    """
-    components = connected_components(labels, ignore_label=ignore_label, **options)
-    return {
-        "component_map": torch.from_numpy(components.indices),
-        "component_classes": torch.from_numpy(components.classes),
-    }
-
-
-def limit_opencv_threads() -> None:
-    """In a worker of a loader, keep OpenCV to one thread.
-
-    Each worker is a process of its own: threads of theirs would only fight for cores.
-    """
-    if torch.utils.data.get_worker_info() is not None:
-        cv2.setNumThreads(0)
-
-
-def mask_targets(masks: np.ndarray, classes: np.ndarray) -> Instances:
-    """What mask classification learns from.
-
-    Args:
-        masks: (N, H, W) bool, padded; N may be 0.
-        classes: (N,) integers.
-
-    Returns:
-        ``gt_masks``, (N, H, W) bool, and ``gt_classes``, (N,) int64: the form that the public
-        MaskFormer and Mask2Former read.
-    """
-    instances = Instances(masks.shape[1:])
-    instances.gt_classes = torch.from_numpy(np.asarray(classes, np.int64))
-    instances.gt_masks = torch.from_numpy(masks)
-    return instances
-
-
-def category_fault(category: Any, num_classes: int, head: str = "SEM_SEG_HEAD") -> str | None:
-    """What is wrong with a category_id, None if it is an integer in ``[0, num_classes)``.
-
-    Args:
-        category: what a record has.
-        num_classes: number of classes.
-        head: whose NUM_CLASSES under MODEL counts where the metadata name no classes.
-    """
-    # JSON has other things than integers too.
-    is_integer = isinstance(category, (int, np.integer)) and not isinstance(category, bool)
-    if is_integer and 0 <= category < num_classes:
-        return None
-    return (
-        f"has category_id {category!r}; expected are 0 to {num_classes - 1}, by the class names in "
-        f"the metadata of DATASETS.TRAIN or else by MODEL.{head}.NUM_CLASSES"
-    )
-
-
-def check_ignored(num_classes: int, **values: int) -> None:
-    """Raise ValueError if one of the ``values``, given by name, is the label of a class."""
-    for name, value in values.items():
-        if 0 <= value < num_classes:
-            raise ValueError(
-                f"{name} is {value}, which is one of the {num_classes} classes; it must be "
-                f"negative or at least {num_classes}"
-            )
-
-
-def labels_of_training_data(
-    cfg: CfgNode, key: str = "stuff_classes", head: str = "SEM_SEG_HEAD"
-) -> tuple[int, int]:
-    """Number of classes and ignore label of ``cfg.DATASETS.TRAIN``, from the metadata.
-
-    Load the data before: some datasets, those of Detectron2's ``register_coco_instances`` among
-    them, learn their classes only then.
-
-    Args:
-        cfg: the config; its heads' keys stand in for what the metadata lack.
-        key: of the list of class names in the metadata.
-        head: the node under MODEL whose NUM_CLASSES counts.
-
-    Raises:
-        ValueError: a dataset has more classes than the head, or the datasets differ.
-    """
-    most, ignore_value = cfg.MODEL[head].NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
-    labels: dict[str, tuple[int, int]] = {}
-    for name in cfg.DATASETS.TRAIN:
-        metadata = MetadataCatalog.get(name)
-        classes = metadata.get(key)
-        num_classes = most if classes is None else len(classes)
-        if num_classes > most:
-            raise ValueError(
-                f"MODEL.{head}.NUM_CLASSES is {most}, but the dataset {name} has {num_classes} "
-                "classes"
-            )
-        labels[name] = (num_classes, metadata.get("ignore_label", ignore_value))
-    if len(set(labels.values())) > 1:
-        raise ValueError(
-            "the datasets of DATASETS.TRAIN differ in (number of classes, ignore label), so one "
-            f"mapper cannot serve them all: {labels}"
-        )
-    return next(iter(labels.values()), (most, ignore_value))

@@ -10,17 +10,13 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 
+from ..threads import limit_opencv_threads
 from ..truth.annotations import AnnotationChecker, annotation_name, checked_rle
 from ..truth.instances import draw_instances, paint_classes, read_shapes
-from ..truth.segments import valid_polygons
+from ..truth.masks import valid_polygons
 from .build import MAPPER_REGISTRY, FileNamingMapper
-from .concept_mapper import (
-    check_for_training,
-    component_options,
-    component_targets,
-    labels_of_training_data,
-    limit_opencv_threads,
-)
+from .settings import check_for_training, component_options, labels_of_training_data
+from .tensors import component_tensors
 
 __all__ = ["DetectionConceptMapper"]
 
@@ -156,7 +152,7 @@ class DetectionConceptMapper(FileNamingMapper):
             shapes = read_shapes(annotations, size=size, file_name=file_name, boxes_do=True)
             drawn = draw_instances(shapes, transforms, image_shape)
             labels = paint_classes(drawn, shapes, image_shape, num_classes=self.num_classes)
-            targets = component_targets(
+            targets = component_tensors(
                 labels, ignore_label=self.num_classes + 1, **self._component_options
             )
             dataset_dict.update(targets)

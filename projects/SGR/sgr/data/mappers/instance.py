@@ -12,7 +12,9 @@ from detectron2.data import transforms as T
 from ..truth.annotations import AnnotationChecker
 from ..truth.instances import InstanceShape, draw_instances, paint_classes, read_shapes
 from .build import MAPPER_REGISTRY
-from .concept_mapper import ConceptMapper, labels_of_training_data, mask_targets
+from .concept_mapper import ConceptMapper
+from .settings import labels_of_training_data
+from .tensors import mask_instances
 
 __all__ = ["InstanceConceptMapper"]
 
@@ -104,7 +106,7 @@ class InstanceConceptMapper(ConceptMapper):
         return aug_input.image, _Targets(stack, [truth[i].category for i in shown], class_map)
 
     def _add_targets(self, record: dict, truth: _Targets) -> None:
-        record["instances"] = mask_targets(truth.masks, truth.classes)
+        record["instances"] = mask_instances(truth.masks, truth.classes)
         self._add_components(record, truth.class_map, self.num_classes + 1)
 
 

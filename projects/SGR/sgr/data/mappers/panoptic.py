@@ -9,16 +9,13 @@ import torch
 from detectron2.config import CfgNode, configurable
 
 from ..augmentations.labelled_image import LabelledImage, compact
+from ..truth.annotations import category_fault
 from ..truth.image_files import exif_orientation, size_fault
 from ..truth.segments import read_segment_map, segment_labels
 from .build import MAPPER_REGISTRY
-from .concept_mapper import (
-    ConceptMapper,
-    category_fault,
-    check_ignored,
-    labels_of_training_data,
-    mask_targets,
-)
+from .concept_mapper import ConceptMapper
+from .settings import check_ignored, labels_of_training_data
+from .tensors import mask_instances
 
 __all__ = ["PanopticConceptMapper"]
 
@@ -121,7 +118,7 @@ class PanopticConceptMapper(ConceptMapper):
         # Not those without a segment either, whose label is the same.
         shown = np.flatnonzero((areas > 0) & (truth.labels != self.ignore_value))
         masks = truth.indices == shown.astype(truth.indices.dtype)[:, None, None]
-        record["instances"] = mask_targets(masks, truth.labels[shown])
+        record["instances"] = mask_instances(masks, truth.labels[shown])
 
 
 @MAPPER_REGISTRY.register()

@@ -11,12 +11,9 @@ from detectron2.config import CfgNode, configurable
 from ..augmentations.labelled_image import LabelledImage, compact
 from ..truth.image_files import check_labels, exif_orientation, read_labels, size_fault
 from .build import MAPPER_REGISTRY
-from .concept_mapper import (
-    ConceptMapper,
-    check_ignored,
-    labels_of_training_data,
-    mask_targets,
-)
+from .concept_mapper import ConceptMapper
+from .settings import check_ignored, labels_of_training_data
+from .tensors import mask_instances
 
 __all__ = ["SEMANTIC_MAPPERS", "MaskFormerSemanticConceptMapper", "SemanticConceptMapper"]
 
@@ -116,7 +113,7 @@ class MaskFormerSemanticConceptMapper(SemanticConceptMapper):
             counts = np.bincount(truth[truth != self.ignore_value])
         classes = np.flatnonzero(counts)
         masks = truth == classes.astype(truth.dtype)[:, None, None]
-        record["instances"] = mask_targets(masks, classes)
+        record["instances"] = mask_instances(masks, classes)
 
 
 @MAPPER_REGISTRY.register()

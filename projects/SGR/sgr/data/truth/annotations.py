@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import numpy as np
 from detectron2.structures import BoxMode
 
 from ..faults import list_faults
-from ..mappers.concept_mapper import category_fault
-from .segments import segmentation_fault, to_rle
+from .masks import to_rle
 
-__all__ = ["AnnotationChecker", "annotation_name", "checked_rle"]
+__all__ = [
+    "AnnotationChecker",
+    "annotation_name",
+    "category_fault",
+    "checked_rle",
+    "segmentation_fault",
+]
 
 
 def annotation_name(annotation: dict, index: int, file_name: str) -> str:
@@ -22,7 +29,7 @@ def annotation_name(annotation: dict, index: int, file_name: str) -> str:
 
 
 def checked_rle(segmentation: dict | list | None, size: tuple[int, int], name: str) -> dict | None:
-    """:func:`sgr.data.truth.segments.to_rle`, whose ValueError names the annotation."""
+    """:func:`sgr.data.truth.masks.to_rle`, whose ValueError names the annotation."""
     try:
         return to_rle(segmentation, size)
     except ValueError as error:
@@ -178,3 +185,86 @@ def _box_fault(annotation: dict) -> str | None:
             "file or remove the annotation; a side of zero, though, is left out in training"
         )
     return None
+
+
+def category_fault(category: Any, num_classes: int, head: str = "SEM_SEG_HEAD") -> str | None:
+    """What is wrong with a category_id, None if it is an integer in ``[0, num_classes)``.
+
+    Args:
+        category: what a record has.
+        num_classes: number of classes.
+        head: whose NUM_CLASSES under MODEL counts where the metadata name no classes.
+    """
+    # JSON has other things than integers too.
+    is_integer = isinstance(category, (int, np.integer)) and not isinstance(category, bool)
+    if is_integer and 0 <= category < num_classes:
+        return None
+    return (
+        f"has category_id {category!r}; expected are 0 to {num_classes - 1}, by the class names in "
+        f"the metadata of DATASETS.TRAIN or else by MODEL.{head}.NUM_CLASSES"
+    )
+
+
+def segmentation_fault(
+    segmentation: dict | list, size: tuple[int, int] | None = None
+) -> str | None:
+    """What is wrong with the segmentation of an annotation, seen from its form.
+
+    Cheap enough for every annotation of a dataset: microseconds each, and it makes no mask. It does
+    not check the runs of a code (:func:`~sgr.data.truth.masks.to_rle` does), and polygons of fewer
+    than three corners are no fault.
+
+    Args:
+        segmentation: polygons, or a run-length code.
+        size: (height, width) of the image, if known.
+
+    Returns:
+        What would follow "the annotation ..." in a sentence, or None where nothing is wrong.
+    """
+    if isinstance(segmentation, dict):
+        if not {"counts", "size"} <= segmentation.keys():
+            return f"has a run-length code of {sorted(segmentation)}, not of counts and size"
+        if not isinstance(segmentation["counts"], (bytes, str, list)):
+            kind = type(segmentation["counts"]).__name__
+            return f"has a run-length code with counts of type {kind}, not a list or a string"
+        if isinstance(segmentation["counts"], list) and not _are_numbers(segmentation["counts"]):
+            return "has a run-length code with counts that are not numbers"
+        code_size = segmentation["size"]
+        if not _are_numbers(code_size) or len(code_size) != 2:
+            return f"has a run-length code of the size {code_size!r}, not of two numbers"
+        code_size = tuple(code_size)
+        if size is not None and code_size != tuple(size):
+            return (
+                f"has a mask of {code_size[1]} x {code_size[0]}, but the image is "
+                f"{size[1]} x {size[0]} pixels"
+            )
+        return None
+    if not isinstance(segmentation, (list, tuple)):
+        return (
+            f"has a segmentation of type {type(segmentation).__name__}; it must be a list of "
+            "polygons or a run-length code"
+        )
+    for polygon in segmentation:
+        if not isinstance(polygon, (list, tuple, np.ndarray)):
+            return (
+                "has plain numbers as segmentation; polygons are lists in a list: "
+                "[[x, y, x, y, ...], ...]"
+            )
+        try:
+            # For the usual lists of numbers much faster than by way of an array.
+            finite = math.isfinite(sum(polygon))
+        except TypeError:
+            try:
+                finite = bool(np.isfinite(np.asarray(polygon, np.float64)).all())
+            except (TypeError, ValueError):
+                return "has a polygon that does not consist of numbers"
+        if not finite:
+            return "has a polygon with a coordinate that is not finite"
+    return None
+
+
+def _are_numbers(values: object) -> bool:
+    try:
+        return math.isfinite(sum(values))
+    except (TypeError, OverflowError):
+        return False

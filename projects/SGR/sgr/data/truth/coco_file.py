@@ -15,7 +15,7 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 
 from ..faults import list_faults
-from .segments import segmentation_fault
+from .annotations import segmentation_fault
 
 __all__ = ["coco_content_faults", "coco_file_faults", "explain_coco_errors"]
 

@@ -11,7 +11,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
 from .annotations import annotation_name, checked_rle
-from .segments import to_rle, valid_polygons
+from .masks import to_rle, valid_polygons
 
 __all__ = ["InstanceShape", "draw_instances", "paint_classes", "read_shapes"]
 

@@ -12,7 +12,8 @@ import numpy as np
 import pycocotools.mask as mask_util
 
 from .image_files import check_labels, read_labels
-from .segments import read_segment_map, segment_labels, to_rle, valid_polygons
+from .masks import to_rle, valid_polygons
+from .segments import read_segment_map, segment_labels
 
 __all__ = [
     "as_tested",

@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+import cv2
+import torch
 from tqdm import tqdm
 
-__all__ = ["available_cores", "work_in_threads"]
+__all__ = ["available_cores", "limit_opencv_threads", "work_in_threads"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -61,3 +63,12 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # fewer than the machine's in a container
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def limit_opencv_threads() -> None:
+    """In a worker of a loader, keep OpenCV to one thread.
+
+    Each worker is a process of its own: threads of theirs would only fight for cores.
+    """
+    if torch.utils.data.get_worker_info() is not None:
+        cv2.setNumThreads(0)

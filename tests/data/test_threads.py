@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from sgr.data.progress import available_cores, work_in_threads
+from sgr.data.threads import available_cores, work_in_threads
 
 
 @pytest.mark.parametrize("workers", [1, 3])

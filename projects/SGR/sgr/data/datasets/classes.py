@@ -1,0 +1,107 @@
+"""Names and colours of the classes of a dataset."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from pathlib import Path
+
+import numpy as np
+
+from ..files import read_text
+
+__all__ = ["as_class_names", "as_colors", "check_ignore_label", "distinct_label_colors"]
+
+PathLike = str | os.PathLike
+
+
+def as_class_names(classes: Sequence[str] | PathLike | int) -> list[str]:
+    """Names of classes in any form in which they are given.
+
+    Args:
+        classes: a list, a text file with one name per line, or a number.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a name is missing, twice there or no text; there are not two; the file is not
+            UTF-8; or what is given is of another form.
+    """
+    if isinstance(classes, int) and not isinstance(classes, bool):
+        if classes < 2:
+            raise ValueError(f"the number of classes is {classes}, and must be at least 2")
+        return [f"class {label}" for label in range(classes)]
+    where = "classes"
+    if isinstance(classes, (str, os.PathLike)):
+        where = str(classes)
+        if not Path(classes).is_file():
+            raise FileNotFoundError(f"there is no file of class names {where}")
+        classes = read_text(classes).rstrip().split("\n")
+    if isinstance(classes, (Mapping, bool)) or not isinstance(classes, Sequence):
+        raise ValueError(
+            "classes must be a list of names, a text file with one name per line, or a number; got "
+            f"{classes!r}"
+        )
+    names = []
+    for label, name in enumerate(classes):
+        if not isinstance(name, str):
+            raise ValueError(
+                f"the name of class {label} in {where} is {name!r}, a {type(name).__name__}; "
+                "put it in quotes"
+            )
+        name = name.strip()
+        if not name:
+            raise ValueError(f"the name of class {label} in {where} is empty")
+        if name in names:
+            first = names.index(name)
+            raise ValueError(f"{where} names {name!r} twice: classes {first} and {label}")
+        names.append(name)
+    if len(names) < 2:
+        # There would be nothing to tell apart, since pixels without a class are left out.
+        raise ValueError(
+            f"{where} names only {names}, and must name at least 2; what is around the things of "
+            "one class is a class as well, such as background"
+        )
+    return names
+
+
+def as_colors(colors: Sequence[Sequence[int]], num_classes: int) -> list[tuple[int, ...]]:
+    if len(colors) != num_classes:
+        raise ValueError(f"there are {len(colors)} colors for {num_classes} classes")
+    for label, color in enumerate(colors):
+        if not isinstance(color, (Sequence, np.ndarray)) or not (
+            len(color) == 3 and all(_is_byte(part) for part in color)
+        ):
+            raise ValueError(
+                f"the color of class {label} is {color!r}, not three integers of 0 to 255"
+            )
+    return [tuple(map(int, color)) for color in colors]
+
+
+def _is_byte(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and 0 <= value <= 255
+
+
+def check_ignore_label(ignore_label: int, num_classes: int) -> None:
+    if 0 <= ignore_label < num_classes:
+        raise ValueError(
+            f"ignore_label is {ignore_label}, which is one of the {num_classes} classes (0 to "
+            f"{num_classes - 1}); classes count from 0 on, so where 0 means unlabelled in the "
+            "files, subtract 1 from the labels and let 0 become 255"
+        )
+
+
+def distinct_label_colors(count: int) -> list[tuple[int, int, int]]:
+    """Colours for datasets that come without: up to 255 different ones, none of them black.
+
+    The bits of a label's number, from the lowest, go in turn to red, green and blue, and there
+    from the highest bit down; so are the colours of Pascal VOC made.
+
+    Returns:
+        ``count`` colours, RGB.
+    """
+    colors = np.zeros((count, 3), np.uint8)
+    numbers = np.arange(1, count + 1)
+    for bit in range(8):
+        colors[:, bit % 3] |= ((numbers >> bit & 1) << 7 - bit // 3).astype(np.uint8)
+    return [tuple(color) for color in colors.tolist()]

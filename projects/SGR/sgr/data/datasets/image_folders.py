@@ -1,0 +1,138 @@
+"""The images and the ground truth of one dataset of one's own, as they lie in folders."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from detectron2.data.datasets.coco import load_coco_json
+
+from ..files import read_text
+from .missing import IncompleteDataset
+from .pairs import IMAGE_SUFFIXES, load_sem_seg_pairs
+
+__all__ = ["Folders", "add_annotations"]
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where the images and the ground truth of one dataset lie.
+
+    Attributes:
+        image_dir: images, in subfolders too.
+        label_dir: label maps, a PNG for each image, in the same subfolders.
+        label_suffix: what a label map's name has behind that of its image, as "_mask" where that of
+            NAME.jpg is NAME_mask.png.
+        list_file: a text file with the names of the images to take, one per line, with or without
+            ".jpg" etc.; paths in ``image_dir`` where there are subfolders. None takes all.
+        share: (from, to), the part of the images to take, in [0, 1). An image's place in that range
+            is a hash of its name: it does not change as others come and go.
+        instances_json: annotations of things in COCO's format; images that it does not list have
+            none. None for data without.
+    """
+
+    image_dir: Path
+    label_dir: Path
+    label_suffix: str = ""
+    list_file: Path | None = None
+    share: tuple[float, float] = (0.0, 1.0)
+    instances_json: Path | None = None
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether all files in the folders are the dataset's."""
+        return self.list_file is None and self.share == (0.0, 1.0)
+
+    def load_pairs(self) -> list[dict]:
+        """See :func:`~.pairs.load_sem_seg_pairs`; without annotations.
+
+        Raises:
+            FileNotFoundError: a folder or the list is not there.
+            IncompleteDataset: an image or a label map is not there.
+            ValueError: the list, or the share, has no image; the list is not UTF-8; or images and
+                label maps cannot be told apart.
+        """
+        for folder, what in ((self.image_dir, "images"), (self.label_dir, "label maps")):
+            if not folder.is_dir():
+                raise FileNotFoundError(f"the folder of {what} {folder} does not exist")
+        if not self.label_suffix and self.image_dir.samefile(self.label_dir):
+            raise ValueError(
+                f"images and label maps lie in one folder, {self.image_dir}: a label_suffix must "
+                "tell them apart, as _mask does where the label map of NAME.png is NAME_mask.png"
+            )
+        listed = None if self.list_file is None else _read_list(self.list_file)
+        records = load_sem_seg_pairs(
+            self.image_dir,
+            self.label_dir,
+            label_suffix=self.label_suffix,
+            subfolders=True,
+            keep=partial(self._is_taken, listed=listed),
+        )
+        missing = sorted((listed or set()) - {record["image_id"] for record in records})
+        if missing:
+            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            where = f"of which {self.image_dir} has no image"
+            raise IncompleteDataset(
+                f"{self.list_file} lists {missing[0]}{more}, {where}",
+                faults=[f"{self.list_file} lists {stem}, {where}" for stem in missing],
+                records=records,
+            )
+        if not records:
+            low, high = self.share
+            raise ValueError(
+                f"none of the images in {self.image_dir} falls into the share {low:g} to {high:g}: "
+                "there are too few; take a larger share, or lists"
+            )
+        return records
+
+    def _is_taken(self, stem: str, listed: Collection[str] | None) -> bool:
+        if listed is not None and stem not in listed:
+            return False
+        digest = hashlib.blake2b(stem.encode(), digest_size=8).digest()
+        return self.share[0] <= int.from_bytes(digest, "big") / 2**64 < self.share[1]
+
+
+def add_annotations(name: str, folders: Folders, records: list[dict]) -> None:
+    """Add size and instances to records, from the file of annotations; costs reading it."""
+    if not folders.instances_json.is_file():
+        raise FileNotFoundError(f"there is no file of instances {folders.instances_json}")
+    # The name makes it number the categories from 0, and put them into the metadata.
+    of_file = {
+        os.path.normpath(each["file_name"]): each
+        for each in load_coco_json(str(folders.instances_json), str(folders.image_dir), name)
+    }
+    listed = 0
+    for record in records:
+        annotated = of_file.get(os.path.normpath(record["file_name"]))
+        record["annotations"] = []
+        if annotated is not None:
+            listed += 1
+            record.update({key: annotated[key] for key in ("annotations", "height", "width")})
+    if not listed:
+        theirs, ours = (
+            repr(os.path.relpath(files[0], folders.image_dir)) if files else "nothing"
+            for files in (list(of_file), [record["file_name"] for record in records])
+        )
+        raise ValueError(
+            f"{folders.instances_json} lists none of the {len(records)} images of {name}; its "
+            f"file_name is {theirs}, for instance, and theirs {ours}"
+        )
+
+
+def _read_list(file: Path) -> set[str]:
+    """The stems in a list of images."""
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no list of images {file}")
+    stems = set()
+    for line in read_text(file).splitlines():
+        name = line.strip().replace("\\", "/").removeprefix("./")
+        if name:
+            suffix = Path(name).suffix
+            stems.add(name.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else name)
+    if not stems:
+        raise ValueError(f"the list of images {file} is empty")
+    return stems

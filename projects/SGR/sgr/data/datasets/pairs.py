@@ -1,0 +1,94 @@
+"""Images in one folder, their label maps in another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from pathlib import Path
+
+from ..files import visible_files
+from .missing import IncompleteDataset
+
+__all__ = ["IMAGE_SUFFIXES", "load_sem_seg_pairs"]
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def load_sem_seg_pairs(
+    image_dir: Path,
+    label_dir: Path,
+    *,
+    label_suffix: str = "",
+    subfolders: bool = False,
+    keep: Callable[[str], bool] | None = None,
+) -> list[dict]:
+    """Pair the images of a folder with the label maps of another by their stems.
+
+    Detectron2's ``load_sem_seg`` takes images of one suffix only, and leaves out what has no
+    partner; here an incomplete dataset is an error.
+
+    Args:
+        image_dir: holds images (``IMAGE_SUFFIXES``); hidden files are left out.
+        label_dir: holds one PNG for each image.
+        label_suffix: what the stem of a label map has behind that of its image; files without it
+            are left out.
+        subfolders: take those of subfolders too, links to folders among them, hidden ones aside; a
+            stem is then the path in the folder, as in "city/0001".
+        keep: whether the image of a stem, and its label map, are taken; None takes all.
+
+    Returns:
+        Records with ``file_name``, ``sem_seg_file_name`` and ``image_id``, the stem, in the order
+        of stems. None where ``keep`` takes none.
+
+    Raises:
+        IncompleteDataset: there is no image, or an image or label map has no partner.
+        ValueError: two files have the same stem.
+    """
+    labels = _by_stem(label_dir, (".png",), subfolders, label_suffix)
+    label_files = set(labels.values())  # they may lie among the images
+    images = _by_stem(image_dir, IMAGE_SUFFIXES, subfolders, leave_out=label_files)
+    if not images:
+        raise IncompleteDataset(f"{image_dir} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+    if keep is not None:
+        images, labels = (
+            {stem: path for stem, path in files.items() if keep(stem)} for files in (images, labels)
+        )
+    message, faults = "", []
+    for have, lack, folder, ending, what in [
+        (images, labels, label_dir, f"{label_suffix}.png", "image without a label map"),
+        (labels, images, image_dir, ".*", "label map without an image"),
+    ]:
+        told = [
+            f"{what}: {have[stem]} has no partner {folder / stem}{ending}"
+            for stem in sorted(have.keys() - lack.keys())
+        ]
+        if told and not message:
+            message = told[0] + (f" (and {len(told) - 1} more)" if len(told) > 1 else "")
+        faults += told
+    records = [
+        {"file_name": str(images[stem]), "sem_seg_file_name": str(labels[stem]), "image_id": stem}
+        for stem in sorted(images.keys() & labels.keys())
+    ]
+    if faults:
+        raise IncompleteDataset(message, faults=faults, records=records)
+    return records
+
+
+def _by_stem(
+    folder: Path,
+    suffixes: tuple[str, ...],
+    subfolders: bool = False,
+    ending: str = "",
+    leave_out: Container[Path] = (),
+) -> dict[str, Path]:
+    """Files by their stems without ``ending``."""
+    files: dict[str, Path] = {}
+    for path in visible_files(folder) if subfolders else sorted(folder.iterdir()):
+        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+            continue
+        if not path.stem.endswith(ending) or path in leave_out:
+            continue
+        stem = path.relative_to(folder).with_suffix("").as_posix().removesuffix(ending)
+        if stem in files:
+            raise ValueError(f"{path} and {files[stem]} have the same stem")
+        files[stem] = path
+    return files

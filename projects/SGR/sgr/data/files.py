@@ -1,0 +1,65 @@
+"""Text files that users write, folders that they fill, and files that are written as a whole."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["draft_of", "read_text", "visible_files"]
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """The text of a file, without the byte order mark that some editors put at its start.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        ValueError: it is not UTF-8.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8") from error
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """The files of a folder and of its subfolders, sorted by path, without hidden ones.
+
+    It follows links to folders and does not enter hidden folders.
+
+    Args:
+        folder: may be missing; then there are no files.
+    """
+    files: list[Path] = []
+    # Path.rglob does not follow links, or only from Python 3.13 on.
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [Path(parent, name) for name in names if not name.startswith(".")]
+    return sorted(files)
+
+
+@contextmanager
+def draft_of(path: str | os.PathLike) -> Iterator[Path]:
+    """Write a file so that it is either complete or, after an error, as it was before.
+
+    Example::
+
+        with draft_of("results.json") as draft:
+            draft.write_text(text)
+
+    Yields:
+        The path to write to, in the same folder. When the block ends, the draft takes the place of
+        ``path``; after an error it is removed.
+    """
+    path = Path(path)
+    # The suffix is not the file's own: loaders would take a draft for one of their files.
+    draft = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    draft.unlink(missing_ok=True)  # a process with the same number may have been killed
+    try:
+        yield draft
+        os.replace(draft, path)
+    finally:
+        # After success it still exists if it and ``path`` are links to the same file.
+        draft.unlink(missing_ok=True)

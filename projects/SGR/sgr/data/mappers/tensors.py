@@ -1,0 +1,51 @@
+"""Ground truth of a crop as the tensors that models learn from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.structures import Instances
+
+from ..components import connected_components
+
+__all__ = ["component_tensors", "mask_instances"]
+
+
+def component_tensors(
+    labels: np.ndarray, *, ignore_label: int, **options: Any
+) -> dict[str, torch.Tensor]:
+    """What concept supervision learns from.
+
+    Args:
+        labels: (H, W) classes of the crop.
+        ignore_label: label of ignored pixels.
+        **options: see :func:`sgr.data.components.connected_components`.
+
+    Returns:
+        ``component_map``, (H, W) int16, each pixel's component or -1, and ``component_classes``,
+        (C,) int64.
+    """
+    components = connected_components(labels, ignore_label=ignore_label, **options)
+    return {
+        "component_map": torch.from_numpy(components.indices),
+        "component_classes": torch.from_numpy(components.classes),
+    }
+
+
+def mask_instances(masks: np.ndarray, classes: np.ndarray) -> Instances:
+    """What mask classification learns from.
+
+    Args:
+        masks: (N, H, W) bool, padded; N may be 0.
+        classes: (N,) integers.
+
+    Returns:
+        ``gt_masks``, (N, H, W) bool, and ``gt_classes``, (N,) int64: the form that the public
+        MaskFormer and Mask2Former read.
+    """
+    instances = Instances(masks.shape[1:])
+    instances.gt_classes = torch.from_numpy(np.asarray(classes, np.int64))
+    instances.gt_masks = torch.from_numpy(masks)
+    return instances
