@@ -4,7 +4,7 @@ import pytest
 import torch
 from fvcore.nn import FlopCountAnalysis
 
-from sgr.modeling.layers.deformable_attention import _read_by_grid_sample
+from sgr.modeling.layers.deformable_sampling import _read_by_grid_sample
 from sgr.modeling.mask_classification import (
     DeformableAttention,
     multi_scale_deformable_attention,

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .initialization import xavier_init
-
 __all__ = [
     "Transformer",
     "TransformerDecoder",
@@ -20,6 +18,7 @@ __all__ = [
     "TransformerEncoder",
     "TransformerEncoderLayer",
     "TransformerEncoderOnly",
+    "xavier_init",
 ]
 
 
@@ -284,3 +283,10 @@ class Transformer(nn.Module):
 
 def _to_tokens(features: Tensor) -> Tensor:
     return features.flatten(2).transpose(1, 2)
+
+
+def xavier_init(module: nn.Module) -> None:
+    """Draw every matrix of ``module`` anew by Xavier's uniform rule; leave vectors as they are."""
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)

@@ -1,6 +1,7 @@
 """Mask classification: the heads, criteria and meta-architectures of MaskFormer and Mask2Former."""
 
-from ..layers.deformable_attention import DeformableAttention, multi_scale_deformable_attention
+from ..layers.deformable_attention import DeformableAttention
+from ..layers.deformable_sampling import multi_scale_deformable_attention
 from .criteria.matcher import HungarianMatcher
 from .criteria.point_criterion import PointSetCriterion
 from .criteria.point_matcher import PointMatcher

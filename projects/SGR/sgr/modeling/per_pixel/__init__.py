@@ -3,7 +3,7 @@
 from .deeplab_v3 import AnySizeDeepLabV3Head
 from .fcn import FCNHead
 from .head import PerPixelHead
-from .loss import PixelLoss
+from .losses import PixelLoss
 from .uper_net import PyramidPooling, UperNetHead
 
 __all__ = [

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layers.checks import check_num_classes
-from .loss import PixelLoss, upsample
+from .losses import PixelLoss, upsample
 
 __all__ = ["PerPixelHead", "check_no_reasoning", "conv_norm_relu", "only_shape"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..layers.initialization import xavier_init
+from ..layers.transformer import xavier_init
 
 __all__ = ["GraphConvolution", "build_token_mixer"]
 

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..layers.distributed import mean_over_workers
-from ..layers.mask_losses import dice_loss, focal_terms
+from ..layers.losses import dice_loss, focal_terms, mean_over_workers
 from ..reasoning import ConceptRegions
 from .losses import noisy_or_union, pairwise_cosine, sum_union
 from .matcher import ConceptMatcher

@@ -8,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..layers.mask_losses import dice_loss, focal_terms
+from ..layers.losses import dice_loss, focal_terms
 from .targets import ComponentTargets
 
 __all__ = ["ConceptMatcher"]

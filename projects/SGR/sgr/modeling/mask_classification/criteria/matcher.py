@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from ...layers.mask_losses import dice_loss, focal_terms
+from ...layers.losses import dice_loss, focal_terms
 
 __all__ = ["HungarianMatcher", "pairwise_dice_cost", "pairwise_focal_cost"]
 

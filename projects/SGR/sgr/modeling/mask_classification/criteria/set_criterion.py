@@ -10,8 +10,7 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...layers.distributed import mean_over_workers
-from ...layers.mask_losses import dice_loss
+from ...layers.losses import dice_loss, mean_over_workers
 from .matcher import HungarianMatcher, Match
 
 __all__ = ["SetCriterion", "sigmoid_focal_loss"]

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from ...layers.checks import check_at_least_one, check_heads
 from ...layers.deformable_attention import DeformableAttention
-from ...layers.initialization import xavier_init
-from ...layers.position_embedding import SinePositionEmbedding
+from ...layers.transformer import xavier_init
+from ..position_embedding import SinePositionEmbedding
 from .fpn import MULTI_SCALE, PixelDecoderOutput, conv
 
 __all__ = ["DeformablePixelDecoder"]

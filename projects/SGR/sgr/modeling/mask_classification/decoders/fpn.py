@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...layers.checks import check_heads
-from ...layers.position_embedding import SinePositionEmbedding
 from ...layers.transformer import TransformerEncoderOnly
+from ..position_embedding import SinePositionEmbedding
 
 __all__ = [
     "MULTI_SCALE",

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...layers.checks import check_at_least_one, check_heads
-from ...layers.initialization import xavier_init
-from ...layers.position_embedding import SinePositionEmbedding
+from ...layers.transformer import xavier_init
 from ...reasoning.concept_regions import ConceptRegions
+from ..position_embedding import SinePositionEmbedding
 from .transformer import MLP, PREDICTOR_REGISTRY, collect_predictions, predictor_options
 
 __all__ = ["MaskedAttention", "MaskedAttentionPredictor"]

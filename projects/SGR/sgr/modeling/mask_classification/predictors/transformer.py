@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...layers.checks import check_at_least_one, check_heads
-from ...layers.position_embedding import SinePositionEmbedding
 from ...layers.transformer import Transformer
 from ...reasoning.concept_regions import ConceptRegions
 from ..decoders.fpn import MULTI_SCALE
+from ..position_embedding import SinePositionEmbedding
 
 __all__ = [
     "MLP",

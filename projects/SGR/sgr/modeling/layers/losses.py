@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
+from torch import Tensor, distributed
 
-__all__ = ["dice_loss", "focal_terms"]
+__all__ = ["dice_loss", "focal_terms", "mean_over_workers"]
 
 
 def focal_terms(
@@ -30,3 +31,12 @@ def focal_terms(
 def dice_loss(intersection: Tensor, mass: Tensor, area: Tensor) -> Tensor:
     """``1 - (2 intersection + 1) / (mass + area + 1)``, masses in cells; the 1 keeps 0 / 0 out."""
     return 1 - (2 * intersection + 1) / (mass + area + 1)
+
+
+def mean_over_workers(number: float, device: torch.device) -> Tensor:
+    """Mean of a number over all workers, a scalar on ``device``; all of them must call it."""
+    value = torch.full((), float(number), device=device)
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(value)
+        value /= distributed.get_world_size()
+    return value

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from sgr.modeling.layers.position_embedding import SinePositionEmbedding
+from sgr.modeling.mask_classification.position_embedding import SinePositionEmbedding
 from sgr.modeling.reasoning import sine_encoding
 
 

@@ -1,0 +1,338 @@
+"""Multi-scale deformable attention (Zhu et al., "Deformable DETR", Sec. 4.1) in plain PyTorch.
+
+Each query reads a few points of every feature map and sums what it reads, weighted. Bilinear
+interpolation is a weighted sum as well, of the four cells around a point; so the whole reading is
+one sparse matrix, of ``4 * levels * points`` entries per row, times the table of all cells. That
+product is what ``embedding_bag`` computes without ever holding the cells it reads, and its
+gradients are products with the same matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+__all__ = ["Shapes", "multi_scale_deformable_attention", "sizes_of"]
+
+Shapes = Sequence[tuple[int, int]]
+
+# Before PyTorch 2.7 export cannot be told from compilation.
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
+def multi_scale_deformable_attention(
+    value: Tensor, spatial_shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """Read feature maps of several sizes at given points and sum what was read, weighted.
+
+    For query n and head m: ``sum over l, p of weight[n, m, l, p] * map_l(location[n, m, l, p])``,
+    where a map is interpolated bilinearly and is zero outside.
+
+    Locations and sums are in float32 if the inputs are of half precision. The gradients are exact,
+    and cannot be differentiated once more. Beside inputs and output the memory is that of a few
+    arrays of B * N * M * L * P numbers forward, of about twenty backward, and of a float32 copy of
+    the maps with zeros around and beside them (1.4 times ``value``'s elements for strides 8, 16 and
+    32), of two such tables backward. What the points read (D numbers each) is never held, and only
+    the inputs are kept for the backward pass. While a model is exported, and on devices other than
+    CPUs and CUDA's, ``grid_sample`` reads the maps level by level: slower, but known to ONNX.
+
+    Args:
+        value: (B, S, M, D) cells of all maps, one map after the other, rows first; M heads of D
+            channels; S is the sum of h_l * w_l.
+        spatial_shapes: (h_l, w_l) of the L maps.
+        sampling_locations: (B, N, M, L, P, 2) points (x, y) relative to the map's size: (0, 0) is
+            the corner of the first cell, (1, 1) that of the last one.
+        attention_weights: (B, N, M, L, P).
+
+    Returns:
+        (B, N, M * D), of ``value``'s type.
+
+    Raises:
+        ValueError: the shapes do not fit each other.
+    """
+    spatial_shapes = [(height, width) for height, width in spatial_shapes]
+    _check_shapes(value, spatial_shapes, sampling_locations, attention_weights)
+    inputs = value, sampling_locations, attention_weights
+    if _is_exporting() or value.device.type not in ("cpu", "cuda"):
+        return _read_by_grid_sample(*inputs, spatial_shapes)
+    needs_gradients = torch.is_grad_enabled() and any(each.requires_grad for each in inputs)
+    if needs_gradients and not torch.jit.is_tracing():  # a trace, to count operations, is forward
+        return _ReadPoints.apply(*inputs, spatial_shapes)
+    return _read_points(*inputs, spatial_shapes)
+
+
+def sizes_of(spatial_shapes: Shapes, like: Tensor) -> Tensor:
+    """(L, 2) widths and heights, without the synchronisation that copying a list to a GPU takes."""
+    sizes = [size for height, width in spatial_shapes for size in (width, height)]
+    return torch.cat([like.new_full((1,), size) for size in sizes]).view(-1, 2)
+
+
+class _Canvas(NamedTuple):
+    """Where the maps lie in one picture: below each other, with zeros around each.
+
+    Two rows and columns of zeros before a map, and two behind it, let a point that lies anywhere
+    outside be moved to where all four cells around it are zero; so none needs a check. The two
+    behind are those before the next map and, cells being counted through, the next row. As all
+    rows are of one length, the four cells lie at the same distances in every map.
+
+    Attributes:
+        tops: first row of the zeros before each map.
+        rows, columns: the picture's size.
+    """
+
+    tops: list[int]
+    rows: int
+    columns: int
+
+    @classmethod
+    def of(cls, spatial_shapes: Shapes) -> _Canvas:
+        tops, rows = [], 0
+        for height, _ in spatial_shapes:
+            tops.append(rows)
+            rows = rows + 2 + height
+        # Behind the last map two rows of zeros, and another that its last columns run over to.
+        return cls(tops, rows + 3, max(width for _, width in spatial_shapes) + 2)
+
+    def maps(self, picture: Tensor, spatial_shapes: Shapes) -> list[Tensor]:
+        """Views of the maps in a picture (B, M, rows, columns, D), each (B, h_l, w_l, M, D)."""
+        return [
+            picture[:, :, top + 2 : top + 2 + height, 2 : 2 + width].permute(0, 2, 3, 1, 4)
+            for top, (height, width) in zip(self.tops, spatial_shapes)
+        ]
+
+    def corners(self) -> tuple[int, int, int, int]:
+        """How far the cells around a point are from the first: that, right, below, below right."""
+        return 0, 1, self.columns, self.columns + 1
+
+
+class _Points(NamedTuple):
+    """Sampling points, a row for each (image, query, head): (B * N * M, L * P).
+
+    Attributes:
+        cell: index of the upper left of the four cells around a point in the table of all cells.
+        x, y: what lies between the centre of that cell and the point, in [0, 1].
+    """
+
+    cell: Tensor
+    x: Tensor
+    y: Tensor
+
+
+def _paint(value: Tensor, spatial_shapes: Shapes, canvas: _Canvas, dtype: torch.dtype) -> Tensor:
+    """(B, S, M, D) maps -> (B * M * rows * columns, D), a table of the cells of all pictures."""
+    batch, _, heads, channels = value.shape
+    size = (batch, heads, canvas.rows, canvas.columns, channels)
+    picture = torch.zeros(size, dtype=dtype, device=value.device)
+    cells = value.split([height * width for height, width in spatial_shapes], dim=1)
+    for there, here, shape in zip(
+        canvas.maps(picture, spatial_shapes), cells, spatial_shapes, strict=True
+    ):
+        there.copy_(here.unflatten(1, shape))
+    return picture.flatten(0, 3)
+
+
+def _locate(
+    locations: Tensor, spatial_shapes: Shapes, canvas: _Canvas, dtype: torch.dtype
+) -> _Points:
+    """(B, N, M, L, P, 2) relative locations -> points on the canvas."""
+    batch, queries, heads, levels, points, _ = locations.shape
+    size_of_rows = (batch * queries * heads, levels * points)
+    device = locations.device
+    locations = locations.to(dtype)
+    sizes = sizes_of(spatial_shapes, locations)[:, None]
+    first = sizes.new_full((), 1.5)  # the centre of a map's first cell is at 2, behind the zeros
+    cells, fractions = [], []
+    for axis in (0, 1):
+        size = sizes[..., axis]
+        at = torch.addcmul(first, locations[..., axis], size)
+        at = torch.minimum(at.clamp_(min=0), size + 2)
+        # The index of a NaN must be one of the table; its fraction stays NaN and spoils the result.
+        cell = at.floor().nan_to_num_()
+        fractions.append(at.sub_(cell).reshape(size_of_rows))
+        cells.append(cell.to(_index_dtype(locations, canvas)))
+    column, row = cells
+    first_row = torch.arange(batch * heads, device=device, dtype=row.dtype) * canvas.rows
+    tops = torch.cat([row.new_full((1,), top) for top in canvas.tops])
+    first_row = first_row.view(batch, 1, heads, 1, 1) + tops[:, None]
+    cell = row.add_(first_row).mul_(canvas.columns).add_(column)
+    return _Points(cell.reshape(size_of_rows), *fractions)
+
+
+def _index_dtype(locations: Tensor, canvas: _Canvas) -> torch.dtype:
+    """32 bits where they can number all cells and the four entries of all points."""
+    batch, _, heads = locations.shape[:3]
+    largest = max(batch * heads * canvas.rows * canvas.columns, 2 * locations.numel())
+    return torch.int32 if largest < 2**31 else torch.int64
+
+
+def _shares(weights: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What of each point's weight falls to the four cells around it, in :meth:`corners`' order."""
+    below = weights * y
+    above = weights - below
+    above_right, below_right = above * x, below * x
+    return above - above_right, above_right, below - below_right, below_right
+
+
+def _weighted_sums(table: Tensor, index: Tensor, weights: Tensor, offsets=None) -> Tensor:
+    """Sums of rows of a table: (rows, D) table -> (bags, D), see ``F.embedding_bag``."""
+    return F.embedding_bag(index, table, offsets, mode="sum", per_sample_weights=weights)
+
+
+@torch.no_grad()
+def _read_points(value: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
+    """:func:`multi_scale_deformable_attention` without gradients."""
+    canvas = _Canvas.of(shapes)
+    dtype = torch.promote_types(value.dtype, torch.float32)
+    table = _paint(value, shapes, canvas, dtype)
+    cell, x, y = _locate(locations, shapes, canvas, dtype)
+    shares = _shares(weights.to(dtype).reshape(cell.shape), x, y)
+    # Shifting the table by a corner's distance saves indices for each corner.
+    total = _weighted_sums(table, cell, shares[0])
+    for distance, share in zip(canvas.corners()[1:], shares[1:]):
+        total += _weighted_sums(table[distance:], cell, share)
+    batch, queries, heads = locations.shape[:3]
+    return total.view(batch, queries, heads * value.shape[-1]).to(value.dtype)
+
+
+class _ReadPoints(torch.autograd.Function):
+    """:func:`_read_points`, which keeps nothing but its inputs for the gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, value: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes
+    ) -> Tensor:
+        ctx.save_for_backward(value, locations, weights)
+        ctx.shapes = shapes
+        return _read_points(value, locations, weights, shapes)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        value, locations, weights = ctx.saved_tensors
+        for_value, for_locations, for_weights, _ = ctx.needs_input_grad
+        canvas = _Canvas.of(ctx.shapes)
+        dtype = torch.promote_types(value.dtype, torch.float32)
+        points = _locate(locations, ctx.shapes, canvas, dtype)
+        flat_weights = weights.to(dtype).reshape(points.cell.shape)
+        # A row of D numbers for each (image, query, head), as the points have them.
+        channels = value.shape[-1]
+        gradient = gradient.to(dtype).reshape(len(points.cell), channels).contiguous()
+        of_value = of_locations = of_weights = None
+        if for_locations or for_weights:
+            table = _paint(value, ctx.shapes, canvas, dtype)
+            by_x, by_y, of_weights = _gradients_of_points(gradient, table, points, canvas)
+            del table
+            by_cells = torch.stack((by_x.mul_(flat_weights), by_y.mul_(flat_weights)), dim=-1)
+            of_locations = by_cells.view(locations.shape)
+            of_locations = of_locations.mul_(sizes_of(ctx.shapes, of_locations)[:, None])
+            of_locations = of_locations.to(locations.dtype)
+            of_weights = of_weights.view(weights.shape).to(weights.dtype)
+        if for_value:
+            batch, _, heads, _ = value.shape
+            picture = _gradient_of_table(
+                gradient, flat_weights, points, canvas, batch * heads * canvas.rows
+            ).view(batch, heads, canvas.rows, canvas.columns, channels)
+            maps = [each.flatten(1, 2) for each in canvas.maps(picture, ctx.shapes)]
+            of_value = torch.cat(maps, dim=1).to(value.dtype)
+        return of_value, of_locations, of_weights, None
+
+
+def _gradients_of_points(
+    gradient: Tensor, table: Tensor, points: _Points, canvas: _Canvas
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the loss gains as a point moves, per unit of weight, and as its weight grows.
+
+    Args:
+        gradient: (B * N * M, D) of the output.
+        table: of all cells.
+
+    Returns:
+        By x, by y (in cells) and by the weight, like ``points.cell``.
+    """
+    distances = [points.cell.new_full((1,), distance) for distance in canvas.corners()]
+    index = points.cell[:, None] + torch.cat(distances)[:, None]  # (B * N * M, 4, L * P)
+    rows, entries = len(index), index.shape[1] * index.shape[2]
+    bags = torch.arange(rows, device=index.device, dtype=index.dtype)
+    # The product of the gradient and each cell that is read. PyTorch has this only as the gradient
+    # of embedding_bag's weights; made of public operations it would hold all the cells.
+    products = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        gradient,
+        table,
+        index.flatten(),
+        bags * entries,
+        bags[:, None].expand(-1, entries).flatten(),
+        0,  # mode "sum"
+    )
+    first, right, below, below_right = products.view(index.shape).unbind(dim=1)
+    across_above, across_below = right - first, below_right - below
+    above = torch.addcmul(first, across_above, points.x)
+    by_y = torch.addcmul(below, across_below, points.x).sub_(above)
+    by_x = torch.addcmul(across_above, across_below.sub_(across_above), points.y)
+    return by_x, by_y, above.addcmul_(by_y, points.y)
+
+
+def _gradient_of_table(
+    gradient: Tensor, weights: Tensor, points: _Points, canvas: _Canvas, rows: int
+) -> Tensor:
+    """(B * N * M, D) gradient of the output -> (rows * columns, D) of the table of all cells.
+
+    The matrix transposed: the points are sorted by cell, and each cell sums the gradients of the
+    queries that have read it. No two threads write to one place, and results are reproducible.
+    """
+    per_row = points.cell.shape[1]
+    cell, order = points.cell.flatten().sort()
+    cells = torch.arange(rows * canvas.columns, device=cell.device, dtype=cell.dtype)
+    offsets = torch.searchsorted(cell, cells).to(cell.dtype)
+    reader = order.div(per_row, rounding_mode="floor").to(cell.dtype)
+    weights, x, y = (each.flatten()[order] for each in (weights, points.x, points.y))
+    total = gradient.new_zeros(len(cells), gradient.shape[1])
+    for distance, share in zip(canvas.corners(), _shares(weights, x, y)):
+        # No point has its first cell so near the end that its others lie behind it.
+        sums = _weighted_sums(gradient, reader, share, offsets[: len(cells) - distance])
+        total[distance:] += sums
+    return total
+
+
+def _read_by_grid_sample(
+    value: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes
+) -> Tensor:
+    """:func:`multi_scale_deformable_attention` level by level, of operations that ONNX has."""
+    dtype = torch.promote_types(value.dtype, torch.float32)
+    cells = value.to(dtype).split([height * width for height, width in shapes], dim=1)
+    grids = (2 * locations.to(dtype) - 1).transpose(1, 2).flatten(0, 1).unbind(dim=2)
+    weights = weights.to(dtype).transpose(1, 2).flatten(0, 1)[:, None].unbind(dim=3)
+    total = 0
+    for level, shape in enumerate(shapes):
+        each = cells[level].permute(0, 2, 3, 1).flatten(0, 1).unflatten(-1, shape)
+        read = F.grid_sample(each, grids[level], align_corners=False)  # (B * M, D, N, P)
+        total = total + (read * weights[level]).sum(dim=-1)
+    total = total.unflatten(0, value.shape[:3:2]).flatten(1, 2)  # (B, M * D, N)
+    return total.transpose(1, 2).to(value.dtype)
+
+
+def _check_shapes(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> None:
+    """Raise ValueError unless the arguments of the public function fit each other."""
+    if value.dim() != 4 or locations.dim() != 6:
+        raise ValueError(
+            "value must be (B, S, heads, D) and sampling_locations (B, N, heads, L, P, 2), "
+            f"got {tuple(value.shape)} and {tuple(locations.shape)}"
+        )
+    cells = sum(height * width for height, width in shapes)
+    if value.shape[1] != cells:
+        raise ValueError(f"maps of {list(shapes)} have {cells} cells, value has {value.shape[1]}")
+    expected = (value.shape[0], value.shape[2], len(shapes), 2)
+    if tuple(locations.shape[i] for i in (0, 2, 3, 5)) != expected:
+        raise ValueError(
+            f"sampling_locations must be (B, N, heads, L, P, 2) with B {expected[0]}, heads "
+            f"{expected[1]} and L {expected[2]}, got {tuple(locations.shape)}"
+        )
+    if weights.shape != locations.shape[:-1]:
+        raise ValueError(
+            f"attention_weights must be {tuple(locations.shape[:-1])} like sampling_locations, "
+            f"got {tuple(weights.shape)}"
+        )
