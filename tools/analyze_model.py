@@ -25,13 +25,12 @@ from pathlib import Path
 from typing import Iterator, Sequence
 
 import torch
-from detectron2.modeling import build_model
 from fvcore.nn import FlopCountAnalysis, parameter_count
 from fvcore.nn.jit_handles import get_shape
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from sgr.engine import load_config
+from sgr.load import load_model
 from sgr.modeling.mask_classification import MaskedAttentionPredictor, TransformerPredictor
 from sgr.modeling.reasoning import ReasoningModule
 
@@ -191,8 +190,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def cost_of(config_file: str) -> ModelCost:
         # The counts do not depend on the device, and every machine has this one.
-        cfg = load_config(config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
-        return analyze(build_model(cfg), args.size)
+        model, _ = load_model(config_file, "", *args.opts, "MODEL.DEVICE", "cpu")
+        return analyze(model, args.size)
 
     if args.table_a:
         costs = [cost_of(str(_CONFIGS / file)) for _, file, _ in _TABLE_A]

@@ -26,14 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.config import CfgNode
+from detectron2.utils.logger import setup_logger
 from detectron2.utils.video_visualizer import VideoVisualizer
 from PIL import Image
 from tqdm import tqdm
 
-import sgr  # noqa: F401 (registers)
 from sgr.data.truth.image_files import read_image
-from sgr.engine import setup_config
 from sgr.inference import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -48,6 +46,7 @@ from sgr.inference import (
     read_ahead,
     refuse_overwriting,
 )
+from sgr.load import add_model_arguments, load_model
 
 WRITTEN_IMAGES = (".jpg", ".jpeg", ".png")
 READ_VIDEOS = (*VIDEO_SUFFIXES, ".m4v", ".mov", ".mpeg", ".mpg", ".webm", ".wmv")
@@ -60,10 +59,6 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Run a model on images or videos, and draw what it predicts."
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE")
-    parser.add_argument("--allow-pickle", action="store_true", help="as in train_net.py")
-    parser.add_argument("--allow-unsafe-yaml", action="store_true", help="as in train_net.py")
-    parser.add_argument("--weights", metavar="FILE", help="default: the config's MODEL.WEIGHTS")
     inputs = parser.add_mutually_exclusive_group(required=True)
     inputs.add_argument(
         "--input", nargs="+", metavar="PATH", help="images, folders of images, or patterns"
@@ -105,9 +100,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="KEY VALUE",
         help="changes of the config, the last of the arguments",
     )
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="the same without --opts"
-    )
+    add_model_arguments(parser)
     args = parser.parse_args(arguments)
     args.opts += args.more_opts
     if not 0 <= args.confidence_threshold <= 1:
@@ -158,20 +151,22 @@ def plan(args: argparse.Namespace) -> tuple[list[tuple[Path, Path]], dict[str, s
     return list(zip(files, results)), problems
 
 
-def load_config(args: argparse.Namespace) -> CfgNode:
+def load_predictor(args: argparse.Namespace) -> BatchPredictor:
     threshold = str(args.confidence_threshold)
-    first = [
+    model, cfg = load_model(
+        args.config_file,
+        args.weights,
         # Masks of what is not shown are not made; with "labels", nor are scores.
         *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", threshold),
         *("MODEL.RETINANET.SCORE_THRESH_TEST", threshold),
         *("MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH", threshold),
         *("MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT", "labels"),
-    ]
-    last = ["TEST.TOKENS.ENABLED", str(args.regions > 0)]
-    if args.weights:
-        last += ["MODEL.WEIGHTS", args.weights]
-    args.opts = [*first, *args.opts, *last]
-    return setup_config(args, log_file=False)
+        *args.opts,
+        *("TEST.TOKENS.ENABLED", str(args.regions > 0)),
+        allow_pickle=args.allow_pickle,
+        allow_unsafe_yaml=args.allow_unsafe_yaml,
+    )
+    return BatchPredictor(model, cfg)
 
 
 class Drawer:
@@ -309,7 +304,8 @@ def _reason(error: Exception) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status."""
     args = parse_args(arguments)
-    predictor = BatchPredictor(load_config(args), allow_pickle=args.allow_pickle)
+    setup_logger(name="sgr")
+    predictor = load_predictor(args)
     start = time.perf_counter()
     run = run_on_images if args.input else run_on_videos
     problems = {**args.problems, **run(predictor, args)}

@@ -13,18 +13,16 @@ from __future__ import annotations
 import argparse
 import logging
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Callable
 
 import torch
-from detectron2.modeling import build_model
 from torch import Tensor, nn
 
-import sgr  # noqa: F401 (registers)
-from sgr.checkpoints.checkpointer import SafeCheckpointer
 from sgr.engine import load_config
 from sgr.export import export_onnx, export_program
+from sgr.load import add_model_arguments, load_model
 
 # Of scores, relative to the largest where that is above 1; of labels, the share of the pixels.
 TOLERANCE = 1e-3
@@ -35,10 +33,6 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Export a model's semantic segmentation, and run the file beside the model."
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE")
-    parser.add_argument("--allow-pickle", action="store_true", help="as in train_net.py")
-    parser.add_argument("--allow-unsafe-yaml", action="store_true", help="as in train_net.py")
-    parser.add_argument("--weights", metavar="FILE", help="default: the config's MODEL.WEIGHTS")
     parser.add_argument(
         "--size", type=int, nargs=2, required=True, metavar=("H", "W"), help="of images, pixels"
     )
@@ -47,9 +41,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--labels", action="store_true", help="give classes, not their scores")
     parser.add_argument("--uint8", action="store_true", help="take uint8 images, not float32")
     parser.add_argument("--batch", type=int, metavar="B", help="images in a batch; default: any")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes of the config"
-    )
+    add_model_arguments(parser)
     args = parser.parse_args(arguments)
     if min(args.size) < 1:
         parser.error("--size must be positive")
@@ -60,18 +52,15 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def load_model(args: argparse.Namespace) -> nn.Module:
-    """The model with its weights, in evaluation mode; on the CPU unless the options say more."""
+def load(args: argparse.Namespace) -> nn.Module:
+    """The model, on the CPU unless an option says more; without weights, a random one."""
     opts = ["MODEL.DEVICE", "cpu", *args.opts, "TEST.TOKENS.ENABLED", "False"]
     opts += ["MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT", "scores"]  # to compare with
-    if args.weights:
-        opts += ["MODEL.WEIGHTS", args.weights]
     cfg = load_config(args.config_file, opts, allow_unsafe=args.allow_unsafe_yaml)
-    model = build_model(cfg)
-    SafeCheckpointer(model, allow_pickle=args.allow_pickle).load(cfg.MODEL.WEIGHTS)
-    if not cfg.MODEL.WEIGHTS:
+    weights = args.weights or cfg.MODEL.WEIGHTS
+    if not weights:
         print("no weights are given (--weights): exporting random ones")
-    return model.eval()
+    return load_model(cfg, weights, allow_pickle=args.allow_pickle)[0]
 
 
 def export(model: nn.Module, args: argparse.Namespace) -> None:
@@ -140,7 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
     # It warns of every split that its optimiser leaves as it is.
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
-    model = load_model(args)
+    model = load(args)
     start = time.perf_counter()
     export(model, args)
     seconds = time.perf_counter() - start

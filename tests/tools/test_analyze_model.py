@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.modeling import build_model
 from torch import nn
 
+from sgr.load import load_model
 from sgr.modeling.reasoning import ReasoningModule
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,7 +91,7 @@ def test_models_cost_what_is_published(tool, config, gflops, params_m):
     opts = ["MODEL.DEVICE", "cpu"]
     if "mask2former_R101" in config:
         opts += ["MODEL.RESNETS.NORM", "BN"]
-    cost = tool.analyze(build_model(tool.load_config(str(CONFIGS / f"{config}.yaml"), opts))).model
+    cost = tool.analyze(load_model(CONFIGS / f"{config}.yaml", "", *opts)[0]).model
     assert cost.published_gflops == pytest.approx(gflops, rel=0.01)
     assert cost.params_m == pytest.approx(params_m, abs=0.005)
 

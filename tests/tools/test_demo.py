@@ -1,6 +1,7 @@
 """The tool from its command line to its pictures, with models that know nothing."""
 
 import importlib.util
+import shutil
 import sys
 
 import cv2
@@ -234,27 +235,41 @@ def test_broken_videos(tool, models, video, tmp_path, monkeypatch, capsys):
     assert "street.avi ends early, after 5 of 9 frames" in captured.err
 
 
+@pytest.fixture
+def configs(tool, monkeypatch):
+    """The configs that models are loaded with."""
+    found = []
+
+    class Predictor:
+        def __init__(self, model, cfg):
+            found.append(cfg)
+
+    monkeypatch.setattr(tool, "BatchPredictor", Predictor)
+    return found
+
+
 @pytest.mark.parametrize("before", [[], ["--opts"]])
-def test_options_change_the_config(tool, models, photos, tmp_path, before):
+def test_options_change_the_config(tool, models, photos, tmp_path, configs, before):
     args = tool.parse_args(
         [*models("semantic"), "--input", str(photos), "--output", str(tmp_path), *before]
         + ["INPUT.MIN_SIZE_TEST", "32"]
     )
-    cfg = tool.load_config(args)
-    assert cfg.INPUT.MIN_SIZE_TEST == 32
-    assert cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT == "labels"
-    assert not cfg.TEST.TOKENS.ENABLED
+    tool.load_predictor(args)
+    assert configs[0].INPUT.MIN_SIZE_TEST == 32
+    assert configs[0].MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT == "labels"
+    assert not configs[0].TEST.TOKENS.ENABLED
 
 
-def test_the_threshold_saves_work_but_options_come_last(tool, models, photos, tmp_path):
+def test_the_threshold_saves_work_but_options_come_last(tool, models, photos, tmp_path, configs):
     arguments = [*models("detector"), "--input", str(photos), "--output", str(tmp_path)]
     arguments += ["--confidence-threshold", "0.7"]
-    cfg = tool.load_config(tool.parse_args(arguments))
-    assert cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST == 0.7
-    arguments += ["--weights", "x.pth", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.8"]
-    cfg = tool.load_config(tool.parse_args(arguments))
-    assert cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST == 0.8
-    assert cfg.MODEL.WEIGHTS == "x.pth"
+    tool.load_predictor(tool.parse_args(arguments))
+    assert configs[0].MODEL.ROI_HEADS.SCORE_THRESH_TEST == 0.7
+    weights = shutil.copy(configs[0].MODEL.WEIGHTS, tmp_path / "x.pth")
+    arguments += ["--weights", str(weights), "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.8"]
+    tool.load_predictor(tool.parse_args(arguments))
+    assert configs[1].MODEL.ROI_HEADS.SCORE_THRESH_TEST == 0.8
+    assert configs[1].MODEL.WEIGHTS == str(weights)
 
 
 @pytest.mark.parametrize(

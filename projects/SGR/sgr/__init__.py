@@ -17,6 +17,7 @@ if find_spec("detectron2"):
     from .data import datasets  # noqa: F401 (registers)
     from .data.datasets.descriptions import register_dataset_file
     from .data.datasets.folders import register_sem_seg
+    from .load import load_model
     from .modeling import supervised  # noqa: F401 (registers)
     from .modeling.backbone import add_reasoning
     from .modeling.supervision.meta_arch import supervise_concepts
@@ -24,6 +25,7 @@ if find_spec("detectron2"):
     __all__ += [
         "add_reasoning",
         "add_sgr_config",
+        "load_model",
         "register_dataset_file",
         "register_sem_seg",
         "supervise_concepts",

@@ -297,7 +297,7 @@ class TestConfig:
         template = str(TEMPLATES / "fcn_R50_sgr.yaml")
         assert load_config(template).MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0
         with pytest.raises(ValueError, match="NUM_CLASSES is 0.*docs/your_data.md"):
-            setup_config(argument_parser().parse_args(["--config-file", template]), log_file=False)
+            setup_config(argument_parser().parse_args(["--config-file", template]))
 
 
 MODELS = sorted(path for path in TEMPLATES.glob("*.yaml") if not path.stem.startswith("Base"))

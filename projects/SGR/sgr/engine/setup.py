@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -19,12 +20,25 @@ from ..config import add_sgr_config
 from ..data.datasets.descriptions import add_described_datasets
 from ..modeling.layers.checks import check_num_classes
 
-__all__ = ["argument_parser", "launch", "load_config", "setup_config"]
+__all__ = [
+    "add_safety_flags",
+    "argument_parser",
+    "fit_to_machine",
+    "launch",
+    "load_config",
+    "setup_config",
+]
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """Detectron2's arguments, and the two that let a file of a stranger run code."""
     parser = default_argument_parser()
+    add_safety_flags(parser)
+    return parser
+
+
+def add_safety_flags(parser: argparse.ArgumentParser) -> None:
+    """Add ``--allow-pickle`` and ``--allow-unsafe-yaml``, which both default to False."""
     parser.add_argument(
         "--allow-pickle",
         action="store_true",
@@ -36,7 +50,6 @@ def argument_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="read configs with !!python tags; they can run any code, so trust their source",
     )
-    return parser
 
 
 def load_config(
@@ -91,17 +104,12 @@ def setup_config(
     args: argparse.Namespace,
     *,
     add_configs: Iterable[Callable[[CfgNode], None]] = (),
-    log_file: bool = True,
 ) -> CfgNode:
-    """The frozen config of a run, fitted to the machine.
-
-    Without a GPU, MODEL.DEVICE becomes "cpu". Synchronised batch norms, which only several GPUs
-    can have, become ordinary ones elsewhere. Both are logged.
+    """The frozen config of a run, fitted to the machine, whose OUTPUT_DIR gets a log.txt.
 
     Args:
         args: of :func:`argument_parser`.
         add_configs: see :func:`load_config`.
-        log_file: whether OUTPUT_DIR gets a log.txt.
 
     Raises:
         ValueError: if the number of classes is left to the data, and there are none; see
@@ -111,8 +119,19 @@ def setup_config(
         args.config_file, args.opts, allow_unsafe=args.allow_unsafe_yaml, add_configs=add_configs
     )
     check_num_classes(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)  # before there is an OUTPUT_DIR
-    folder = cfg.OUTPUT_DIR if log_file else None
-    logger = setup_logger(folder, distributed_rank=comm.get_rank(), name="sgr")
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sgr")
+    fit_to_machine(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def fit_to_machine(cfg: CfgNode) -> None:
+    """Change a config to what this machine can run, and log the changes.
+
+    Without a GPU, MODEL.DEVICE becomes "cpu". Where there is one process, or no GPU, synchronized
+    batch norms ("SyncBN") become ordinary ones ("BN").
+    """
+    logger = logging.getLogger(__name__)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("There is no GPU: running in one process on the CPU")
         cfg.MODEL.DEVICE = "cpu"
@@ -128,8 +147,6 @@ def setup_config(
             if node.NORM == "SyncBN":
                 logger.info("One process: SyncBN becomes BN")
                 node.NORM = "BN"
-    cfg.freeze()
-    return cfg
 
 
 def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:

@@ -11,10 +11,8 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
-from detectron2.modeling import build_model
 from torch import nn
 
-from ..checkpoints.checkpointer import SafeCheckpointer
 from ..evaluation import SlidingWindowSegmentor, build_multi_scale_model
 from ..modeling.recording import has_regions
 from ..modeling.supervision.meta_arch import WAYS_TO_REGIONS
@@ -28,55 +26,49 @@ Item = TypeVar("Item")
 class BatchPredictor:
     """Detectron2's ``DefaultPredictor`` for several images at a time.
 
-    Images are resized and ordered in their channels as an evaluation does. Those of a batch are
-    padded to its largest, which costs time where sizes differ, and may change results a little:
-    convolutions and tokens see the padding. With TEST.AUG or TEST.SLIDING_WINDOW enabled, they are
-    looked at one by one, at several scales or window by window.
+        predictor = BatchPredictor(*sgr.load_model("config.yaml", "model_final.pth"))
+        outputs = predictor([image])
+
+    It resizes images and orders their channels as an evaluation does. It pads the images of a batch
+    to the largest one. This costs time where sizes differ, and may change results a little, because
+    convolutions and tokens see the padding. With TEST.AUG or TEST.SLIDING_WINDOW enabled, the model
+    gets one image at a time, at several scales or window by window.
 
     Args:
-        cfg: a config, whose ``MODEL.WEIGHTS`` are loaded.
-        allow_pickle: see :class:`~sgr.checkpoints.checkpointer.SafeCheckpointer`.
+        model: in evaluation mode, with its weights.
+        cfg: the config that it was built from.
 
     Attributes:
-        model: in evaluation mode; the one of a single view.
-        metadata: what the classes of the model's outputs are called, and their colours, by the
-            first dataset of ``DATASETS.TEST``; see :func:`dataset_metadata` and
-            :func:`output_metadata`.
+        model: the same.
+        metadata: names and colours of the classes in the model's outputs, from the first dataset of
+            ``DATASETS.TEST``; see :func:`dataset_metadata` and :func:`output_metadata`.
 
     Raises:
-        ValueError: if there are no weights, those are of a backbone only, ``INPUT.FORMAT`` is
-            neither "RGB" nor "BGR", or ``TEST.TOKENS.ENABLED`` asks for concept regions of a model
-            that puts out none, or of several views; or the model
-            cannot be tested so, see :func:`~sgr.evaluation.build_multi_scale_model`.
-        FileNotFoundError: if there is no such file.
+        ValueError: if ``INPUT.FORMAT`` is neither "RGB" nor "BGR", or ``TEST.TOKENS.ENABLED`` asks
+            for concept regions and the model puts out none, or several views are enabled; see also
+            :func:`~sgr.evaluation.build_multi_scale_model`.
     """
 
-    def __init__(self, cfg: CfgNode, *, allow_pickle: bool = False):
-        if not cfg.MODEL.WEIGHTS:
-            raise ValueError(
-                "there are no weights: name a trained checkpoint with MODEL.WEIGHTS FILE"
-            )
+    def __init__(self, model: nn.Module, cfg: CfgNode):
         if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
             raise ValueError(f"INPUT.FORMAT must be 'RGB' or 'BGR', got {cfg.INPUT.FORMAT!r}")
         self._is_bgr = cfg.INPUT.FORMAT == "BGR"
-        # Detectron2's models may change the config that they are built from.
-        self.model = build_model(cfg.clone()).eval()
+        self.model = model
         if cfg.TEST.TOKENS.ENABLED:
-            _check_regions(cfg, self.model)
-        self._run: nn.Module = self.model
+            _check_regions(cfg, model)
+        self._run: nn.Module = model
         resize = cfg.clone()
         if cfg.TEST.AUG.ENABLED:
-            self._run = build_multi_scale_model(cfg, self.model)
+            self._run = build_multi_scale_model(cfg, model)
             resize.defrost()
             resize.INPUT.MIN_SIZE_TEST = 0  # the scales are made of the image as it is
         elif cfg.TEST.SLIDING_WINDOW.ENABLED:
-            self._run = SlidingWindowSegmentor(cfg, self.model)
+            self._run = SlidingWindowSegmentor(cfg, model)
         self._resize = T.AugmentationList(
             detection_utils.build_augmentation(resize, is_train=False)
         )
-        _load_trained(self.model, cfg.MODEL.WEIGHTS, allow_pickle)
         self.metadata = output_metadata(
-            dataset_metadata(cfg), _num_classes(cfg), _num_joint_classes(self.model)
+            dataset_metadata(cfg), _num_classes(cfg), _num_joint_classes(model)
         )
 
     def prepare(self, image: np.ndarray) -> dict[str, Any]:
@@ -116,29 +108,6 @@ def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
         while (item := coming.result()) is not end:
             coming = executor.submit(next, iterator, end)
             yield item
-
-
-class _Checkpointer(SafeCheckpointer):
-    """Remembers which parameters a file did not have."""
-
-    missing: frozenset[str] = frozenset()
-
-    def _load_model(self, checkpoint: dict[str, Any]):
-        incompatible = super()._load_model(checkpoint)
-        self.missing = frozenset(incompatible.missing_keys)
-        return incompatible
-
-
-def _load_trained(model: nn.Module, weights: str, allow_pickle: bool) -> None:
-    checkpointer = _Checkpointer(model, allow_pickle=allow_pickle)
-    checkpointer.load(weights)
-    for name, part in model.named_children():
-        parameters = {f"{name}.{each}" for each, _ in part.named_parameters()}
-        if parameters and parameters <= checkpointer.missing:
-            raise ValueError(
-                f"{weights!r} holds nothing of the model's {name}: these are weights to start a "
-                "training from; name a trained checkpoint with MODEL.WEIGHTS FILE"
-            )
 
 
 def _check_regions(cfg: CfgNode, model: nn.Module) -> None:

@@ -1,0 +1,116 @@
+"""A trained model in one line of Python, and the command line of the tools that load one."""
+
+from __future__ import annotations
+
+import argparse
+from os import PathLike, fspath
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import nn
+
+from .checkpoints.checkpointer import SafeCheckpointer
+from .engine.setup import add_safety_flags, fit_to_machine, load_config
+from .modeling.layers.checks import check_num_classes
+
+__all__ = ["add_model_arguments", "load_model"]
+
+
+def load_model(
+    config: str | PathLike | CfgNode,
+    weights: str | PathLike | None = None,
+    *options: Any,
+    allow_pickle: bool = False,
+    allow_unsafe_yaml: bool = False,
+) -> tuple[nn.Module, CfgNode]:
+    """Build the model of a config and load its trained weights.
+
+        model, cfg = sgr.load_model("configs/shapes/fcn_R50_sgr.yaml", "model_final.pth")
+        outputs = model([{"image": image}])  # (3, H, W) in the order of cfg.INPUT.FORMAT
+
+    Args:
+        config: a YAML file, or a config, which stays unchanged.
+        weights: a checkpoint; None takes the config's MODEL.WEIGHTS, and "" leaves the parameters
+            at their random values.
+        options: key, value, key, value...: changes of the config.
+        allow_pickle: read checkpoints that need unpickling, which can run any code.
+        allow_unsafe_yaml: read configs with ``!!python`` tags, which can run any code.
+
+    Returns:
+        The model, in evaluation mode, on MODEL.DEVICE (on the CPU where there is no GPU), and the
+        frozen config that it was built from.
+
+    Raises:
+        ValueError: if no weights are named, they are those of a backbone only, or a parameter of
+            the model is missing in them or has another shape.
+        FileNotFoundError: if there is no such config or checkpoint.
+
+    See :func:`~sgr.engine.load_config` and :class:`~sgr.checkpoints.checkpointer.SafeCheckpointer`
+    for other errors.
+    """
+    if isinstance(config, CfgNode):
+        cfg = config.clone()
+        cfg.defrost()
+        cfg.merge_from_list(list(options))
+    else:
+        cfg = load_config(fspath(config), list(options), allow_unsafe=allow_unsafe_yaml)
+    if weights is not None:
+        cfg.MODEL.WEIGHTS = fspath(weights)
+    elif not cfg.MODEL.WEIGHTS:
+        raise ValueError("there are no weights: name a trained checkpoint with MODEL.WEIGHTS FILE")
+    check_num_classes(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+    fit_to_machine(cfg)
+    cfg.freeze()
+    model = build_model(cfg.clone()).eval()  # some of Detectron2's models change their config
+    if cfg.MODEL.WEIGHTS:
+        _load_weights(model, cfg.MODEL.WEIGHTS, allow_pickle)
+    return model, cfg
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name a trained model; call it after all other arguments.
+
+    These are ``--config-file``, ``--weights``, ``--allow-pickle``, ``--allow-unsafe-yaml``, and
+    KEY VALUE pairs (``opts``) at the end of the command line.
+    """
+    parser.add_argument("--config-file", required=True, metavar="FILE")
+    parser.add_argument("--weights", metavar="FILE", help="default: the config's MODEL.WEIGHTS")
+    add_safety_flags(parser)
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes of the config"
+    )
+
+
+class _Checkpointer(SafeCheckpointer):
+    """Remembers the parameters and buffers that a checkpoint did not fill."""
+
+    def _load_model(self, checkpoint: dict[str, Any]):
+        incompatible = super()._load_model(checkpoint)
+        self.shapes = {name: shapes for name, *shapes in incompatible.incorrect_shapes}
+        self.not_loaded = {*incompatible.missing_keys, *self.shapes}
+        return incompatible
+
+
+def _load_weights(model: nn.Module, weights: str, allow_pickle: bool) -> None:
+    checkpointer = _Checkpointer(model, allow_pickle=allow_pickle)
+    checkpointer.load(weights)
+    for name, part in model.named_children():
+        parameters = {f"{name}.{parameter}" for parameter, _ in part.named_parameters()}
+        if parameters and parameters <= checkpointer.not_loaded - checkpointer.shapes.keys():
+            raise ValueError(
+                f"{weights!r} holds nothing of the model's {name}: these are weights to start a "
+                "training from; name a trained checkpoint with MODEL.WEIGHTS FILE"
+            )
+    # Buffers do not count: statistics and constants may come from elsewhere.
+    names = [name for name, _ in model.named_parameters() if name in checkpointer.not_loaded]
+    if names:
+        first = names[0]
+        problem = "is missing in the file"
+        if first in checkpointer.shapes:
+            old, new = map(tuple, checkpointer.shapes[first])
+            problem = f"is {old} in the file, {new} in the model"
+        raise ValueError(
+            f"{weights!r} does not fit {len(names)} of the model's parameters: {first} {problem}; "
+            "is it a checkpoint of another config?"
+        )
