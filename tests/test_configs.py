@@ -7,19 +7,16 @@ import pytest
 from detectron2.model_zoo import get_config_file
 from detectron2.modeling import build_model
 
-from sgr.engine import load_config
-from sgr.modeling.reasoning import ReasoningModule
+from sgr.engine import argument_parser, load_config, setup_config
+from sgr.modeling.reasoning import GloRe, ReasoningModule, SemanticGlobalReasoning
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+MIXINS = CONFIGS / "mixins"
 # What has a schedule in its name; the others are bases, or small.
 SCHEDULED = sorted(CONFIGS.glob("*/*_bs*.yaml"))
-WITH_GLORE = sorted(CONFIGS.glob("*/*_glore_bs*.yaml"))
-WITH_SGR = sorted([*CONFIGS.glob("*/*_sgr_bs*.yaml"), *WITH_GLORE])
+PLAIN = [path for path in SCHEDULED if "_sgr_" not in path.name]
+WITH_SGR = sorted([*CONFIGS.glob("*/*_sgr*_bs*.yaml"), *CONFIGS.glob("shapes/*_sgr.yaml")])
 ABLATIONS = sorted(CONFIGS.glob("*/ablations/*.yaml"))
-ABLATION_BASES = {
-    "shapes": "fcn_R50_sgr.yaml",
-    "coco-stuff-10k-171": "fcn_R101_sgr_bs16_78750.yaml",
-}
 
 
 def name(path):
@@ -49,42 +46,99 @@ def test_schedule_is_the_one_in_the_name(path):
     assert abs(cfg.SOLVER.MAX_ITER - expected) < (500 if unit else 1)
 
 
-def changes(path, base):
+def changes(files, base):
     """Keys in which two configs differ -> their value in the first."""
-    ours, others = (dict(flat(load_config(str(each)))) for each in (path, base))
+    ours, others = (dict(flat(load_config(config))) for config in (files, base))
     return {key: ours[key] for key in ours if ours[key] != others[key]}
 
 
+def with_mixins(path, *names):
+    return [str(path), *(str(MIXINS / f"{name}.yaml") for name in names)]
+
+
+SGR = {"MODEL.SGR.SUPERVISION.WEIGHT": 0.25, "TEST.TOKENS.ENABLED": True}
+
+
+@pytest.mark.parametrize("path", PLAIN, ids=name)
+def test_sgr_can_be_added_to_every_model(path):
+    """Nothing else changes, and the backbone below the module is the one of before."""
+    base = load_config(str(path))
+    files = with_mixins(path, "sgr_in_head" if "fcn_" in path.name else "sgr")
+    if "fcn_" in path.name:
+        expected = {**SGR, "MODEL.SEM_SEG_HEAD.REASONING": True}
+    else:
+        expected = {**SGR, "MODEL.BACKBONE.NAME": "build_sgr_backbone"}
+        assert base.MODEL.SGR.BACKBONE_NAME == base.MODEL.BACKBONE.NAME
+    if base.TEST.TOKENS.ENABLED:  # of mask classifiers
+        del expected["TEST.TOKENS.ENABLED"]
+    assert changes(files, str(path)) == expected
+
+
 @pytest.mark.parametrize("path", WITH_SGR, ids=name)
-def test_sgr_changes_nothing_beside_it(path):
-    base = path.with_name(re.sub("_sgr_|_glore_", "_", path.name))
-    changed = {
-        key: value
-        for key, value in changes(path, base).items()
-        if not key.startswith(("MODEL.SGR.", "TEST.TOKENS."))
-    }
-    # Where the module sits.
+def test_sgr_in_a_name_is_the_mixin(path):
+    """Files with SGR in their name, which documents use, are the model without it and the mixin."""
+    base = path.with_name(path.name.replace("_sgr", ""))
+    if not base.exists():  # only with SGR
+        return
+    changed = changes(str(path), str(base))
+    for key in ("MODEL.SGR.NUM_CONCEPTS", "MODEL.SGR.BACKBONE_NAME", *SGR):
+        changed.pop(key, None)
     assert changed.keys() in ({"MODEL.BACKBONE.NAME"}, {"MODEL.SEM_SEG_HEAD.REASONING"})
     assert load_config(str(base)).MODEL.SGR.SUPERVISION.WEIGHT == 0
-    sgr = load_config(str(path)).MODEL.SGR
-    supervised = sgr.NAME == "SemanticGlobalReasoning" and "mask_rcnn" not in path.name
-    assert (sgr.SUPERVISION.WEIGHT > 0) == supervised
+    weight = load_config(str(path)).MODEL.SGR.SUPERVISION.WEIGHT
+    assert (weight > 0) == ("mask_rcnn" not in path.name)
 
 
-@pytest.mark.parametrize("path", WITH_GLORE, ids=name)
-def test_glore_is_the_same_everywhere(path):
-    base = path.with_name(path.name.replace("_glore_", "_"))
-    changed = {
-        key.removeprefix("MODEL.SGR."): value
-        for key, value in changes(path, base).items()
-        if key.startswith("MODEL.SGR.") and key != "MODEL.SGR.BACKBONE_NAME"
+@pytest.mark.parametrize("path", WITH_SGR, ids=name)
+def test_glore_can_take_the_place_of_sgr(path):
+    expected = {
+        "MODEL.SGR.NAME": "GloRe",
+        "MODEL.SGR.NUM_CONCEPTS": 64,
+        "MODEL.SGR.TOKEN_DIM": 128,
+        "MODEL.SGR.INIT_AS_IDENTITY": True,
+        "MODEL.SGR.SUPERVISION.WEIGHT": 0.0,
     }
-    assert changed == {
-        "NAME": "GloRe",
-        "NUM_CONCEPTS": 64,
-        "TOKEN_DIM": 128,
-        "INIT_AS_IDENTITY": True,
-    }
+    files = with_mixins(path, "glore")
+    assert expected.items() <= dict(flat(load_config(files))).items()
+    assert changes(files, str(path)).keys() <= expected.keys()
+
+
+@pytest.mark.parametrize("kind", ["sgr", "glore"])
+@pytest.mark.parametrize(
+    ("path", "places"),
+    [("upernet_swin_tiny_bs8_89250", ["sgr"]), ("fcn_R101_bs8_89250", ["sgr", "sgr_in_head"])],
+)
+def test_model_with_a_mixin_can_be_built(path, places, kind):
+    path = CONFIGS / "cityscapes-19" / f"{path}.yaml"
+    for place in places:
+        mixins = [place, "glore"] if kind == "glore" else [place]
+        model = build_model(load_config(with_mixins(path, *mixins), ["MODEL.DEVICE", "cpu"]))
+        modules = [module for module in model.modules() if isinstance(module, ReasoningModule)]
+        assert [type(module) for module in modules] == [
+            GloRe if kind == "glore" else SemanticGlobalReasoning
+        ]
+        assert (model.concept_criterion is None) == (kind == "glore")
+
+
+def test_mixin_on_the_command_line(tmp_path):
+    path = CONFIGS / "ade20k-150" / "upernet_swin_tiny_bs16_151575.yaml"
+    arguments = ["--config-file", str(path)]
+    for mixin in ("sgr", "glore"):
+        arguments += ["--with", str(MIXINS / f"{mixin}.yaml")]
+    args = argument_parser().parse_args([*arguments, "MODEL.SGR.NUM_CONCEPTS", "32"])
+    args.opts += ["OUTPUT_DIR", str(tmp_path)]
+    cfg = setup_config(args)
+    assert cfg.MODEL.BACKBONE.NAME == "build_sgr_backbone"
+    assert (cfg.MODEL.SGR.NAME, cfg.MODEL.SGR.NUM_CONCEPTS) == ("GloRe", 32)
+    with pytest.raises(FileNotFoundError, match="no config file 'nowhere.yaml'"):
+        load_config([str(path), "nowhere.yaml"])
+
+
+def test_bases_in_a_circle_are_named(tmp_path):
+    for file, base in (("a", "b"), ("b", "a")):
+        (tmp_path / f"{file}.yaml").write_text(f"_BASE_: ['{base}.yaml']\n")
+    with pytest.raises(ValueError, match="a.yaml' or a base of it is its own base"):
+        load_config(str(tmp_path / "a.yaml"))
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*swin*.yaml")), ids=name)
@@ -95,7 +149,7 @@ def test_all_of_swin_is_trained(path):
 
 @pytest.mark.parametrize("path", ABLATIONS, ids=name)
 def test_ablations_change_what_they_are_about(path):
-    changed = changes(path, path.parents[1] / ABLATION_BASES[path.parents[1].name])
+    changed = changes(str(path), str(CONFIGS / "shapes" / "fcn_R50_sgr.yaml"))
     assert 1 <= len(changed) <= 2
     assert all(key.startswith("MODEL.SGR.") for key in changed)
 
@@ -112,17 +166,18 @@ MASK2FORMER = {"CLASS_WEIGHT": 2.0, "MASK_WEIGHT": 5.0, "DICE_WEIGHT": 5.0, "DEC
     [
         ("coco-stuff-10k-171/maskformer_R101_sgr_bs16_78750", 1e-4, 0.1, 1e-4, 512, MASKFORMER),
         ("ade20k-150/maskformer_swin_tiny_sgr_bs16_160k", 6e-5, 1.0, 0.01, 512, MASKFORMER),
-        ("ade20k-150/mask2former_swin_tiny_sgr_bs16_151575", 1e-4, 0.1, 0.05, 512, MASK2FORMER),
-        ("coco-stuff-10k-171/mask2former_R101_sgr_bs16_78750", 1e-4, 0.1, 0.05, 512, MASK2FORMER),
-        ("cityscapes-19/mask2former_R101_sgr_bs8_89250", 1e-4, 0.1, 0.05, 768, MASK2FORMER),
-        ("coco/mask2former_R50_panoptic_sgr_bs16_368750", 1e-4, 0.1, 0.05, None, MASK2FORMER),
+        ("ade20k-150/mask2former_swin_tiny_bs16_151575", 1e-4, 0.1, 0.05, 512, MASK2FORMER),
+        ("coco-stuff-10k-171/mask2former_R101_bs16_78750", 1e-4, 0.1, 0.05, 512, MASK2FORMER),
+        ("cityscapes-19/mask2former_R101_bs8_89250", 1e-4, 0.1, 0.05, 768, MASK2FORMER),
+        ("coco/mask2former_R50_panoptic_bs16_368750", 1e-4, 0.1, 0.05, None, MASK2FORMER),
         ("coco-stuff-10k-171/fcn_R101_sgr_bs16_78750", 0.04, 0.1, 1e-4, 512, PER_PIXEL),
-        ("cityscapes-19/deeplabv3_R101_sgr_bs8_89250", 0.06, 0.1, 1e-4, 768, PER_PIXEL),
-        ("ade20k-150/upernet_swin_tiny_sgr_bs16_151575", 6e-5, 1.0, 0.01, 512, PER_PIXEL),
+        ("cityscapes-19/deeplabv3_R101_bs8_89250", 0.06, 0.1, 1e-4, 768, PER_PIXEL),
+        ("ade20k-150/upernet_swin_tiny_bs16_151575", 6e-5, 1.0, 0.01, 512, PER_PIXEL),
     ],
 )
 def test_settings(path, rate, factor, decay, crop, losses):
-    cfg = load_config(str(CONFIGS / f"{path}.yaml"))
+    mixins = [] if "_sgr" in path else ["sgr"]
+    cfg = load_config(with_mixins(CONFIGS / f"{path}.yaml", *mixins))
     assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.BACKBONE_MULTIPLIER) == (rate, factor)
     optimizer = "SGD" if "_R101_" in path and losses is PER_PIXEL else "ADAMW"
     assert (cfg.SOLVER.OPTIMIZER, cfg.SOLVER.WEIGHT_DECAY) == (optimizer, decay)
@@ -149,7 +204,7 @@ def test_settings_of_detectors(path):
     assert anchors.ASPECT_RATIOS == [[0.5, 1.0, 2.0]]
     rois = cfg.MODEL.ROI_HEADS
     assert (rois.BATCH_SIZE_PER_IMAGE, rois.POSITIVE_FRACTION) == (512, 0.25)
-    assert cfg.TEST.TOKENS.ENABLED == ("_sgr_" in path.name or "_glore_" in path.name)
+    assert cfg.TEST.TOKENS.ENABLED == ("_sgr_" in path.name)
     assert cfg.INPUT.MIN_SIZE_TRAIN == (640, 672, 704, 736, 768, 800)
     assert cfg.MODEL.BACKBONE.FREEZE_AT == (0 if "swin" in path.name else 2)
 
@@ -158,7 +213,8 @@ def test_settings_of_detectors(path):
 def test_detectors_are_those_of_detectron2(ours, theirs):
     """But for the schedule, the pretrained ResNet and what it wants, masks, and our own keys."""
     path = CONFIGS / "coco" / f"mask_rcnn_R101_{ours}_bs8_270k.yaml"
-    changed = changes(path, get_config_file(f"Base-RCNN-{theirs}.yaml"))
+    changed = changes(str(path), get_config_file(f"Base-RCNN-{theirs}.yaml"))
+    changed.pop("MODEL.SGR.BACKBONE_NAME", None)  # without effect here: for mixins/sgr.yaml
     assert changed.keys() == {
         "MODEL.META_ARCHITECTURE",
         "MODEL.MASK_ON",
@@ -175,11 +231,10 @@ def test_detectors_are_those_of_detectron2(ours, theirs):
     [
         "coco/mask_rcnn_R101_C4_bs8_270k.yaml",
         "coco/mask_rcnn_R101_DC5_sgr_bs8_270k.yaml",
-        "coco/mask_rcnn_R101_FPN_glore_bs8_270k.yaml",
         "coco/mask_rcnn_swin_tiny_FPN_bs8_270k.yaml",
-        "coco/mask_rcnn_swin_tiny_FPN_glore_bs8_270k.yaml",
         "coco/mask_rcnn_swin_tiny_FPN_sgr_bs8_270k.yaml",
         "shapes/mask_rcnn_R50.yaml",
+        "shapes/mask_rcnn_R50_glore.yaml",
         "shapes/mask_rcnn_R50_sgr.yaml",
     ],
 )
@@ -193,18 +248,19 @@ def test_detector_can_be_built(path):
 @pytest.mark.parametrize(
     "path",
     [
-        "coco/mask2former_R50_panoptic_sgr_bs16_368750.yaml",
-        "coco/mask2former_R50_instance_sgr_bs16_368750.yaml",
+        "coco/mask2former_R50_panoptic_bs16_368750.yaml",
+        "coco/mask2former_R50_instance_bs16_368750.yaml",
         "shapes/mask2former_R50_sgr.yaml",
         "shapes/mask2former_swin_sgr.yaml",
-        "cityscapes-19/mask2former_swin_tiny_sgr_bs8_89250.yaml",
-        "cityscapes-19/deeplabv3_R101_sgr_bs8_89250.yaml",
-        "ade20k-150/upernet_swin_tiny_sgr_bs16_151575.yaml",
+        "cityscapes-19/mask2former_swin_tiny_bs8_89250.yaml",
+        "cityscapes-19/deeplabv3_R101_bs8_89250.yaml",
+        "ade20k-150/upernet_swin_tiny_bs16_151575.yaml",
         "ade20k-150/maskformer_swin_tiny_sgr_bs16_160k.yaml",
     ],
 )
 def test_model_can_be_built(path):
-    model = build_model(load_config(str(CONFIGS / path), ["MODEL.DEVICE", "cpu"]))
+    files = with_mixins(CONFIGS / path, *([] if "_sgr" in path else ["sgr"]))
+    model = build_model(load_config(files, ["MODEL.DEVICE", "cpu"]))
     assert any(isinstance(module, ReasoningModule) for module in model.modules())
     assert model.concept_criterion is not None
 

@@ -251,8 +251,8 @@ def test_what_does_not_fit_is_told(trained, main, tmp_path, capsys):
             """MODEL.SGR.IN_FEATURES '["res5"]'.""",
         ),
         (
-            "R101_FPN_glore",
-            {},
+            "R101_FPN_sgr",
+            {"MODEL__SGR__NAME": "GloRe"},
             "reasoning module on res5 is of another kind than the model's: MODEL.SGR.NAME",
         ),
         ("R101_FPN_sgr", {"MODEL__SGR__IN_FEATURES": '["res4", "res5"]'}, None),

@@ -1,11 +1,11 @@
-"""The command line: its arguments, the config they make, and the processes they start."""
+"""The command line: its arguments, the config they make and the processes they start."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -31,8 +31,17 @@ __all__ = [
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's arguments, and the two that let a file of a stranger run code."""
+    """Detectron2's arguments, ``--with``, and two flags that let a stranger's file run code."""
     parser = default_argument_parser()
+    parser.add_argument(
+        "--with",
+        dest="mixins",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a config to merge over --config-file, such as configs/mixins/sgr.yaml; may be given "
+        "several times",
+    )
     add_safety_flags(parser)
     return parser
 
@@ -53,44 +62,39 @@ def add_safety_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(
-    config_file: str,
+    config_file: str | Sequence[str],
     opts: list[str] | None = None,
     *,
     allow_unsafe: bool = False,
     add_configs: Iterable[Callable[[CfgNode], None]] = (),
 ) -> CfgNode:
-    """Detectron2's defaults, ours, a file's, and the command line's.
+    """Merge the defaults, the config files and the options of a command line.
 
-    The datasets that DATASETS.FILES describes are registered, and MODEL.SEM_SEG_HEAD.NUM_CLASSES 0
-    becomes the number of classes of the data: see :func:`add_described_datasets`.
+    It registers the datasets that DATASETS.FILES describes. It replaces 0 for
+    MODEL.SEM_SEG_HEAD.NUM_CLASSES by the number of classes of the datasets: see
+    :func:`add_described_datasets`.
 
     Args:
-        config_file: YAML; "" for the defaults.
+        config_file: a YAML file, or several of which the later ones override the earlier ones.
+            The ``_BASE_`` of a file is one file or a list. "" stands for no file.
         opts: key, value, key, value...
-        allow_unsafe: accept ``!!python`` tags.
-        add_configs: functions of other projects that add their keys to a config, in their order;
-            where a key is ours too, their default counts.
+        allow_unsafe: whether to accept ``!!python`` tags in the files.
+        add_configs: functions that add the keys of other projects to a config. They are called in
+            this order, before ours: their default counts where both add the same key.
 
     Raises:
-        FileNotFoundError: if there is no such file, or none of those in DATASETS.FILES.
-        ValueError: if the file has tags that are not allowed, or a flag stands among ``opts``; or
-            see :func:`add_described_datasets`.
+        FileNotFoundError: if a config file, or a file in DATASETS.FILES, does not exist.
+        ValueError: if a file has tags that are not allowed or is a base of itself, or if ``opts``
+            contains a flag; see also :func:`add_described_datasets`.
         KeyError: for a key that does not exist.
     """
     cfg = get_cfg()
     for add_config in add_configs:
         add_config(cfg)
     add_sgr_config(cfg)
-    if config_file:
-        if not os.path.isfile(config_file):
-            raise FileNotFoundError(f"there is no config file {config_file!r}")
-        try:
-            cfg.merge_from_file(config_file, allow_unsafe=allow_unsafe)
-        except yaml.constructor.ConstructorError as error:
-            raise ValueError(
-                f"{config_file!r} or a base of it has a tag that can run code ({error.problem}); "
-                "if you trust where it comes from, add --allow-unsafe-yaml"
-            ) from error
+    for file in [config_file] if isinstance(config_file, str) else config_file:
+        if file:
+            _merge_file(cfg, file, allow_unsafe)
     opts = opts or []
     for key in opts[::2]:
         if key.startswith("--"):
@@ -100,23 +104,43 @@ def load_config(
     return cfg
 
 
+def _merge_file(cfg: CfgNode, file: str, allow_unsafe: bool) -> None:
+    """Merge a YAML file, and the files that it names as its ``_BASE_``, into ``cfg``."""
+    if not os.path.isfile(file):
+        raise FileNotFoundError(f"there is no config file {file!r}")
+    try:
+        cfg.merge_from_file(file, allow_unsafe=allow_unsafe)
+    except yaml.constructor.ConstructorError as error:
+        raise ValueError(
+            f"{file!r} or a base of it has a tag that can run code ({error.problem}); "
+            "if you trust where it comes from, add --allow-unsafe-yaml"
+        ) from error
+    except RecursionError as error:
+        raise ValueError(
+            f"{file!r} or a base of it is its own base: follow the files that _BASE_ names"
+        ) from error
+
+
 def setup_config(
     args: argparse.Namespace,
     *,
     add_configs: Iterable[Callable[[CfgNode], None]] = (),
 ) -> CfgNode:
-    """The frozen config of a run, fitted to the machine, whose OUTPUT_DIR gets a log.txt.
+    """Load the config of a run, fit it to the machine, freeze it, and start OUTPUT_DIR/log.txt.
 
     Args:
-        args: of :func:`argument_parser`.
+        args: the arguments that :func:`argument_parser` has parsed.
         add_configs: see :func:`load_config`.
 
     Raises:
-        ValueError: if the number of classes is left to the data, and there are none; see
-            :func:`load_config` for others.
+        ValueError: if MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0 and no dataset gives the number; see
+            :func:`load_config` for more.
     """
     cfg = load_config(
-        args.config_file, args.opts, allow_unsafe=args.allow_unsafe_yaml, add_configs=add_configs
+        [args.config_file, *args.mixins],
+        args.opts,
+        allow_unsafe=args.allow_unsafe_yaml,
+        add_configs=add_configs,
     )
     check_num_classes(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)  # before there is an OUTPUT_DIR
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sgr")
@@ -150,9 +174,12 @@ def fit_to_machine(cfg: CfgNode) -> None:
 
 
 def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
-    """Run ``main(args)`` in a process for each of ``--num-gpus``; in this one without a GPU."""
+    """Run ``main(args)`` in one process for each GPU of ``--num-gpus``.
+
+    Without a GPU, it runs ``main(args)`` in this process.
+    """
     if not torch.cuda.is_available():
-        args.num_gpus = 0  # setup_config says so
+        args.num_gpus = 0  # setup_config logs it
     detectron2_launch(
         main,
         args.num_gpus,
