@@ -5,39 +5,33 @@
     python tools/extract_backbone.py output/model_final.pth backbone.pth \
         --for configs/coco/mask_rcnn_R101_FPN_sgr_bs8_270k.yaml
 
-The backbone comes with its reasoning modules, and without heads, losses and optimizer. The file
-loads as MODEL.WEIGHTS of this project's configs and of Detectron2's own. With --for, a report says
-what that model takes of it and what of the model starts anew; nothing is written if that model
-takes nothing. Any model of Detectron2's naming will do, a detector too.
+The file has the backbone with its reasoning modules, without heads, losses and optimizer. It is a
+value for MODEL.WEIGHTS of this project's configs and of Detectron2's own. With --for, it is loaded
+into the model of a config, which reports what fits and what starts anew; if nothing fits, no file
+is written. Any model of Detectron2's naming will do, a detector too.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Iterable, Mapping
+import logging
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from detectron2.modeling import build_model
-from tabulate import tabulate
-from torch import Tensor
+from torch import nn
 
 import sgr  # noqa: F401 (registers)
 from sgr.checkpoints.backbone_file import (
-    DILATIONS,
-    ExtractedBackbone,
-    check_output,
-    compare_with_model,
-    differing_settings,
+    backbone_names,
     extract_backbone,
-    part_of,
     read_settings,
-    reasoning_modules,
     save_backbone,
-    settings_of,
 )
-from sgr.checkpoints.checkpointer import read_checkpoint
+from sgr.checkpoints.checkpointer import SafeCheckpointer, read_checkpoint
 from sgr.engine import load_config
 
 
@@ -69,165 +63,82 @@ def extract(args: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: for files and configs that cannot be what they are given for.
     """
-    check_output(args.output, overwrite=args.force)
+    output = args.output
+    if output.suffix != ".pth":
+        raise ValueError(f"the output must be a .pth file, got {str(output)!r}")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(output.parent)!r} to write to")
+    if output.is_dir() or (output.exists() and not args.force):
+        raise FileExistsError(f"{str(output)!r} exists; add --force to overwrite a file")
     checkpoint = read_checkpoint(args.checkpoint, allow_pickle=args.allow_pickle)
-    if args.output.exists() and args.output.samefile(args.checkpoint):
+    if output.exists() and output.samefile(args.checkpoint):
         raise ValueError("the output would overwrite the checkpoint")
     try:
-        extracted = extract_backbone(checkpoint)
+        tensors = extract_backbone(checkpoint)
     except ValueError as error:
         raise ValueError(f"{args.checkpoint!r}: {error}") from error
+
+    left_out = checkpoint["model"].keys() - backbone_names(checkpoint["model"]).keys()
+    print("Taken:", _count_parts(tensors))
+    print("Left out:", _count_parts(left_out))
+    if not any(name.startswith("reasoning.") for name in tensors):
+        print("There is no reasoning module on the backbone.")
+    if any(".reasoning." in name for name in left_out):
+        print("The reasoning module in a head stays behind: see docs/transfer.md.")
     run_config = Path(args.checkpoint).with_name("config.yaml")
-    settings = read_settings(run_config, extracted.tensors)
-    entries = [key for key in checkpoint if key != "model"]
-    report = [
-        tell_extracted(extracted, entries),
-        tell_settings(settings, run_config, extracted.tensors),
-    ]
-    if args.target:
-        report.append(tell_fit(args, extracted.tensors, settings))
-    save_backbone(
-        args.output,
-        extracted.tensors,
-        source=describe_source(args.checkpoint, checkpoint),
-        settings=settings,
-        overwrite=args.force,
-    )
-    size = args.output.stat().st_size / 1e6
-    print("\n\n".join([*report, f"Wrote {args.output} ({size:.1f} MB): set MODEL.WEIGHTS to it."]))
-
-
-def tell_extracted(extracted: ExtractedBackbone, entries: Iterable[str]) -> str:
-    """What is in the file, by part, and what is not."""
-    parts: dict[str, list[Tensor]] = {}
-    for name, tensor in extracted.tensors.items():
-        parts.setdefault(part_of(name), []).append(tensor)
-    parts["all"] = list(extracted.tensors.values())
-    rows = [(part, len(each), sum(t.numel() for t in each)) for part, each in parts.items()]
-    text = "Taken:\n" + tabulate(rows, ("part", "tensors", "values"), "pipe", intfmt=",")
-    rows = [(group, len(names)) for group, names in extracted.left_out.items()]
-    if rows:
-        text += "\n\nLeft out:\n" + tabulate(rows, ("part", "tensors"), "pipe")
-    entries = list(entries)
-    if entries:
-        text += f"\n\nLeft out of what belongs to the run: {', '.join(entries)}."
-    if not any(part.startswith("reasoning.") for part in parts):
-        text += "\n\nThere is no reasoning module on the backbone."
-    for group in extracted.left_out:
-        if group.endswith(".reasoning"):
-            text += (
-                f"\n\n{group} is left out with its head: it works on the features of the head's "
-                "own convolution, for which a detector has no place. To transfer a reasoning "
-                "module, train it on the backbone: MODEL.SEM_SEG_HEAD.REASONING False and "
-                "MODEL.BACKBONE.NAME build_sgr_resnet_backbone (or build_sgr_backbone with "
-                "MODEL.SGR.BACKBONE_NAME build_resnet_deeplab_backbone for a dilated one)."
-            )
-    return text
-
-
-def tell_settings(settings: Mapping[str, Any], run_config: Path, names: Iterable[str]) -> str:
-    """The settings on which the weights depend."""
-    if not settings:
-        if run_config.exists():
-            found = f"{run_config} cannot be read, or does not tell"
-        else:
-            found = f"There is no {run_config} to tell"
-        keys = [key for key in settings_of(names) if key not in DILATIONS]
-        return (
-            f"{found} how the model was trained: see to it that these stay as they were: "
-            f"{', '.join(keys)}."
+    settings = read_settings(run_config)
+    if settings:
+        print("The weights depend on:", ", ".join(f"{k} {v}" for k, v in settings.items()))
+    else:
+        print(
+            f"{run_config} does not tell how the images were prepared: keep INPUT.FORMAT, "
+            "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD as they were in training."
         )
-    lines = [
-        f"    {key}: {value}{' (may change)' if key in DILATIONS else ''}"
-        for key, value in settings.items()
-    ]
-    return "\n".join(["Settings in training, to be kept where the file is used:", *lines])
+    iteration = checkpoint.get("iteration")  # counted from 0
+    iterations = f", {iteration + 1} iterations" if isinstance(iteration, int) else ""
+    file = {"source": f"{args.checkpoint}{iterations}", "settings": settings}
+    if args.target:
+        model = _build_target(args)
+        with tempfile.TemporaryDirectory() as folder:
+            save_backbone(f"{folder}/backbone.pth", tensors, **file)
+            SafeCheckpointer(model).load(f"{folder}/backbone.pth")
+    save_backbone(output, tensors, **file)
+    print(f"Wrote {output} ({output.stat().st_size / 1e6:.1f} MB): set MODEL.WEIGHTS to it.")
 
 
-def tell_fit(
-    args: argparse.Namespace, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]
-) -> str:
-    """How the backbone fits the model of ``--for``."""
-    config, *opts = args.target
-    opts += ["MODEL.DEVICE", "cpu"]
+def _count_parts(names: Iterable[str]) -> str:
+    counts = Counter(name.partition(".")[0] for name in sorted(names))
+    parts = ", ".join(f"{part} ({count})" for part, count in counts.items())
+    return f"{counts.total()} tensors: {parts}" if parts else "nothing"
+
+
+def _build_target(args: argparse.Namespace) -> nn.Module:
+    """Build the model of ``--for``."""
+    config, *options = args.target
+    options += ["MODEL.DEVICE", "cpu"]
     try:
-        cfg = load_config(config, opts, allow_unsafe=args.allow_unsafe_yaml)
-        if cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0:  # left to the data, which the backbone is not
+        cfg = load_config(config, options, allow_unsafe=args.allow_unsafe_yaml)
+        if cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0:  # left to the data; the backbone needs none
             cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 1
-        model = build_model(cfg)
+        return build_model(cfg)
     except Exception as error:  # Detectron2 and yacs raise whatever a wrong value leads to
         raise ValueError(
             f"the model of {config!r} cannot be built: {type(error).__name__}: {error}"
         ) from error
-    try:
-        taken, table = compare_with_model(model, tensors)
-    except ValueError as error:
-        raise ValueError(f"{args.checkpoint!r} and the model of {config!r}: {error}") from error
-    text = f"{config} takes {len(taken)} of the {len(tensors)} tensors."
-    if table is not None:
-        text += (
-            ' Of the others, "missing" ones are new in the model, and "mismatched" ones have '
-            'another shape in it: both start as without the file. "Unexpected" ones have no place '
-            f"in the model:\n{table}"
-        )
-    third = "stem.conv3.weight"  # of the DeepLab stem
-    if third in tensors and not any(name.endswith(third) for name in taken):
-        text += (
-            "\n\nThe file has DeepLab's stem of three convolutions, the model another one. A model "
-            "without a pyramid can have it: MODEL.BACKBONE.NAME build_resnet_deeplab_backbone (or "
-            "build_sgr_backbone with MODEL.SGR.BACKBONE_NAME), MODEL.RESNETS.STEM_TYPE deeplab, "
-            f"MODEL.RESNETS.STEM_OUT_CHANNELS {len(tensors[third])}."
-        )
-    text += tell_reasoning(tensors, model.state_dict())
-    different = differing_settings(settings, cfg)
-    for title, rows in (
-        (
-            "Settings that differ, although the weights depend on them",
-            [row for row in different if row[0] not in DILATIONS],
-        ),
-        (
-            "Dilations that differ, which may be what you want",
-            [row for row in different if row[0] in DILATIONS],
-        ),
-    ):
-        if rows:
-            headers = ("key", "in training", f"in {config}")
-            text += f"\n\n{title}:\n" + tabulate(rows, headers, "pipe", disable_numparse=True)
-    return text
-
-
-def tell_reasoning(in_file: Iterable[str], in_model: Iterable[str]) -> str:
-    """Why reasoning modules of the file are not those of the model, by the names of tensors."""
-    old, new = reasoning_modules(in_file), reasoning_modules(in_model)
-    if not old or not new:
-        return ""  # one without the other is plain from the table
-    if not old.keys() <= new.keys():
-        return (
-            f"\n\nThe file's reasoning module is on {', '.join(old)}, the model's on "
-            f"{', '.join(new)}. To take it along: MODEL.SGR.IN_FEATURES '{json.dumps(list(old))}'."
-        )
-    features = [feature for feature in old if old[feature] != new[feature]]
-    if features:
-        return (
-            f"\n\nThe file's reasoning module on {', '.join(features)} is of another kind than the "
-            "model's: MODEL.SGR.NAME, TOKEN_MIXER and NUM_LAYERS are to be what they were in "
-            "training."
-        )
-    return ""
-
-
-def describe_source(path: str, checkpoint: Mapping[str, Any]) -> str:
-    iteration = checkpoint.get("iteration")
-    # Detectron2 counts from 0.
-    return f"{path}, {iteration + 1} iterations" if isinstance(iteration, int) else path
 
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
+    # The checkpointer logs how the file fits.
+    handler, logger = logging.StreamHandler(sys.stdout), logging.getLogger("sgr")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
     try:
         extract(args)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
+    finally:
+        logger.removeHandler(handler)
 
 
 if __name__ == "__main__":

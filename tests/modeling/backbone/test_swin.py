@@ -8,9 +8,13 @@ from fvcore.nn import FlopCountAnalysis
 from torch.nn import functional as F
 
 from sgr import add_sgr_config
-from sgr.modeling.backbone import SwinTransformer
-from sgr.modeling.backbone import swin as swin_module
-from sgr.modeling.backbone.swin import SwinBlock, WindowAttention, make_shift_mask
+from sgr.modeling.backbone import SwinTransformer, swin_layers
+from sgr.modeling.backbone.swin_layers import (
+    SwinBlock,
+    SwinStage,
+    WindowAttention,
+    make_shift_mask,
+)
 
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
@@ -147,7 +151,7 @@ def test_windows_beyond_the_limit_of_kernels_come_in_parts(monkeypatch, most):
     maps = torch.randn(3, 6, 6, 4)
     mask = make_shift_mask(6, 6, 2, 1, maps.device)
     expected = block(maps, mask)
-    monkeypatch.setattr(swin_module, "MAX_HEADS_AT_ONCE", most)
+    monkeypatch.setattr(swin_layers, "MAX_HEADS_AT_ONCE", most)
     seen = []
 
     def attend(query, *args, **kwargs):
@@ -347,6 +351,57 @@ def test_exports_with_any_batch():
             outputs, expected = exported(images), swin(images)
         for name, value in expected.items():
             torch.testing.assert_close(outputs[name], value)
+
+
+class StageWithClasses(SwinStage):
+    """As SeMask's: what the stage puts out is weighted by class maps, which are put out too."""
+
+    def __init__(self, blocks, *args):
+        super().__init__(blocks, *args)
+        self.classes = torch.nn.Linear(blocks[0].norm1.normalized_shape[0], 3)
+
+    def forward(self, maps):
+        maps = super().forward(maps)
+        classes = self.classes(maps)
+        return maps * classes.sigmoid().amax(dim=3, keepdim=True), classes
+
+
+class SwinWithClasses(SwinTransformer):
+    stage_class = StageWithClasses
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        for name in list(self._out_features):
+            self._out_features.append(f"{name}_classes")
+            self._out_feature_channels[f"{name}_classes"] = 3
+            self._out_feature_strides[f"{name}_classes"] = self._out_feature_strides[name]
+
+    def run_stage(self, index, maps):
+        maps, classes = self.layers[index](maps)
+        return maps, {f"res{index + 2}_classes": classes.permute(0, 3, 1, 2)}
+
+
+def test_a_subclass_replaces_stages_and_puts_out_more():
+    options = {"embed_dim": 8, "depths": (1, 2), "num_heads": (1, 2), "freeze_at": 2}
+    options["out_features"] = ("res2", "res3")
+    swin, plain = SwinWithClasses(**options), SwinTransformer(**options)
+    images = torch.rand(1, 3, 32, 32)
+    features = swin(images)
+    assert features.keys() == swin.output_shape().keys()
+    for name, shape in swin.output_shape().items():
+        assert features[name].shape[:2] == (1, shape.channels)
+        assert features[name].shape[2] == 32 // shape.stride
+    assert swin.size_divisibility == 8
+    assert plain.state_dict().keys() < swin.state_dict().keys()
+    swin.load_state_dict(plain.state_dict(), strict=False)
+    assert not torch.allclose(swin(images)["res3"], plain(images)["res3"])
+    assert swin.layers[0].classes.weight.requires_grad  # what is new is not frozen
+
+
+def test_positions_get_no_weight_decay():
+    names = tiny_swin(depths=(1, 1, 1, 1), ape=True).no_weight_decay()
+    tables = {f"layers.{i}.blocks.0.attn.relative_position_bias_table" for i in range(4)}
+    assert names == {"absolute_pos_embed"} | tables
 
 
 def test_from_config(cfg):

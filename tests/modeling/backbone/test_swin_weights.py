@@ -6,8 +6,8 @@ import torchvision
 from torch import nn
 
 from foreign import TinyBackbone
+from sgr.checkpoints.checkpointer import adapt_checkpoint
 from sgr.modeling.backbone import SwinTransformer
-from sgr.modeling.backbone.swin_weights import convert_imagenet_weights, resize_position_tables
 
 OPTIONS = {"embed_dim": 8, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 2, 4), "window_size": 3}
 
@@ -45,7 +45,7 @@ def test_original_release(swin, place):
         model.backbone = nn.Module()
         model.backbone.bottom_up = swin
     file = original_release(swin)
-    converted = convert_imagenet_weights(model, file)
+    converted = adapt_checkpoint(model, file)
     backbone = {n for n in swin.state_dict() if not n[:5].startswith("norm")}
     assert converted.keys() == {f"{place}.{name}" for name in backbone}
     assert all(converted[f"{place}.{name}"] is file[name] for name in backbone)
@@ -54,8 +54,7 @@ def test_original_release(swin, place):
 def test_torchvision_computes_the_same(swin, classifier):
     """At a size where no map is smaller than a window: there alone torchvision does not shift."""
     model = nn.ModuleDict({"backbone": swin})
-    state = convert_imagenet_weights(model, classifier.state_dict())
-    resize_position_tables(model, state)
+    state = adapt_checkpoint(model, classifier.state_dict())
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert all(name.startswith("backbone.norm") for name in missing) and len(missing) == 8
     assert not unexpected
@@ -74,8 +73,8 @@ def test_torchvision_computes_the_same(swin, classifier):
 
 def test_kind_and_place_are_logged(swin, classifier, caplog):
     with caplog.at_level(logging.INFO, logger="sgr"):
-        convert_imagenet_weights(nn.ModuleDict({"trunk": swin}), classifier.state_dict())
-        convert_imagenet_weights(swin, original_release(swin))
+        adapt_checkpoint(nn.ModuleDict({"trunk": swin}), classifier.state_dict())
+        adapt_checkpoint(swin, original_release(swin))
     first, second = caplog.messages
     assert "torchvision" in first and first.endswith("into trunk")
     assert "original" in second and second.endswith("into the model")
@@ -86,7 +85,7 @@ def test_absolute_positions_of_the_original_release():
     file = original_release(swin)
     rows = torch.arange(9 * 8.0).view(1, 9, 8)  # a row per patch
     file["absolute_pos_embed"] = rows
-    converted = convert_imagenet_weights(nn.ModuleDict({"backbone": swin}), file)
+    converted = adapt_checkpoint(nn.ModuleDict({"backbone": swin}), file)
     positions = converted["backbone.absolute_pos_embed"]
     assert positions.shape == (1, 8, 3, 3) and torch.equal(positions[0, :, 1, 2], rows[0, 5])
 
@@ -96,7 +95,7 @@ def test_absolute_positions_that_are_no_square_stay(shape):
     swin = SwinTransformer(**OPTIONS, ape=True, pretrain_img_size=12)
     file = original_release(swin) | {"absolute_pos_embed": torch.zeros(shape)}
     model = nn.ModuleDict({"backbone": swin})
-    assert convert_imagenet_weights(model, file)["backbone.absolute_pos_embed"].shape == shape
+    assert adapt_checkpoint(model, file)["backbone.absolute_pos_embed"].shape == shape
 
 
 @pytest.mark.parametrize(
@@ -119,7 +118,7 @@ def test_what_is_left_alone(swin, case):
             [3, 3],
             block=torchvision.models.swin_transformer.SwinTransformerBlockV2,
         ).state_dict()
-    assert convert_imagenet_weights(model, state) is None
+    assert adapt_checkpoint(model, state) == {}
 
 
 def test_windows_of_another_size(caplog):
@@ -135,7 +134,7 @@ def test_windows_of_another_size(caplog):
         "head.weight": torch.zeros(169, 2),
     }
     with caplog.at_level(logging.INFO, logger="sgr"):
-        resize_position_tables(model, state)
+        state.update(adapt_checkpoint(model, state))
     assert torch.equal(state[index], swin.layers[0].blocks[0].attn.relative_position_index)
     resized = state[table].view(9, 9)[2:-2, 2:-2]
     centres = (torch.arange(9.0) - 4)[2:-2] * 13 / 9
@@ -149,7 +148,4 @@ def test_tables_that_cannot_be_resized_stay(shape):
     """Other heads, no square, an even number of offsets, no table at all."""
     swin = SwinTransformer(**{**OPTIONS, "window_size": 5})
     name = "layers.0.blocks.0.attn.relative_position_bias_table"
-    table = torch.zeros(shape)
-    state = {name: table}
-    resize_position_tables(swin, state)
-    assert state[name] is table
+    assert swin.adapt_checkpoint("", {name: torch.zeros(shape)}) == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from ..modeling.backbone.swin_weights import convert_imagenet_weights, resize_position_tables
-from .backbone_file import is_backbone_file, place_backbone
+from .backbone_file import differing_settings, is_backbone_file, place_backbone
 from .report import report_differences
 
 __all__ = ["SafeCheckpointer", "read_checkpoint"]
@@ -45,10 +45,14 @@ class SafeCheckpointer(DetectionCheckpointer):
     A file holds a dict of ``model`` (name -> tensor) and what else belongs to a run, such a dict of
     ``state_dict``, of which the rest is left alone, or the tensors themselves.
 
-    Besides what Detectron2 reads, ImageNet weights of Swin load into a
-    :class:`~sgr.modeling.backbone.SwinTransformer` anywhere in the model, from the original release
-    and from torchvision; its relative positions are resized where windows differ in size. What
-    does not fit is logged as one table.
+    Files of others load where a module of the model, its backbone for one, has a method
+    ``adapt_checkpoint(prefix, state)``. It gets the prefix of its names in the model and the
+    tensors of the file, and returns name in the model -> tensor for those that it renames or
+    changes, nothing if the file is not for it. If it gives a tensor a new name, the file is one of
+    its own kind, a classifier for one, and nothing else of the file is loaded. For example, see
+    :class:`~sgr.modeling.backbone.SwinTransformer`.
+
+    It logs one table of what does not fit.
 
     Args:
         model, save_dir, checkpointables: as in Detectron2.
@@ -102,13 +106,13 @@ class SafeCheckpointer(DetectionCheckpointer):
         in_file = list(checkpoint["model"])
         self._convert_ndarray_to_tensor(checkpoint["model"])
         if is_backbone_file(checkpoint):
-            converted = self._place_backbone(checkpoint)
+            checkpoint.update(model=self._place_backbone(checkpoint), matching_heuristics=False)
+        adapted = adapt_checkpoint(self.model, checkpoint["model"])
+        if not adapted.keys() <= checkpoint["model"].keys():
+            # All names are the model's now. To guess by their endings could only do harm.
+            checkpoint.update(model=adapted, matching_heuristics=False)
         else:
-            converted = convert_imagenet_weights(self.model, checkpoint["model"])
-        if converted is not None:
-            # Its names are the model's now; to guess by their endings could only do harm.
-            checkpoint.update(model=converted, matching_heuristics=False)
-        resize_position_tables(self.model, checkpoint["model"])
+            checkpoint["model"].update(adapted)
         shapes = {name: tuple(value.shape) for name, value in checkpoint["model"].items()}
         incompatible = super()._load_model(checkpoint)
         self._check_any_loaded(in_file, incompatible)
@@ -137,6 +141,14 @@ class SafeCheckpointer(DetectionCheckpointer):
             len(checkpoint["model"]),
             len(placed.keys() & self.model.state_dict().keys()),
         )
+        for key, (old, new) in differing_settings(
+            self.model, checkpoint.get("settings", {})
+        ).items():
+            logging.getLogger(__name__).warning(
+                "The backbone was trained with %s %s, the model has %s: set it to that of the "
+                "training, on which the weights depend",
+                *(key, old, new),
+            )
         return placed
 
     def _check_any_loaded(self, in_file: list[str], incompatible) -> None:
@@ -160,6 +172,21 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def _log_incompatible_keys(self, incompatible) -> None:
         """Nothing: the table has told it."""
+
+
+def adapt_checkpoint(
+    model: nn.Module, state: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Ask all modules with an ``adapt_checkpoint`` how a file fits; see :class:`SafeCheckpointer`.
+
+    Returns:
+        Name in the model -> tensor, of what they rename or change.
+    """
+    adapted = {}
+    for name, module in model.named_modules():
+        if hasattr(module, "adapt_checkpoint"):
+            adapted.update(module.adapt_checkpoint(f"{name}." if name else "", state))
+    return adapted
 
 
 def _with_model(loaded: Any, filename: str) -> dict[str, Any]:

@@ -25,8 +25,6 @@ NORMS = (
     nn.LayerNorm,
     nn.LocalResponseNorm,
 )
-# Parameters outside nn.Embedding that embed positions (Swin's names).
-EMBEDDINGS = ("relative_position_bias_table", "absolute_pos_embed")
 
 
 def parameter_groups(cfg, model: nn.Module) -> list[dict]:
@@ -36,6 +34,8 @@ def parameter_groups(cfg, model: nn.Module) -> list[dict]:
       ``model.backbone``, but for reasoning modules: they get the head's rate wherever they sit.
     * Weight decay: ``SOLVER.WEIGHT_DECAY``; ``WEIGHT_DECAY_NORM`` for normalisation layers,
       ``WEIGHT_DECAY_EMBED`` for embeddings, ``WEIGHT_DECAY_BIAS``, where set, for other biases.
+      Embeddings are those of ``nn.Embedding``, and the parameters that a module, a backbone for
+      one, names in a method ``no_weight_decay() -> names``, as timm's models have it.
 
     Returns:
         Groups for a torch optimiser, with "name", in the order in which they first come; the
@@ -47,6 +47,11 @@ def parameter_groups(cfg, model: nn.Module) -> list[dict]:
         if isinstance(module, ReasoningModule):
             slow -= {id(p) for p in module.parameters()}
 
+    embeddings: set[int] = set()
+    for module in model.modules():
+        if hasattr(module, "no_weight_decay"):
+            names = module.no_weight_decay()
+            embeddings |= {id(p) for name, p in module.named_parameters() if name in names}
     groups: dict[tuple[str, str], list[nn.Parameter]] = defaultdict(list)
     seen: set[int] = set()
     for module in model.modules():
@@ -55,7 +60,8 @@ def parameter_groups(cfg, model: nn.Module) -> list[dict]:
                 continue
             seen.add(id(parameter))
             place = "backbone" if id(parameter) in slow else "head and reasoning"
-            groups[place, _kind(module, name)].append(parameter)
+            kind = "embeddings" if id(parameter) in embeddings else _kind(module, name)
+            groups[place, kind].append(parameter)
 
     rates = {
         "backbone": cfg.SOLVER.BASE_LR * cfg.SOLVER.BACKBONE_MULTIPLIER,
@@ -84,7 +90,7 @@ def parameter_groups(cfg, model: nn.Module) -> list[dict]:
 def _kind(module: nn.Module, name: str) -> str:
     if isinstance(module, NORMS):
         return "norms"
-    if isinstance(module, nn.Embedding) or name in EMBEDDINGS:
+    if isinstance(module, nn.Embedding):
         return "embeddings"
     return "biases" if name == "bias" else "weights"
 

@@ -1,14 +1,6 @@
 """Backbones: Swin, and reasoning modules on any of Detectron2's."""
 
-from .build import (
-    build_sgr_backbone,
-    build_sgr_resnet_backbone,
-    build_sgr_resnet_fpn_backbone,
-    build_sgr_swin_backbone,
-    build_sgr_swin_fpn_backbone,
-    build_swin_backbone,
-    build_swin_fpn_backbone,
-)
+from .build import build_sgr_backbone, build_swin_backbone, build_swin_fpn_backbone
 from .reasoning_backbone import add_reasoning, add_reasoning_from_config
 from .swin import SwinTransformer
 
@@ -17,10 +9,6 @@ __all__ = [
     "add_reasoning",
     "add_reasoning_from_config",
     "build_sgr_backbone",
-    "build_sgr_resnet_backbone",
-    "build_sgr_resnet_fpn_backbone",
-    "build_sgr_swin_backbone",
-    "build_sgr_swin_fpn_backbone",
     "build_swin_backbone",
     "build_swin_fpn_backbone",
 ]

@@ -4,85 +4,66 @@ from __future__ import annotations
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
-from detectron2.modeling.backbone import build_resnet_backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
 from .reasoning_backbone import add_reasoning_from_config
 from .swin import SwinTransformer
 
-__all__ = [
-    "build_sgr_backbone",
-    "build_sgr_resnet_backbone",
-    "build_sgr_resnet_fpn_backbone",
-    "build_sgr_swin_backbone",
-    "build_sgr_swin_fpn_backbone",
-    "build_swin_backbone",
-    "build_swin_fpn_backbone",
-]
+__all__ = ["build_sgr_backbone", "build_swin_backbone", "build_swin_fpn_backbone"]
 
 
 @BACKBONE_REGISTRY.register()
 def build_sgr_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
-    """The registered backbone that ``cfg.MODEL.SGR.BACKBONE_NAME`` names, with reasoning modules.
+    """Build the backbone ``cfg.MODEL.SGR.BACKBONE_NAME``, with reasoning modules.
+
+    The modules sit on ``cfg.MODEL.SGR.IN_FEATURES``: see :func:`add_reasoning_from_config`.
 
     Raises:
-        ValueError: if there is no backbone of that name.
+        ValueError: if there is no backbone of that name, or no such feature.
     """
     name = cfg.MODEL.SGR.BACKBONE_NAME
     if name not in BACKBONE_REGISTRY:
         known = ", ".join(sorted(key for key, _ in BACKBONE_REGISTRY))
         raise ValueError(f"MODEL.SGR.BACKBONE_NAME is {name!r}; registered backbones: {known}")
-    return add_reasoning_from_config(BACKBONE_REGISTRY.get(name)(cfg, input_shape), cfg)
-
-
-@BACKBONE_REGISTRY.register()
-def build_sgr_resnet_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
-    """Detectron2's ResNet with reasoning modules on ``cfg.MODEL.SGR.IN_FEATURES``."""
-    return add_reasoning_from_config(build_resnet_backbone(cfg, input_shape), cfg)
-
-
-@BACKBONE_REGISTRY.register()
-def build_sgr_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
-    """Detectron2's ResNet-FPN, with the reasoning modules between ResNet and pyramid."""
-    return _build_pyramid(cfg, build_sgr_resnet_backbone(cfg, input_shape))
+    return _build_with_reasoning(name, cfg, input_shape)
 
 
 @BACKBONE_REGISTRY.register()
 def build_swin_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
-    """The Swin Transformer that ``cfg.MODEL.SWIN`` describes.
+    """Build the Swin Transformer that ``cfg.MODEL.SWIN`` describes.
 
-    Unless the config says otherwise, the embedding of the patches and the first stage are frozen:
-    2 is Detectron2's default of ``cfg.MODEL.BACKBONE.FREEZE_AT``, and 0 trains everything. The
-    other backbones on Swin share this.
+    By default the embedding of the patches and the first stage are frozen, because Detectron2's
+    default of ``cfg.MODEL.BACKBONE.FREEZE_AT`` is 2. Set it to 0 to train everything.
     """
     return SwinTransformer(cfg, input_shape)
 
 
 @BACKBONE_REGISTRY.register()
-def build_sgr_swin_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
-    """Swin Transformer with reasoning modules on ``cfg.MODEL.SGR.IN_FEATURES``."""
-    return add_reasoning_from_config(build_swin_backbone(cfg, input_shape), cfg)
-
-
-@BACKBONE_REGISTRY.register()
-def build_swin_fpn_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
-    """A feature pyramid on Swin."""
-    return _build_pyramid(cfg, build_swin_backbone(cfg, input_shape))
-
-
-@BACKBONE_REGISTRY.register()
-def build_sgr_swin_fpn_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
-    """A feature pyramid on Swin, with the reasoning modules between the two."""
-    return _build_pyramid(cfg, build_sgr_swin_backbone(cfg, input_shape))
-
-
-def _build_pyramid(cfg, bottom_up: Backbone) -> FPN:
-    """Detectron2's feature pyramid of ``cfg.MODEL.FPN``, with its pooled last level."""
+def build_swin_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
+    """Build Detectron2's feature pyramid of ``cfg.MODEL.FPN`` on a Swin Transformer."""
     return FPN(
-        bottom_up=bottom_up,
+        bottom_up=build_swin_backbone(cfg, input_shape),
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
         top_block=LastLevelMaxPool(),
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
+
+
+def _build_with_reasoning(name: str, cfg, input_shape: ShapeSpec) -> Backbone:
+    return add_reasoning_from_config(BACKBONE_REGISTRY.get(name)(cfg, input_shape), cfg)
+
+
+def _register_with_reasoning(name: str) -> None:
+    """Register "build_sgr_X" as a short name for "build_sgr_backbone" with "build_X"."""
+
+    def build(cfg, input_shape: ShapeSpec) -> Backbone:
+        return _build_with_reasoning(name, cfg, input_shape)
+
+    build.__name__ = name.replace("build_", "build_sgr_")
+    BACKBONE_REGISTRY.register(build)
+
+
+for name in ("resnet", "resnet_fpn", "swin", "swin_fpn"):
+    _register_with_reasoning(f"build_{name}_backbone")

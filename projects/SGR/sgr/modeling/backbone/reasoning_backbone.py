@@ -32,7 +32,7 @@ def add_reasoning(backbone: Backbone, modules: Mapping[str, ReasoningModule]) ->
             ``in_channels``, or where the backbone has reasoning modules already.
     """
     shapes = backbone.output_shape()
-    check_feature_names(modules, shapes)
+    _check_feature_names(modules, shapes)
     if hasattr(backbone, "reasoning"):
         raise ValueError(f"{type(backbone).__name__} has reasoning modules already")
     for name, module in modules.items():
@@ -47,17 +47,32 @@ def add_reasoning(backbone: Backbone, modules: Mapping[str, ReasoningModule]) ->
 
 
 def add_reasoning_from_config(backbone: Backbone, cfg) -> Backbone:
-    """:func:`add_reasoning` with what ``cfg.MODEL.SGR`` describes, on each of its IN_FEATURES."""
-    shapes = backbone.output_shape()
-    check_feature_names(cfg.MODEL.SGR.IN_FEATURES, shapes)
+    """Put the reasoning module of ``cfg.MODEL.SGR`` on each feature of its IN_FEATURES.
+
+    Where the backbone does not put these features out, but the network below it does (a feature
+    pyramid's ``bottom_up``), they are enhanced there, before the pyramid reads them.
+
+    Returns:
+        The same backbone.
+
+    Raises:
+        ValueError: for a feature that neither puts out.
+    """
+    names = cfg.MODEL.SGR.IN_FEATURES
+    place = backbone
+    if not set(names) <= backbone.output_shape().keys():
+        place = getattr(backbone, "bottom_up", backbone)
+    shapes = place.output_shape()
+    _check_feature_names(names, shapes)
     modules = {
         name: build_reasoning(cfg, shapes[name].channels, stride=shapes[name].stride)
-        for name in cfg.MODEL.SGR.IN_FEATURES
+        for name in names
     }
-    return add_reasoning(backbone, modules)
+    add_reasoning(place, modules)
+    return backbone
 
 
-def check_feature_names(names, shapes) -> None:
+def _check_feature_names(names, shapes) -> None:
     unknown = [name for name in names if name not in shapes]
     if unknown:
         raise ValueError(

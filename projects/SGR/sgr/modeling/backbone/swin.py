@@ -1,14 +1,13 @@
 """Swin Transformer (Liu et al., ICCV 2021, arXiv:2103.14030) as a Detectron2 backbone.
 
-Parameter names, shapes and results are those of the backbones in the public MaskFormer and
-Mask2Former. The blocks are not torchvision's: those leave the shift out where a map is no larger
-than a window, which the public backbones never do. Inside, maps are channels-last: (B, H, W, C).
+Its layers are in :mod:`~sgr.modeling.backbone.swin_layers`.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -16,256 +15,56 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
-from torchvision.ops import StochasticDepth
 
 from ..layers.checks import check_at_least_one
+from .swin_layers import PatchEmbed, PatchMerging, SwinBlock, SwinStage
+from .swin_weights import adapt_swin_weights
 
 __all__ = ["SwinTransformer"]
-
-# What attention logits between patches lose that only the cyclic shift has made neighbours.
-# Finite as in the models' training, so that trained weights see the function that they know.
-NOT_NEIGHBOURS = -100.0
-
-# Windows times heads in one call of the attention: fused kernels on GPUs number heads along an axis
-# of their grid that ends here. The axis of images is as short, but PyTorch splits that by itself.
-MAX_HEADS_AT_ONCE = 65_535
-
-
-class PatchEmbed(nn.Module):
-    """Patches of an image -> vectors, by a convolution whose stride is its size."""
-
-    def __init__(self, patch_size: int, in_channels: int, embed_dim: int, normalize: bool):
-        super().__init__()
-        self.patch_size = patch_size
-        self.proj = nn.Conv2d(in_channels, embed_dim, patch_size, stride=patch_size)
-        self.norm = nn.LayerNorm(embed_dim) if normalize else nn.Identity()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, ceil(H / patch_size), ceil(W / patch_size), embed_dim)."""
-        height, width = images.shape[-2:]
-        images = F.pad(images, (0, -width % self.patch_size, 0, -height % self.patch_size))
-        return self.norm(self.proj(images).permute(0, 2, 3, 1))
-
-
-class PatchMerging(nn.Module):
-    """Half the resolution and twice the channels, from squares of 2 x 2 patches."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
-        self.norm = nn.LayerNorm(4 * dim)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2 C)."""
-        maps = pad_to_multiple(maps, 2)
-        batch, height, width, dim = maps.shape
-        squares = maps.reshape(batch, height // 2, 2, width // 2, 2, dim)
-        # Down a column first, the order in which checkpoints have the channels.
-        return self.reduction(self.norm(squares.permute(0, 1, 3, 4, 2, 5).flatten(3)))
-
-
-class WindowAttention(nn.Module):
-    """Self-attention within windows, with a learned bias per head and relative position.
-
-    For a map of n patches with C channels in windows of side M it costs ``4 n C^2 + 2 n M^2 C``
-    multiply-adds. In inference, logits and weights, n M^2 per head, are not stored where PyTorch
-    has a fused kernel; in training as much is, for the gradient of the bias. With a shift mask, the
-    logits' addend is stored too, for one image.
-
-    Args:
-        dim: C, channels.
-        window_size: M, side of a window, patches.
-        num_heads: must divide C.
-        qkv_bias: give queries, keys and values a bias.
-        qk_scale: factor of the logits; None stands for ``(C / num_heads)^-0.5``.
-        attn_drop, proj_drop: dropout of the attention's weights and of the result.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        window_size: int,
-        num_heads: int,
-        *,
-        qkv_bias: bool = True,
-        qk_scale: float | None = None,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-    ):
-        super().__init__()
-        self.num_heads = num_heads
-        self.scale = qk_scale
-        self.attn_drop = attn_drop
-        offsets = 2 * window_size - 1  # in each direction
-        self.relative_position_bias_table = nn.Parameter(torch.empty(offsets**2, num_heads))
-        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.register_buffer("relative_position_index", relative_position_index(window_size))
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(proj_drop)
-
-    def forward(self, windows: Tensor, shift_mask: Tensor | None = None) -> Tensor:
-        """
-        Args:
-            windows: (B, windows, M^2, C).
-            shift_mask: (windows, M^2, M^2), added to the logits.
-
-        Returns:
-            (B, windows, M^2, C).
-        """
-        batch, count, length, dim = windows.shape
-        qkv = self.qkv(windows).reshape(batch, count, length, 3, self.num_heads, -1)
-        qkv = qkv.permute(3, 0, 1, 4, 2, 5)  # (3, B, windows, heads, M^2, C / heads)
-        bias = self.relative_position_bias_table[self.relative_position_index]
-        bias = bias.permute(2, 0, 1).to(qkv.dtype)  # (heads, M^2, M^2)
-        if shift_mask is None:
-            mixed = self._mix(qkv.flatten(1, 2), bias)
-        else:
-            # Windows beside heads, not beside images, so that the batch shares one addend.
-            at_once = max(MAX_HEADS_AT_ONCE // self.num_heads, 1)
-            parts = [
-                self._mix(part.flatten(2, 3), (mask[:, None] + bias).flatten(0, 1))
-                for part, mask in zip(
-                    qkv.split(at_once, dim=2), shift_mask.to(qkv.dtype).split(at_once)
-                )
-            ]
-            mixed = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        mixed = mixed.reshape(batch, count, self.num_heads, length, -1).transpose(2, 3)
-        return self.proj_drop(self.proj(mixed.flatten(3)))
-
-    def _mix(self, qkv: Tensor, bias: Tensor) -> Tensor:
-        """Attention of (3, B', heads, M^2, C') with (heads, M^2, M^2) added to the logits."""
-        return F.scaled_dot_product_attention(
-            *qkv.unbind(0),
-            attn_mask=bias[None],
-            dropout_p=self.attn_drop if self.training else 0.0,
-            scale=self.scale,
-        )
-
-
-class Mlp(nn.Module):
-    """Two linear layers with GELU between them."""
-
-    def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0):
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
-        self.drop = nn.Dropout(drop)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
-
-
-class SwinBlock(nn.Module):
-    """Window attention and an MLP, each normalised before and with a residual.
-
-    Args:
-        dim, window_size, num_heads, qkv_bias, qk_scale, attn_drop: of :class:`WindowAttention`.
-        shift: patches by which the windows are moved down and to the right.
-        mlp_ratio: hidden channels of the MLP relative to ``dim``.
-        drop: dropout of the projection and in the MLP.
-        drop_path: probability with which an image skips a residual branch in training.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        window_size: int,
-        num_heads: int,
-        *,
-        shift: int = 0,
-        mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
-        qk_scale: float | None = None,
-        drop: float = 0.0,
-        attn_drop: float = 0.0,
-        drop_path: float = 0.0,
-    ):
-        super().__init__()
-        self.window_size = window_size
-        self.shift = shift
-        self.norm1 = nn.LayerNorm(dim)
-        self.attn = WindowAttention(
-            dim,
-            window_size,
-            num_heads,
-            qkv_bias=qkv_bias,
-            qk_scale=qk_scale,
-            attn_drop=attn_drop,
-            proj_drop=drop,
-        )
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
-        self.drop_path = StochasticDepth(drop_path, mode="row")
-
-    def forward(self, maps: Tensor, shift_mask: Tensor | None) -> Tensor:
-        """
-        Args:
-            maps: (B, H, W, C).
-            shift_mask: :func:`make_shift_mask` of the map; not used without a shift.
-
-        Returns:
-            (B, H, W, C).
-        """
-        maps = maps + self.drop_path(self._attend(self.norm1(maps), shift_mask))
-        return maps + self.drop_path(self.mlp(self.norm2(maps)))
-
-    def _attend(self, maps: Tensor, shift_mask: Tensor | None) -> Tensor:
-        height, width = maps.shape[1:3]
-        maps = pad_to_multiple(maps, self.window_size)
-        size = maps.shape[1:3]
-        if self.shift:
-            maps = maps.roll((-self.shift, -self.shift), dims=(1, 2))
-        windows = partition(maps, self.window_size)
-        windows = self.attn(windows, shift_mask if self.shift else None)
-        maps = unite(windows, self.window_size, *size)
-        if self.shift:
-            maps = maps.roll((self.shift, self.shift), dims=(1, 2))
-        return maps[:, :height, :width]
-
-
-class SwinStage(nn.Module):
-    """Blocks on one resolution, every second one with shifted windows.
-
-    Args:
-        blocks: in their order, of one window size.
-        downsample: makes the next stage's input, None in the last stage.
-        use_checkpoint: keep only each block's input for the backward pass.
-    """
-
-    def __init__(
-        self,
-        blocks: Sequence[SwinBlock],
-        downsample: nn.Module | None = None,
-        use_checkpoint: bool = False,
-    ):
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.downsample = downsample
-        self.use_checkpoint = use_checkpoint
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C), without downsampling."""
-        shift_mask = None
-        for block in self.blocks:
-            if block.shift and shift_mask is None:
-                shift_mask = make_shift_mask(
-                    *maps.shape[1:3], block.window_size, block.shift, maps.device
-                )
-            if self.use_checkpoint and self.training:
-                maps = checkpoint(block, maps, shift_mask, use_reentrant=False)
-            else:
-                maps = block(maps, shift_mask)
-        return maps
 
 
 class SwinTransformer(Backbone):
     """Swin Transformer with a normalised output after each stage, for images of any size.
 
-    Maps are padded with zeros at the bottom and on the right: images to whole patches, the inputs
-    of attention to whole windows, and those of patch merging to even sizes.
+    It pads maps with zeros at the bottom and on the right: images to whole patches, the inputs of
+    attention to whole windows, and the inputs of patch merging to even sizes.
+
+    The defaults are those of Swin-T. Swin-S has depths 2, 2, 18, 2. Swin-B has these depths,
+    ``embed_dim`` 128 and heads 4, 8, 16, 32; Swin-L has ``embed_dim`` 192 and heads 6, 12, 24, 48.
+
+    A subclass can replace :attr:`block_class`, :attr:`stage_class` or :meth:`build_stage`, and put
+    out more features by :meth:`run_stage`.
+
+    Args:
+        in_channels: channels of the images.
+        pretrain_img_size: side of the images of the pretraining, pixels; ``ape`` needs it.
+        patch_size: side of a patch, pixels.
+        embed_dim: channels of the first stage; they double from stage to stage.
+        depths: blocks of each stage.
+        num_heads: attention heads of each stage.
+        window_size: side of an attention window, patches. Every second block shifts its windows by
+            half of it.
+        mlp_ratio: hidden channels of the MLPs, relative to the channels of their stage.
+        qkv_bias: give queries, keys and values a bias.
+        qk_scale: factor of the attention's logits; None stands for 1 / sqrt(channels of a head).
+        drop_rate: dropout of the embedded patches, the projections and the MLPs.
+        attn_drop_rate: dropout of the attention's weights.
+        drop_path_rate: probability with which an image skips a residual branch of the last block in
+            training. It rises linearly from 0 at the first block.
+        ape: add learned absolute positions, resized bicubically to the image.
+        patch_norm: normalise the embedded patches.
+        out_features: "res2" for the first stage, "res3" for the second, and so on. Stages behind
+            the last of them are not built.
+        use_checkpoint: recompute the activations of the blocks in the backward pass instead of
+            keeping them. This costs another forward pass in training.
+        freeze_at: see :meth:`freeze`.
+
+    Raises:
+        ValueError: for arguments that do not fit together.
     """
+
+    block_class = SwinBlock
+    stage_class = SwinStage
 
     @configurable
     def __init__(
@@ -290,38 +89,6 @@ class SwinTransformer(Backbone):
         use_checkpoint: bool = False,
         freeze_at: int = 0,
     ):
-        """
-        The defaults are Swin-T; S has depths 2, 2, 18, 2, B embed_dim 128 and heads 4, 8, 16, 32
-        besides, L embed_dim 192 and heads 6, 12, 24, 48.
-
-        Args:
-            in_channels: of the images.
-            pretrain_img_size: side of the images of the pretraining, pixels, for ``ape``.
-            patch_size: side of a patch, pixels.
-            embed_dim: channels of the first stage; they double from stage to stage.
-            depths: blocks per stage.
-            num_heads: attention heads per stage.
-            window_size: side of an attention window, patches; every second block moves them by half
-                of it.
-            mlp_ratio: hidden channels of the MLPs relative to their stage's.
-            qkv_bias: give queries, keys and values a bias.
-            qk_scale: factor of the attention's logits; None stands for
-                1 / sqrt(channels of a head).
-            drop_rate: dropout of the patches' embeddings, the projections and the MLPs.
-            attn_drop_rate: dropout of the attention's weights.
-            drop_path_rate: probability with which an image skips a residual branch of the last
-                block in training; it rises linearly from 0 at the first block.
-            ape: add learned absolute positions, resized (bicubically) to the image.
-            patch_norm: normalise the patches' embeddings.
-            out_features: "res2" for the first stage, "res3" for the second, and so on. Stages
-                behind the last of them are not built.
-            use_checkpoint: in training, recompute the blocks' activations in the backward pass
-                instead of keeping them, at the price of another forward pass.
-            freeze_at: see :meth:`freeze`.
-
-        Raises:
-            ValueError: for arguments that do not fit together.
-        """
         super().__init__()
         check_at_least_one("MODEL.SWIN.WINDOW_SIZE", window_size)
         _check(embed_dim, depths, num_heads, drop_path_rate, out_features)
@@ -343,31 +110,62 @@ class SwinTransformer(Backbone):
         self.pos_drop = nn.Dropout(drop_rate)
 
         drop_paths = torch.linspace(0, drop_path_rate, sum(depths)).split(list(depths))
-        self.layers = nn.ModuleList()
-        for index, dim in enumerate(dims):
-            blocks = [
-                SwinBlock(
-                    dim,
-                    window_size,
-                    num_heads[index],
-                    shift=window_size // 2 if number % 2 else 0,
-                    mlp_ratio=mlp_ratio,
-                    qkv_bias=qkv_bias,
-                    qk_scale=qk_scale,
-                    drop=drop_rate,
-                    attn_drop=attn_drop_rate,
-                    drop_path=drop_path,
-                )
-                for number, drop_path in enumerate(drop_paths[index].tolist())
-            ]
-            downsample = PatchMerging(dim) if index < num_stages - 1 else None
-            self.layers.append(SwinStage(blocks, downsample, use_checkpoint))
+        self.layers = nn.ModuleList(
+            self.build_stage(
+                index,
+                dim,
+                drop_paths[index].tolist(),
+                downsample=index < num_stages - 1,
+                use_checkpoint=use_checkpoint,
+                num_heads=num_heads[index],
+                window_size=window_size,
+                mlp_ratio=mlp_ratio,
+                qkv_bias=qkv_bias,
+                qk_scale=qk_scale,
+                drop=drop_rate,
+                attn_drop=attn_drop_rate,
+            )
+            for index, dim in enumerate(dims)
+        )
         self.apply(_initialize)
         for index, dim in enumerate(dims):
             if stage_names[index] in self._out_features:
                 self.add_module(f"norm{index}", nn.LayerNorm(dim))
         self._freeze_at = 0
         self.freeze(freeze_at)
+
+    def build_stage(
+        self,
+        index: int,
+        dim: int,
+        drop_paths: Sequence[float],
+        *,
+        downsample: bool,
+        use_checkpoint: bool,
+        window_size: int,
+        **block_options: Any,
+    ) -> SwinStage:
+        """Build a stage; a subclass can build another one here.
+
+        Args:
+            index: of the stage, from 0.
+            dim: channels.
+            drop_paths: of each block, the probability with which an image skips a branch of it.
+            downsample: whether another stage follows.
+            use_checkpoint: see the class.
+            window_size, block_options: arguments of :class:`SwinBlock`.
+        """
+        blocks = [
+            self.block_class(
+                dim,
+                window_size,
+                shift=window_size // 2 if number % 2 else 0,
+                drop_path=drop_path,
+                **block_options,
+            )
+            for number, drop_path in enumerate(drop_paths)
+        ]
+        return self.stage_class(blocks, PatchMerging(dim) if downsample else None, use_checkpoint)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
@@ -439,7 +237,7 @@ class SwinTransformer(Backbone):
     @property
     def size_divisibility(self) -> int:
         """The last stride. The backbone takes any size; pyramids on top need sizes that halve."""
-        return self._out_feature_strides[self._out_features[-1]]
+        return max(self._out_feature_strides[name] for name in self._out_features)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """
@@ -458,73 +256,50 @@ class SwinTransformer(Backbone):
         maps = self.pos_drop(maps)
         outputs = {}
         for index, stage in enumerate(self.layers):
-            maps = stage(maps)
+            maps, more = self.run_stage(index, maps)
             name = f"res{index + 2}"
             if name in self._out_features:
                 normalized = getattr(self, f"norm{index}")(maps)
                 outputs[name] = normalized.permute(0, 3, 1, 2).contiguous()
+            outputs.update(more)
             if stage.downsample is not None:
                 maps = stage.downsample(maps)
         return outputs
 
+    def run_stage(self, index: int, maps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run a stage; a subclass can put out more features here.
 
-def relative_position_index(window_size: int) -> Tensor:
-    """For each pair of patches of a window, the row of the bias table: (M^2, M^2) of int64.
+        It has to add their names to ``_out_features``, ``_out_feature_channels`` and
+        ``_out_feature_strides``, as for any Detectron2 backbone.
 
-    The row for patches (y, x) and (y', x') is ``(y - y' + M - 1) (2 M - 1) + x - x' + M - 1``.
-    """
-    side = torch.arange(window_size)
-    offsets = side[:, None] - side + window_size - 1  # (M, M)
-    index = offsets[:, None, :, None] * (2 * window_size - 1) + offsets[None, :, None, :]
-    return index.reshape(window_size**2, window_size**2)
+        Args:
+            index: of the stage, from 0.
+            maps: (B, H, W, C).
 
+        Returns:
+            What is normalised for the output and goes on to the next stage, (B, H, W, C), and
+            further features, name -> (B, C', H', W').
+        """
+        return self.layers[index](maps), {}
 
-def make_shift_mask(
-    height: int, width: int, window_size: int, shift: int, device: torch.device
-) -> Tensor:
-    """What keeps patches apart that a cyclic shift has brought into one window.
+    def adapt_checkpoint(self, prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Fit ImageNet weights of Swin, and tables of other window sizes, to this backbone.
 
-    Args:
-        height, width: of the map, before it is padded to whole windows.
-        window_size, shift: patches.
+        See :class:`~sgr.checkpoints.checkpointer.SafeCheckpointer`, which calls this.
 
-    Returns:
-        (windows, M^2, M^2): 0 for pairs of patches that were within a window's reach before the
-        shift, else :data:`NOT_NEIGHBOURS`.
-    """
+        Args:
+            prefix: of this backbone's names in the model.
+            state: name -> tensor, as in the file.
 
-    def parts(size: int) -> Tensor:
-        # The last window holds the end of the map and, behind it, its beginning.
-        size += -size % window_size
-        place = torch.arange(size, device=device)
-        return (place >= size - window_size).int() + (place >= size - shift).int()
+        Returns:
+            Name in the model -> tensor, of what changes its name or its size.
+        """
+        return adapt_swin_weights(self.state_dict(), prefix, state)
 
-    regions = 3 * parts(height)[:, None] + parts(width)
-    regions = partition(regions[None, :, :, None], window_size)[0, :, :, 0]  # (windows, M^2)
-    return (regions[:, None] != regions[:, :, None]) * NOT_NEIGHBOURS
-
-
-def pad_to_multiple(maps: Tensor, multiple: int) -> Tensor:
-    """Zeros at the bottom and on the right of (B, H, W, C), up to multiples of ``multiple``."""
-    height, width = maps.shape[1:3]
-    bottom, right = -height % multiple, -width % multiple
-    return F.pad(maps, (0, 0, 0, right, 0, bottom)) if bottom or right else maps
-
-
-def partition(maps: Tensor, window_size: int) -> Tensor:
-    """(B, H, W, C) -> (B, windows, M^2, C), windows and patches row by row."""
-    batch, height, width, dim = maps.shape
-    rows, columns = height // window_size, width // window_size
-    windows = maps.reshape(batch, rows, window_size, columns, window_size, dim).transpose(2, 3)
-    return windows.reshape(batch, rows * columns, window_size**2, dim)
-
-
-def unite(windows: Tensor, window_size: int, height: int, width: int) -> Tensor:
-    """The inverse of :func:`partition`."""
-    batch, _, _, dim = windows.shape
-    rows, columns = height // window_size, width // window_size
-    maps = windows.reshape(batch, rows, columns, window_size, window_size, dim).transpose(2, 3)
-    return maps.reshape(batch, height, width, dim)
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that embed positions; see :func:`sgr.engine.solver`."""
+        embeddings = ("relative_position_bias_table", "absolute_pos_embed")
+        return {name for name, _ in self.named_parameters() if name.endswith(embeddings)}
 
 
 def _initialize(module: nn.Module) -> None:

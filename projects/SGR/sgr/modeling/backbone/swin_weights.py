@@ -5,34 +5,43 @@ from __future__ import annotations
 import logging
 import math
 import re
+from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from .swin import SwinTransformer
-
-__all__ = ["convert_imagenet_weights", "resize_position_tables"]
+__all__ = ["adapt_swin_weights"]
 
 
-def convert_imagenet_weights(
-    model: nn.Module, state: dict[str, Tensor]
-) -> dict[str, Tensor] | None:
-    """Name the weights of a Swin classifier as ``model`` names those of its SwinTransformer.
+def adapt_swin_weights(
+    own: Mapping[str, Tensor], prefix: str, state: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Fit the tensors of a file to a Swin Transformer.
 
-    Recognised, by their names, are the files of the original release and torchvision's. What only
-    a classifier has, its head, last norm and stored shift masks, is left out.
+    * Files of Swin classifiers, by the original release or by torchvision, are recognised by their
+      names. Their tensors get the names of the model. Those that only a classifier has (its head,
+      its last norm, stored shift masks) are left out.
+    * Tables of relative positions, one entry for each offset and head, are resized bicubically to
+      the model's window size. The indices into them are constants and become the model's.
 
     Args:
-        model: any, with a :class:`SwinTransformer` at any place in it.
+        own: the state of the Swin Transformer.
+        prefix: what the model puts before these names.
         state: name -> tensor, as in the file.
 
     Returns:
-        Name in ``model`` -> tensor, or None where ``model`` has no SwinTransformer, ``state`` has
-        names of the model already, or is not recognised.
+        Name in the model -> tensor, of what changes its name or its size.
     """
-    places = _swin_transformers(model)
-    if not places or state.keys() <= model.state_dict().keys():
-        return None
+    converted = _convert(own, prefix, state)
+    return {**converted, **_resize_tables(own, prefix, {**state, **converted})}
+
+
+def _convert(
+    own: Mapping[str, Tensor], prefix: str, state: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Rename the tensors of a Swin classifier; nothing if the file is not one."""
+    if not prefix and state.keys() <= own.keys():
+        return {}
     # Version 2 of Swin, which is another network, has no such tables.
     table = "attn.relative_position_bias_table"
     if {"patch_embed.proj.weight", f"layers.0.blocks.0.{table}"} <= state.keys():
@@ -42,58 +51,19 @@ def convert_imagenet_weights(
         kind = "torchvision"
         state = {_rename_torchvision(name): value for name, value in state.items()}
     else:
-        return None
+        return {}
     logging.getLogger(__name__).info(
         "Recognised ImageNet weights of Swin, named as by %s; loading them into %s",
         kind,
-        " and ".join(prefix.rstrip(".") or "the model" for prefix in places),
+        prefix.rstrip(".") or "the model",
     )
     positions = state.get("absolute_pos_embed")
     if positions is not None:
         state["absolute_pos_embed"] = _as_map(positions)
     return {
         prefix + name: value
-        for prefix in places
         for name, value in state.items()
         if not name.startswith(("norm.", "head.")) and not name.endswith(".attn_mask")
-    }
-
-
-def resize_position_tables(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Fit relative positions of windows of another size to ``model``, in place.
-
-    The tables, one entry per offset and head, are resized bicubically; the indices into them,
-    which are constants, become the model's.
-
-    Args:
-        model: any; what is not in a :class:`SwinTransformer` is left alone.
-        state: name in ``model`` -> tensor.
-    """
-    resized = set()
-    for prefix, swin in _swin_transformers(model).items():
-        for name, own in swin.state_dict().items():
-            name = prefix + name
-            if name not in state:
-                continue
-            if name.endswith(".relative_position_index"):
-                state[name] = own
-            elif name.endswith(".relative_position_bias_table"):
-                table = _resize_table(state[name], own)
-                if table is not None:
-                    resized.add((_window_size(state[name]), _window_size(own)))
-                    state[name] = table
-    for old, new in sorted(resized):
-        logging.getLogger(__name__).info(
-            "Resized Swin's relative positions from windows of %d patches to %d", old, new
-        )
-
-
-def _swin_transformers(model: nn.Module) -> dict[str, SwinTransformer]:
-    """Prefix of its parameters' names -> module."""
-    return {
-        f"{name}." if name else "": module
-        for name, module in model.named_modules()
-        if isinstance(module, SwinTransformer)
     }
 
 
@@ -114,7 +84,7 @@ def _rename_torchvision(name: str) -> str:
 def _as_map(positions: Tensor) -> Tensor:
     """(1, side^2, C) -> (1, C, side, side), the form in which the backbone has them.
 
-    Positions that are no square, which no model has, stay as they are.
+    Positions that are no square stay as they are; no known model has such ones.
     """
     if positions.dim() != 3:
         return positions
@@ -124,8 +94,32 @@ def _as_map(positions: Tensor) -> Tensor:
     return positions.transpose(1, 2).unflatten(2, (side, side))
 
 
+def _resize_tables(
+    own: Mapping[str, Tensor], prefix: str, state: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Tables of relative positions in the model's size, and the model's indices into them."""
+    changed, sizes = {}, set()
+    for name, tensor in own.items():
+        old = state.get(prefix + name)
+        if old is None:
+            continue
+        if name.endswith(".relative_position_index"):
+            if old.shape != tensor.shape:
+                changed[prefix + name] = tensor
+        elif name.endswith(".relative_position_bias_table"):
+            table = _resize_table(old, tensor)
+            if table is not None:
+                changed[prefix + name] = table
+                sizes.add((_window_size(old), _window_size(tensor)))
+    for old_size, new_size in sorted(sizes):
+        logging.getLogger(__name__).info(
+            "Resized Swin's relative positions from windows of %d patches to %d", old_size, new_size
+        )
+    return changed
+
+
 def _resize_table(table: Tensor, own: Tensor) -> Tensor | None:
-    """``table`` in the size of ``own``, None where that is its size or it is not of its kind."""
+    """``table`` in the size of ``own``; None if it has that size or is no such table."""
     if table.shape == own.shape or table.dim() != 2 or table.shape[1] != own.shape[1]:
         return None
     old, new = math.isqrt(table.shape[0]), math.isqrt(own.shape[0])
