@@ -192,8 +192,9 @@ def _add_mask_classification(cfg: CN) -> None:
 
 def _add_per_pixel(cfg: CN) -> None:
     if "ASPP_CHANNELS" not in cfg.MODEL.SEM_SEG_HEAD:
-        # DeepLabV3 and the dilated ResNet are Detectron2's. The paper's loss is cross entropy, of
-        # all pixels; "hard_pixel_mining" keeps the fifth of them with the largest.
+        # DeepLabV3 and the dilated ResNet are Detectron2's. LOSS_TYPE is a name in
+        # PIXEL_LOSS_REGISTRY. The paper's loss is cross entropy, of all pixels;
+        # "hard_pixel_mining" keeps the fifth of them with the largest.
         add_deeplab_config(cfg)
         cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE = "cross_entropy"
     _set_defaults(
@@ -202,6 +203,8 @@ def _add_per_pixel(cfg: CN) -> None:
             # Put the reasoning module of MODEL.SGR into the head ("FCNHead"): behind its 3x3
             # convolution, where features have a quarter of the backbone's channels.
             "REASONING": False,
+            # What turns features into logits (PIXEL_CLASSIFIER_REGISTRY).
+            "CLASSIFIER_NAME": "LinearClassifier",
             # Dropout before the classifier.
             "DROPOUT": 0.1,
             # UperNet: sides of the grids of its pyramid pooling.

@@ -34,7 +34,7 @@ def test_reasoning_lies_between_convolution_and_classifier(input_shape, features
     ).eval()
     with sgr.record_concepts(head) as record, torch.no_grad():
         logits, _ = head(features)
-        expected = head.predictor(reasoning(head.conv(features["res3"]))[0])
+        expected = head.predictor(reasoning(head.conv(features["res3"]))[0]).logits
     assert record.keys() == {"reasoning"}
     assert record["reasoning"].logits.shape == (2, 6, 8, 12) and record["reasoning"].stride == 8
     torch.testing.assert_close(

@@ -7,7 +7,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from foreign import tiny_inputs
-from sgr.modeling.per_pixel import AnySizeDeepLabV3Head, FCNHead, PixelLoss, UperNetHead
+from sgr.modeling.per_pixel import (
+    AnySizeDeepLabV3Head,
+    CrossEntropyLoss,
+    FCNHead,
+    HardPixelMiningLoss,
+    UperNetHead,
+)
 from sgr.modeling.reasoning import SemanticGlobalReasoning
 
 IN_FEATURES = {
@@ -63,7 +69,8 @@ def test_weights_of_the_losses(head_class, input_shape, features, labels):
     torch.testing.assert_close(weighted(features, labels)[1], expected)
     # And the loss is the one of what evaluation puts out.
     logits = head.eval()(features)[0]
-    torch.testing.assert_close(losses["loss_sem_seg"], PixelLoss()(logits, labels, 1))
+    expected = CrossEntropyLoss(5)(logits, labels, 1)["loss_sem_seg"]
+    torch.testing.assert_close(losses["loss_sem_seg"], expected)
 
 
 @heads
@@ -96,7 +103,7 @@ def test_options_come_from_the_config(head_class, input_shape, cfg):
     built = SEM_SEG_HEADS_REGISTRY.get(head.NAME)(cfg, input_shape)
     assert type(built) is head_class and isinstance(built.dropout, nn.Dropout2d)
     assert built.dropout.p == 0.25 and built.predictor.weight.shape == (5, 16, 1, 1)
-    assert (built.loss.loss_type, built.loss.ignore_value) == ("hard_pixel_mining", 9)
+    assert type(built.loss) is HardPixelMiningLoss and built.loss.ignore_value == 9
     assert (built.ignore_value, built.loss_weight, built.aux_loss_weight) == (9, 2.0, 0.5)
     assert built.aux_predictor[0].weight.shape == (24, 24, 3, 3)
     assert built.aux_predictor[0].bias is None  # it has a norm
@@ -119,10 +126,18 @@ class TestMistakes:
         with pytest.raises(ValueError, match=r"reads one feature, .* names \['res3', 'res4'\]"):
             build(head_class, input_shape, in_features=["res3", "res4"])
 
+    @pytest.mark.parametrize(
+        ("key", "known"),
+        [
+            ("LOSS_TYPE", "cross_entropy, hard_pixel_mining"),
+            ("CLASSIFIER_NAME", "LinearClassifier"),
+        ],
+    )
     @heads
-    def test_unknown_loss(self, head_class, input_shape):
-        with pytest.raises(ValueError, match="LOSS_TYPE is 'dice'"):
-            build(head_class, input_shape, loss_type="dice")
+    def test_unknown_part(self, head_class, key, known, input_shape, cfg):
+        cfg.MODEL.SEM_SEG_HEAD[key] = "dice"
+        with pytest.raises(ValueError, match=f"SEM_SEG_HEAD.{key} is 'dice'; .*{known}"):
+            head_class(cfg, input_shape)
 
     @heads
     def test_training_without_labels(self, head_class, input_shape, features):

@@ -5,7 +5,8 @@ import torch
 from detectron2.projects.deeplab.loss import DeepLabCE
 from torch.nn import functional as F
 
-from sgr.modeling.per_pixel import PixelLoss
+from sgr.modeling.per_pixel import CrossEntropyLoss, HardPixelMiningLoss
+from sgr.modeling.per_pixel.losses import labels_of_cells
 
 IGNORED = 255
 
@@ -37,14 +38,14 @@ def pair():
 def test_cross_entropy_is_the_mean_over_labelled_pixels(pair):
     losses, labelled = pixel_losses(*pair, 4)
     assert 0 < labelled < len(losses)
-    loss = PixelLoss(ignore_value=IGNORED)(*pair, 4)
+    loss = CrossEntropyLoss(3, ignore_value=IGNORED)(*pair, 4)["loss_sem_seg"]
     assert loss.item() == pytest.approx(sum(losses) / labelled, rel=1e-5)
 
 
 def test_hard_pixel_mining_is_the_mean_over_the_hardest_fifth(pair):
     losses, _ = pixel_losses(*pair, 4)
     hardest = sorted(losses)[-(len(losses) // 5) :]
-    loss = PixelLoss("hard_pixel_mining", ignore_value=IGNORED)(*pair, 4)
+    loss = HardPixelMiningLoss(3, ignore_value=IGNORED)(*pair, 4)["loss_sem_seg"]
     assert loss.item() == pytest.approx(sum(hardest) / len(hardest), rel=1e-5)
 
 
@@ -53,15 +54,15 @@ def test_hard_pixel_mining_is_detectron2s():
     labels[0, :10] = IGNORED
     upsampled = F.interpolate(logits, scale_factor=4, mode="bilinear", align_corners=False)
     expected = DeepLabCE(ignore_label=IGNORED, top_k_percent_pixels=0.2)(upsampled, labels)
-    actual = PixelLoss("hard_pixel_mining", ignore_value=IGNORED)(logits, labels, 4)
+    actual = HardPixelMiningLoss(3, ignore_value=IGNORED)(logits, labels, 4)["loss_sem_seg"]
     torch.testing.assert_close(actual, expected)
 
 
-@pytest.mark.parametrize("loss_type", ["cross_entropy", "hard_pixel_mining"])
+@pytest.mark.parametrize("loss_class", [CrossEntropyLoss, HardPixelMiningLoss])
 @pytest.mark.parametrize("size", [(1, 1), (8, 8)])
-def test_nothing_labelled_costs_nothing(loss_type, size):
+def test_nothing_labelled_costs_nothing(loss_class, size):
     logits = torch.randn(1, 3, 2, 2, requires_grad=True)
-    loss = PixelLoss(loss_type)(logits, torch.full((1, *size), IGNORED), 4)
+    loss = loss_class(3)(logits, torch.full((1, *size), IGNORED), 4)["loss_sem_seg"]
     loss.backward()
     assert loss.item() == 0
     assert not logits.grad.any() and logits.grad.isfinite().all()
@@ -71,15 +72,24 @@ def test_nothing_labelled_costs_nothing(loss_type, size):
 def test_is_computed_in_float32(pair, dtype):
     logits, labels = pair
     half = logits.to(dtype)
-    expected = PixelLoss()(half.float(), labels, 4)
+    expected = CrossEntropyLoss(3)(half.float(), labels, 4)["loss_sem_seg"]
     with torch.autocast("cpu", dtype=dtype):
-        loss = PixelLoss()(half, labels, 4)
+        loss = CrossEntropyLoss(3)(half, labels, 4)["loss_sem_seg"]
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, expected)
 
 
-def test_mistakes():
-    with pytest.raises(ValueError, match="LOSS_TYPE is 'focal'; known: cross_entropy, hard"):
-        PixelLoss("focal")
+def test_cells_that_do_not_cover_the_labels():
     with pytest.raises(ValueError, match="labels are 9 x 8 pixels, .* cover 8 x 8; set INPUT.SIZE"):
-        PixelLoss()(torch.randn(1, 3, 2, 2), torch.zeros(1, 9, 8, dtype=torch.long), 4)
+        CrossEntropyLoss(3)(torch.randn(1, 3, 2, 2), torch.zeros(1, 9, 8, dtype=torch.long), 4)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+@pytest.mark.parametrize("size", [(1, 1), (6, 10), (7, 9)])
+def test_a_cell_has_the_label_of_its_middle(stride, size):
+    labels = torch.arange(2 * size[0] * size[1]).view(2, *size)
+    cells = labels_of_cells(labels, torch.zeros(2, 3, 8, 10), stride, IGNORED)
+    covered = torch.full((2, 8 * stride, 10 * stride), IGNORED)
+    covered[:, : size[0], : size[1]] = labels
+    blocks = covered.view(2, 8, stride, 10, stride)
+    torch.testing.assert_close(cells, blocks[:, :, stride // 2, :, stride // 2])

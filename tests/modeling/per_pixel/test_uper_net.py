@@ -81,7 +81,7 @@ def test_with_identities_it_adds_up_the_pyramid():
     p3 = features["res3"] + resize(p4, (6, 7))
     p2 = features["res2"] + resize(p3, (11, 14))
     fused = p2 + resize(p3, (11, 14)) + resize(p4, (11, 14))
-    torch.testing.assert_close(head.layers(features), fused)
+    torch.testing.assert_close(head.decode(features), fused)
     torch.testing.assert_close(head(features)[0], resize(fused, (44, 56)))
 
 

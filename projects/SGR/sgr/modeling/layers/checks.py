@@ -1,6 +1,24 @@
-"""Checks of options that several modules have alike."""
+"""Checks of the options of modules. Every error names the config's key."""
 
-__all__ = ["check_at_least_one", "check_heads", "check_num_classes"]
+from __future__ import annotations
+
+from typing import Any
+
+from fvcore.common.registry import Registry
+
+__all__ = ["check_at_least_one", "check_heads", "check_num_classes", "find_registered"]
+
+
+def find_registered(registry: Registry, name: str, key: str) -> Any:
+    """Return what ``registry`` has under ``name``, which is the value of the config's ``key``.
+
+    Raises:
+        ValueError: nothing is registered under that name. The message lists what is.
+    """
+    if name not in registry:
+        known = ", ".join(sorted(known for known, _ in registry))
+        raise ValueError(f"{key} is {name!r}; registered: {known}")
+    return registry.get(name)
 
 
 def check_at_least_one(key: str, value: int) -> None:

@@ -86,5 +86,5 @@ class AnySizeDeepLabV3Head(PerPixelHead):
             "use_depthwise_separable_conv": head.USE_DEPTHWISE_SEPARABLE_CONV,
         }
 
-    def layers(self, features: dict[str, Tensor]) -> Tensor:
+    def decode(self, features: dict[str, Tensor]) -> Tensor:
         return self.aspp(features[self.in_features[0]])

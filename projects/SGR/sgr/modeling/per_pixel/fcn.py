@@ -71,7 +71,7 @@ class FCNHead(PerPixelHead):
             reasoning = build_reasoning(cfg, conv_dim, stride=shape.stride)
         return {**options, "conv_dim": conv_dim, "reasoning": reasoning}
 
-    def layers(self, features: dict[str, Tensor]) -> Tensor:
+    def decode(self, features: dict[str, Tensor]) -> Tensor:
         y = self.conv(features[self.in_features[0]])
         if self.reasoning is not None:
             y, _ = self.reasoning(y)

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import fvcore.nn.weight_init as weight_init
 from detectron2.config import CfgNode
-from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..layers.checks import check_num_classes
-from .losses import PixelLoss, upsample
+from ..layers.checks import check_num_classes, find_registered
+from ..layers.conv import conv_norm
+from .classifiers import PIXEL_CLASSIFIER_REGISTRY, LinearClassifier
+from .losses import PIXEL_LOSS_REGISTRY, CrossEntropyLoss, PixelLoss, labels_of_cells, upsample
 
 __all__ = ["PerPixelHead", "check_no_reasoning", "conv_norm_relu", "only_shape"]
 
+conv_norm_relu = partial(conv_norm, activation=F.relu, init=weight_init.c2_msra_fill)
+
 
 class PerPixelHead(nn.Module):
-    """Base of the heads ``features -> layers -> dropout -> 1x1 classifier -> logits``.
+    """Base of the heads ``features -> decoder -> dropout -> classifier -> logits``.
 
-    It has the interface of Detectron2's semantic heads, for ``SemanticSegmentor`` and
+    Three parts are chosen from registries: the decoder, which is the head's class and its method
+    :meth:`decode` (MODEL.SEM_SEG_HEAD.NAME), the classifier (CLASSIFIER_NAME) and the loss
+    (LOSS_TYPE). An auxiliary classifier (3x3 convolution, dropout, 1x1 convolution) may learn on an
+    inner feature by the same loss; it runs in training only.
+
+    The interface is that of Detectron2's semantic heads, for ``SemanticSegmentor`` and
     ``PanopticFPN``. Logits come at the stride of the finest input feature, which the backbone
-    says: MODEL.SEM_SEG_HEAD.COMMON_STRIDE plays no role. A second, auxiliary classifier (3x3
-    convolution, dropout, 1x1 classifier) may learn on an inner feature; it runs in training only.
-
-    Subclasses implement :meth:`layers`.
+    says: MODEL.SEM_SEG_HEAD.COMMON_STRIDE plays no role.
 
     Attributes:
         in_features: names of the input features, from the finest to the coarsest.
@@ -40,11 +47,12 @@ class PerPixelHead(nn.Module):
         in_features: Sequence[str],
         channels: int,
         num_classes: int,
+        classifier: Callable[..., nn.Module] = LinearClassifier,
+        loss: Callable[..., PixelLoss] = CrossEntropyLoss,
         norm: str = "SyncBN",
         dropout: float = 0.1,
         ignore_value: int = 255,
         loss_weight: float = 1.0,
-        loss_type: str = "cross_entropy",
         aux_in_feature: str = "",
         aux_channels: int = 256,
         aux_loss_weight: float = 0.4,
@@ -53,20 +61,20 @@ class PerPixelHead(nn.Module):
         Args:
             input_shape: channels and stride of the backbone's features.
             in_features: the features that the head reads.
-            channels: what :meth:`layers` puts out.
+            channels: what :meth:`decode` puts out.
             num_classes: C, at least 1.
-            norm: of the convolutions (see detectron2's ``get_norm``); "" leaves it out.
+            classifier: called as in ``PIXEL_CLASSIFIER_REGISTRY``, without the config.
+            loss: called as in ``PIXEL_LOSS_REGISTRY``, without the config.
+            norm: of the convolutions (see Detectron2's ``get_norm``); "" leaves it out.
             dropout: share of the channels that are dropped before the classifiers.
             ignore_value: the label of pixels without loss.
-            loss_weight: of ``loss_sem_seg``.
-            loss_type: see :class:`PixelLoss`.
+            loss_weight: of the loss.
             aux_in_feature: what the auxiliary classifier reads; "" for no such classifier.
             aux_channels: of its 3x3 convolution.
-            aux_loss_weight: of its ``loss_sem_seg_aux``.
+            aux_loss_weight: of its loss.
 
         Raises:
-            ValueError: for a feature that the backbone does not put out, a ``loss_type`` that does
-                not exist, or no class.
+            ValueError: the backbone does not put out a feature, or there is no class.
         """
         super().__init__()
         check_num_classes(num_classes)
@@ -76,8 +84,8 @@ class PerPixelHead(nn.Module):
         self.ignore_value = ignore_value
         self.loss_weight = loss_weight
         self.dropout = nn.Dropout2d(dropout)
-        self.predictor = _classifier(channels, num_classes)
-        self.loss = PixelLoss(loss_type, ignore_value=ignore_value)
+        self.loss = loss(num_classes, in_channels=channels, ignore_value=ignore_value)
+        self.predictor = classifier(channels, self.loss.num_outputs, stride=self.common_stride)
 
         self.aux_in_feature = aux_in_feature
         if aux_in_feature:
@@ -88,28 +96,33 @@ class PerPixelHead(nn.Module):
             self.aux_predictor = nn.Sequential(
                 conv_norm_relu(aux_shape.channels, aux_channels, 3, norm),
                 nn.Dropout2d(dropout),
-                _classifier(aux_channels, num_classes),
+                LinearClassifier(aux_channels, self.loss.num_outputs),
             )
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        head = cfg.MODEL.SEM_SEG_HEAD
+        head, key = cfg.MODEL.SEM_SEG_HEAD, "MODEL.SEM_SEG_HEAD"
+        classifier = find_registered(
+            PIXEL_CLASSIFIER_REGISTRY, head.CLASSIFIER_NAME, f"{key}.CLASSIFIER_NAME"
+        )
+        loss = find_registered(PIXEL_LOSS_REGISTRY, head.LOSS_TYPE, f"{key}.LOSS_TYPE")
         return {
             "input_shape": input_shape,
             "in_features": head.IN_FEATURES,
             "num_classes": head.NUM_CLASSES,
+            "classifier": partial(classifier, cfg),
+            "loss": partial(loss, cfg),
             "norm": head.NORM,
             "dropout": head.DROPOUT,
             "ignore_value": head.IGNORE_VALUE,
             "loss_weight": head.LOSS_WEIGHT,
-            "loss_type": head.LOSS_TYPE,
             "aux_in_feature": head.AUX_IN_FEATURE,
             "aux_channels": head.AUX_CHANNELS,
             "aux_loss_weight": head.AUX_LOSS_WEIGHT,
         }
 
-    def layers(self, features: dict[str, Tensor]) -> Tensor:
-        """What the classifier reads: (B, channels, h, w) at ``common_stride``."""
+    def decode(self, features: dict[str, Tensor]) -> Tensor:
+        """Turn the backbone's features into (B, channels, h, w) at ``common_stride``."""
         raise NotImplementedError
 
     def forward(
@@ -121,42 +134,33 @@ class PerPixelHead(nn.Module):
             targets: (B, H, W) int64 labels; needed in training only.
 
         Returns:
-            In training, None and the weighted losses ``loss_sem_seg`` and, of the auxiliary
-            classifier, ``loss_sem_seg_aux``. In evaluation, (B, C, H', W') logits of the pixels
-            that the cells cover, at least those of the image, and an empty dict.
+            In training, None and the weighted losses: those of the loss (``loss_sem_seg``), of the
+            auxiliary classifier with the suffix ``_aux``, and of the classifier itself, if any. In
+            evaluation, (B, C, H', W') logits of the pixels that the cells cover, at least those of
+            the image, and an empty dict.
 
         Raises:
             ValueError: there are no targets in training.
         """
-        logits = self.predictor(self.dropout(self.layers(features)))
+        y = self.dropout(self.decode(features))
         if not self.training:
+            logits = self.loss.class_logits(self.predictor(y).logits)
             return upsample(logits, self.common_stride), {}
         if targets is None:
             raise ValueError(
                 "training needs labels ('sem_seg' in the inputs), which the mapper "
                 "'semantic_concept' makes (INPUT.DATASET_MAPPER_NAME)"
             )
-        losses = {"loss_sem_seg": self.loss_weight * self.loss(logits, targets, self.common_stride)}
+        labels = labels_of_cells(targets, y, self.common_stride, self.ignore_value)
+        prediction = self.predictor(y, labels)
+        losses = dict(prediction.losses)
+        for name, loss in self.loss(prediction.logits, targets, self.common_stride, y).items():
+            losses[name] = self.loss_weight * loss
         if self.aux_in_feature:
-            aux_logits = self.aux_predictor(features[self.aux_in_feature])
-            aux_loss = self.loss(aux_logits, targets, self.aux_stride)
-            losses["loss_sem_seg_aux"] = self.aux_loss_weight * aux_loss
+            logits = self.aux_predictor(features[self.aux_in_feature]).logits
+            for name, loss in self.loss(logits, targets, self.aux_stride).items():
+                losses[f"{name}_aux"] = self.aux_loss_weight * loss
         return None, losses
-
-
-def conv_norm_relu(in_channels: int, out_channels: int, kernel_size: int, norm: str) -> Conv2d:
-    """A convolution that keeps the size, its norm (a bias where there is none) and ReLU."""
-    layer = Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size=kernel_size,
-        padding=kernel_size // 2,
-        bias=not norm,
-        norm=get_norm(norm, out_channels),
-        activation=F.relu,
-    )
-    weight_init.c2_msra_fill(layer)
-    return layer
 
 
 def check_no_reasoning(cfg: CfgNode, head: str) -> None:
@@ -177,14 +181,6 @@ def only_shape(input_shape: dict[str, ShapeSpec], in_features: Sequence[str]) ->
             f"{list(in_features)}"
         )
     return input_shape[in_features[0]]
-
-
-def _classifier(in_channels: int, num_classes: int) -> Conv2d:
-    layer = Conv2d(in_channels, num_classes, kernel_size=1)
-    # Small: training starts near equal probabilities.
-    nn.init.normal_(layer.weight, std=0.01)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 def _check_features(key: str, names: Sequence[str], input_shape: dict[str, ShapeSpec]) -> None:

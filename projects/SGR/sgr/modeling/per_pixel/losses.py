@@ -1,79 +1,161 @@
-"""Cross entropy of pixels, of all or of the hardest ones."""
+"""Losses of per-pixel heads."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from fvcore.common.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["PixelLoss"]
+__all__ = [
+    "PIXEL_LOSS_REGISTRY",
+    "CrossEntropyLoss",
+    "HardPixelMiningLoss",
+    "PixelLoss",
+    "labels_of_cells",
+    "upsample",
+    "upsample_to_labels",
+]
 
-LOSS_TYPES = ("cross_entropy", "hard_pixel_mining")
-# Of all pixels, ignored ones too, as in Detectron2's DeepLab.
-HARD_SHARE = 0.2
+PIXEL_LOSS_REGISTRY = Registry("PIXEL_LOSS")
+PIXEL_LOSS_REGISTRY.__doc__ = """
+Losses of per-pixel heads, chosen by ``cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE``. A registered class or
+function is called as ``(cfg, num_classes, in_channels=..., ignore_value=...)`` and gives a
+:class:`PixelLoss`.
+"""
 
 
 class PixelLoss(nn.Module):
-    """Cross entropy between upsampled logits and labels, in float32.
+    """Base of the losses of per-pixel heads. Subclasses implement :meth:`forward`.
 
-    * "cross_entropy": the mean over the labelled pixels of this worker's images.
-    * "hard_pixel_mining": the mean over the fifth of the pixels with the largest losses, as
-      Detectron2's DeepLab has it: an ignored pixel has loss 0 and counts as a pixel.
+    A loss may learn from more or other logits than one per class, as those of the nodes of a tree
+    of classes. It then sets ``num_outputs`` and overrides :meth:`class_logits`.
 
-    Where all pixels are ignored the loss is 0, with gradients of 0.
+    Args:
+        num_classes: C, at least 1.
+        in_channels: channels of the features that the classifier reads.
+        ignore_value: the label of pixels without loss.
 
-    Cost: the logits are made at the images' size, in float32. At its peak, in the backward pass,
-    the loss holds three arrays of B * C * H * W numbers: 0.54 GB for each 512 x 512 image with 171
-    classes.
+    Attributes:
+        num_outputs: channels of the logits; here C.
     """
 
-    def __init__(self, loss_type: str = "cross_entropy", *, ignore_value: int = 255):
-        """
-        Args:
-            loss_type: "cross_entropy" or "hard_pixel_mining".
-            ignore_value: the label of pixels without loss.
-
-        Raises:
-            ValueError: for another ``loss_type``.
-        """
+    def __init__(self, num_classes: int, *, in_channels: int = 0, ignore_value: int = 255):
         super().__init__()
-        if loss_type not in LOSS_TYPES:
-            raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.LOSS_TYPE is {loss_type!r}; known: {', '.join(LOSS_TYPES)}"
-            )
-        self.loss_type = loss_type
+        self.num_outputs = num_classes
         self.ignore_value = ignore_value
 
-    def forward(self, logits: Tensor, labels: Tensor, stride: int) -> Tensor:
+    def forward(
+        self, logits: Tensor, labels: Tensor, stride: int, features: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """
         Args:
-            logits: (B, C, h, w) for cells of ``stride`` pixels.
+            logits: (B, num_outputs, h, w) for cells of ``stride`` pixels.
             labels: (B, H, W) int64 classes or ``ignore_value``; H and W are at most h and w times
-                ``stride``, and what the cells cover beyond them is cut off.
+                ``stride``.
             stride: pixels per cell along each side.
+            features: (B, in_channels, h, w), what the classifier read; None for the auxiliary
+                classifier.
 
         Returns:
-            The loss, a float32 scalar.
+            Scalars in float32 by their names, which start with "loss_". The head multiplies them
+            by its weight of the loss.
+        """
+        raise NotImplementedError
+
+    def class_logits(self, logits: Tensor) -> Tensor:
+        """Turn (B, num_outputs, h, w) logits into (B, C, h, w) logits of classes, for results."""
+        return logits
+
+
+class CrossEntropyLoss(PixelLoss):
+    """``loss_sem_seg``: mean cross entropy over the labelled pixels of this worker's images.
+
+    It upsamples the logits to the labels and computes in float32. Where all pixels are ignored the
+    loss is 0, with gradients of 0.
+
+    At its peak, in the backward pass, it holds three float32 arrays of B * C * H * W numbers:
+    0.54 GB for each 512 x 512 image with 171 classes.
+
+    Args: as for :class:`PixelLoss`.
+    """
+
+    def forward(
+        self, logits: Tensor, labels: Tensor, stride: int, features: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """
+        Args and returns: as for :meth:`PixelLoss.forward`.
 
         Raises:
             ValueError: the cells do not cover the labels.
         """
-        height, width = labels.shape[-2:]
-        covered = tuple(side * stride for side in logits.shape[-2:])
-        if covered[0] < height or covered[1] < width:
-            raise ValueError(
-                f"labels are {height} x {width} pixels, but the logits at stride {stride} cover "
-                f"{covered[0]} x {covered[1]}; set INPUT.SIZE_DIVISIBILITY to a multiple of the "
-                "backbone's strides"
-            )
-        logits = upsample(logits.float(), stride)[..., :height, :width]
-        losses = F.cross_entropy(
-            logits, labels, ignore_index=self.ignore_value, reduction="none"
-        ).flatten()
-        if self.loss_type == "hard_pixel_mining":
-            return losses.topk(max(1, int(HARD_SHARE * losses.numel()))).values.mean()
+        logits = upsample_to_labels(logits.float(), labels, stride)
+        losses = F.cross_entropy(logits, labels, ignore_index=self.ignore_value, reduction="none")
+        return {"loss_sem_seg": self._mean(losses, labels)}
+
+    def _mean(self, losses: Tensor, labels: Tensor) -> Tensor:
+        """The mean of (B, H, W) losses, which are 0 where a pixel is ignored."""
         return losses.sum() / (labels != self.ignore_value).sum().clamp_min(1)
+
+
+class HardPixelMiningLoss(CrossEntropyLoss):
+    """``loss_sem_seg``: mean over the fifth of the pixels with the largest cross entropy.
+
+    As in Detectron2's DeepLab an ignored pixel has loss 0 and counts as a pixel.
+    """
+
+    hard_share = 0.2
+
+    def _mean(self, losses: Tensor, labels: Tensor) -> Tensor:
+        number = max(1, int(self.hard_share * losses.numel()))
+        return losses.flatten().topk(number).values.mean()
+
+
+@PIXEL_LOSS_REGISTRY.register()
+def cross_entropy(cfg, num_classes: int, **options: Any) -> CrossEntropyLoss:
+    return CrossEntropyLoss(num_classes, **options)
+
+
+@PIXEL_LOSS_REGISTRY.register()
+def hard_pixel_mining(cfg, num_classes: int, **options: Any) -> HardPixelMiningLoss:
+    return HardPixelMiningLoss(num_classes, **options)
 
 
 def upsample(maps: Tensor, factor: int) -> Tensor:
     """(B, C, h, w) -> (B, C, factor h, factor w), bilinear between the cells' centres."""
     return F.interpolate(maps, scale_factor=factor, mode="bilinear", align_corners=False)
+
+
+def upsample_to_labels(maps: Tensor, labels: Tensor, stride: int) -> Tensor:
+    """Upsample (B, C, h, w) maps by ``stride`` and cut them to the size of (B, H, W) labels.
+
+    Raises:
+        ValueError: the cells do not cover the labels.
+    """
+    height, width = labels.shape[-2:]
+    covered = tuple(side * stride for side in maps.shape[-2:])
+    if covered[0] < height or covered[1] < width:
+        raise ValueError(
+            f"labels are {height} x {width} pixels, but the logits at stride {stride} cover "
+            f"{covered[0]} x {covered[1]}; set INPUT.SIZE_DIVISIBILITY to a multiple of the "
+            "backbone's strides"
+        )
+    return upsample(maps, stride)[..., :height, :width]
+
+
+def labels_of_cells(labels: Tensor, maps: Tensor, stride: int, ignore_value: int = 255) -> Tensor:
+    """Take the label of the pixel in the middle of each cell.
+
+    Args:
+        labels: (B, H, W) of pixels.
+        maps: (B, C, h, w); only the size matters.
+        stride: pixels per cell along each side.
+        ignore_value: the label of cells whose middle lies outside of the image.
+
+    Returns:
+        (B, h, w) labels.
+    """
+    middle = labels[:, stride // 2 :: stride, stride // 2 :: stride]
+    below, right = (cells - read for cells, read in zip(maps.shape[-2:], middle.shape[-2:]))
+    return F.pad(middle, (0, right, 0, below), value=ignore_value)

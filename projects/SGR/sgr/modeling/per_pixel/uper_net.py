@@ -103,7 +103,7 @@ class UperNetHead(PerPixelHead):
             "pool_scales": cfg.MODEL.SEM_SEG_HEAD.POOL_SCALES,
         }
 
-    def layers(self, features: dict[str, Tensor]) -> Tensor:
+    def decode(self, features: dict[str, Tensor]) -> Tensor:
         *finer, coarsest = [features[name] for name in self.in_features]
         y = self.pooling(coarsest)
         levels = [y]
