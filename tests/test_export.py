@@ -13,6 +13,7 @@ import sgr.export
 from foreign import TinyBackbone
 from sgr.engine import load_config
 from sgr.export import SemanticExport, export_onnx, export_program
+from sgr.modeling.outputs import Outputs, pixel_scores
 from tiny_model import CONFIG, tiny_options
 
 SIZE, PADDED_SIZE = (64, 96), (50, 70)  # multiples of the divisibility of 32, and none
@@ -184,6 +185,7 @@ def test_dropout_is_switched_off(per_pixel):
 class OneByOne(nn.Module):
     """A model whose code counts the images of the batch."""
 
+    outputs = Outputs(results=("semantic",), sem_seg="logits", batch_scores=pixel_scores)
     pixel_mean, pixel_std = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
 
     def __init__(self):

@@ -34,8 +34,7 @@ from sgr.data.truth.records import (
 from sgr.dataset_check import spread
 from sgr.engine import setup_config
 from sgr.evaluation import label_histograms
-from sgr.evaluation.sem_seg_evaluator import predicted_labels
-from sgr.evaluation.token_evaluator import regions_of
+from sgr.modeling.outputs import predicted_labels, regions_of
 from sgr.visualization import (
     class_colors,
     draw_panel,

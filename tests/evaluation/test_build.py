@@ -23,7 +23,7 @@ from sgr.evaluation import (
     TokenSemanticsEvaluator,
     build_evaluator,
 )
-from sgr.evaluation.build import why_not_semantic
+from sgr.evaluation.build import measurable
 from sgr.modeling.reasoning.concept_regions import ConceptRegions
 
 
@@ -360,7 +360,7 @@ def test_miou_needs_label_maps_or_segments(panoptic, tmp_path, evaluator_type, m
     (record,) = DatasetCatalog.get(name)
     label_map = record.pop("sem_seg_file_name")
     assert types_of(build_evaluator(cfg, name)) == [MeanIoUEvaluator]
-    assert why_not_semantic(cfg, name) is None
+    assert measurable(cfg, name, ["semantic"]) == (["semantic"], {})
     record.pop("segments_info")
     with pytest.raises(ValueError, match=f"{name}.*{message}"):
         build_evaluator(cfg, name)

@@ -8,8 +8,8 @@ from PIL import Image
 from torch import nn
 
 from sgr.engine import Trainer, evaluate
-from sgr.evaluation import build_evaluator
-from sgr.evaluation.build import check_center_crop
+from sgr.evaluation import MeanIoUEvaluator, build_evaluator
+from sgr.testing import plan_test
 from tiny_detector import tiny_detector_config
 from tiny_model import CONFIG, tiny_config
 
@@ -209,7 +209,7 @@ class TestErrors:
         # Without them, there is nothing to object to.
         for each in on:
             cfg.MODEL.MASK_FORMER.TEST[f"{each}_ON"] = False
-        check_center_crop(cfg, [panoptic])
+        build_evaluator(cfg, panoptic)
 
     @pytest.mark.parametrize("run", [Trainer, evaluate])
     def test_detectors(self, tiny_shapes, tmp_path, monkeypatch, run):
@@ -233,9 +233,12 @@ class TestErrors:
             tmp_path,
             TEST__CENTER_CROP_SIZE=64,
             **WINDOWS,
+            DATASETS__TEST=f"('{panoptic}',)",
             MODEL__MASK_FORMER__TEST__PANOPTIC_ON=True,
         )
-        check_center_crop(cfg, [panoptic])
+        MetadataCatalog.get(panoptic).stuff_classes = list("abcdefghi")
+        (evaluator,) = plan_test(cfg, Trainer.build_model(cfg)).evaluators
+        assert isinstance(evaluator, MeanIoUEvaluator)
 
     def test_tokens_of_a_semantic_model_on_instances(self, tiny_shapes, tmp_path):
         """No AP is measured there, so squares do."""

@@ -11,7 +11,7 @@ from detectron2.evaluation import SemSegEvaluator
 from PIL import Image
 
 from sgr.evaluation import MeanIoUEvaluator
-from sgr.evaluation.sem_seg_evaluator import predicted_labels
+from sgr.modeling.outputs import predicted_labels
 
 CLASSES = ["sky", "road", "car"]
 

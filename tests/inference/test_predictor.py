@@ -5,9 +5,9 @@ from detectron2.data import DatasetMapper
 from detectron2.modeling import build_model
 from PIL import Image
 
-from sgr.evaluation import SlidingWindowSegmentor, build_multi_scale_model
 from sgr.inference import BatchPredictor, choose_concepts, read_ahead
 from sgr.load import load_model
+from sgr.testing import SlidingWindowSegmentor, build_multi_scale_model
 from tiny_detector import tiny_detector_config
 from tiny_model import CHECKOUT, tiny_config
 

@@ -17,13 +17,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sgr import add_sgr_config
 from sgr.engine import Trainer, evaluate
-from sgr.evaluation import (
+from sgr.testing import (
     MultiScaleSemanticSegmentor,
     SlidingWindowSegmentor,
     build_multi_scale_model,
+    plan_multi_scale_test,
+    plan_tests,
 )
 from sgr.testing.multi_scale import describe_views
-from sgr.testing.semantic_model import check_test_datasets, semantic_config
 from tiny_detector import tiny_detector_config
 from tiny_model import CONFIG, tiny_config
 
@@ -339,20 +340,21 @@ class TestErrors:
             around(Linear().train())([{"image": picture(10, 10)}])
 
     def test_early(self, tiny_shapes, tmp_path):
-        """When the model is built, not after hours of training or plain evaluation."""
+        """Before the training, not after hours of it or of plain evaluation."""
         cfg = tiny_config(tmp_path, TEST__AUG__ENABLED=True, TEST__AUG__SCALES="[0.0]")
         with pytest.raises(ValueError, match="above 0"):
-            Trainer.build_model(cfg)
+            Trainer(cfg)
 
-    def test_panoptic_fpn(self):
+    def test_panoptic_fpn(self, tiny_shapes, tmp_path):
         cfg = tiny_detector_config(
+            OUTPUT_DIR=tmp_path,
             MODEL__META_ARCHITECTURE="PanopticFPN",
             TEST__TOKENS__ENABLED=False,
             MODEL__SEM_SEG_HEAD__IN_FEATURES=["p2", "p3"],
             TEST__AUG__ENABLED=True,
         )
         with pytest.raises(ValueError, match="PanopticFPN is none"):
-            Trainer.build_model(cfg)
+            plan_tests(cfg, Trainer.build_model(cfg))
 
 
 @pytest.fixture(scope="module")
@@ -492,7 +494,6 @@ class TestEngine:
 
         monkeypatch.setattr(Trainer, "build_train_loader", refuse)
         monkeypatch.setattr("sgr.engine.trainer.SafeCheckpointer", refuse)
-        monkeypatch.setattr(DatasetCatalog, "get", refuse)
         cfg = tiny_config(
             tmp_path, DATASETS__TEST=("shapes_instance_val",), **{f"TEST__{views}__ENABLED": True}
         )
@@ -511,14 +512,14 @@ class TestEngine:
         Trainer(tiny_detector_config(OUTPUT_DIR=tmp_path, TEST__AUG__ENABLED=True))
 
     @pytest.mark.parametrize(
-        "record, classes, why, early",
+        "record, classes, why",
         [
-            ({}, 9, "there are records without sem_seg_file_name", False),
-            ({"sem_seg_file_name": "a.png"}, 4, "label maps have 4 classes and the model", True),
+            ({}, 9, "there are records without sem_seg_file_name"),
+            ({"sem_seg_file_name": "a.png"}, 4, "label maps have 4 classes and the model"),
         ],
     )
     def test_panoptic_datasets_without_label_maps_of_the_classes(
-        self, tiny_shapes, tmp_path, caplog, record, classes, why, early
+        self, tiny_shapes, tmp_path, caplog, record, classes, why
     ):
         """Left out beside others, rather than an error of their evaluators."""
         name = f"panoptic_{tmp_path.name}"
@@ -535,14 +536,7 @@ class TestEngine:
             assert f"anything on {name}, since " in caplog.text and why in caplog.text
             cfg.DATASETS.TEST = (name,)
             with pytest.raises(ValueError, match=f"cannot be measured on {name}, since .*{why}"):
-                semantic_config(cfg, "This")
-            if early:
-                with pytest.raises(ValueError, match=why):
-                    check_test_datasets(cfg, "This")
-            else:  # the records are not looked at
-                check_test_datasets(cfg, "This")
-            vars(MetadataCatalog.get(name)).pop("stuff_classes")  # may come with the records
-            check_test_datasets(cfg, "This")
+                plan_multi_scale_test(cfg, Trainer.build_model(cfg))
         finally:
             DatasetCatalog.pop(name)
             MetadataCatalog.pop(name)
@@ -567,8 +561,8 @@ class TestEngine:
             MODEL__MASK_FORMER__TEST__INSTANCE_ON=True,
         )
         with caplog.at_level(logging.INFO, logger="sgr"):
-            left = semantic_config(cfg, "This")
-        assert "This: not measured are token metrics" in caplog.text
+            left = plan_multi_scale_test(cfg, Trainer.build_model(cfg)).cfg
+        assert "Multi-scale testing: not measured are token metrics" in caplog.text
         assert "panoptic quality, AP" in caplog.text
         assert left.MODEL.MASK_FORMER.TEST.SEMANTIC_ON
         assert not left.MODEL.MASK_FORMER.TEST.PANOPTIC_ON
@@ -585,7 +579,7 @@ class TestEngine:
     def test_no_windows_for_detectors(self):
         cfg = tiny_detector_config(TEST__SLIDING_WINDOW__ENABLED=True)
         with pytest.raises(ValueError, match="ConceptGeneralizedRCNN is none"):
-            Trainer.build_model(cfg)
+            plan_tests(cfg, Trainer.build_model(cfg))
 
     def test_windows(self, tiny_shapes, tmp_path, weights, caplog):
         """In place of the plain test, and at each scale."""

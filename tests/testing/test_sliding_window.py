@@ -6,7 +6,7 @@ from detectron2.modeling import build_model
 from torch import nn
 from torch.nn import functional as F
 
-from sgr.evaluation import SlidingWindowSegmentor
+from sgr.testing import SlidingWindowSegmentor
 from sgr.testing.sliding_window import window_starts
 from tiny_model import CONFIG, tiny_config
 

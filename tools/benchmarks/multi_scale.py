@@ -13,9 +13,9 @@ from detectron2.modeling.backbone import Backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sgr.evaluation import MultiScaleSemanticSegmentor
 from sgr.modeling.mask_classification import MaskFormerSegmentor
-from sgr.testing.semantic_model import are_logits
+from sgr.modeling.outputs import outputs_of
+from sgr.testing import MultiScaleSemanticSegmentor
 
 from .measure import Results, Row, compare
 
@@ -65,16 +65,17 @@ def run(args: argparse.Namespace) -> Iterator[Row]:
         ("mask classifier", _mask_classifier, "labels"),
     ):
         model = build(args).eval().to(args.device)
+        logits = outputs_of(model).sem_seg == "logits"
         several = MultiScaleSemanticSegmentor(
             model,
-            logits=are_logits(model),
+            logits=logits,
             scales=SCALES,
             min_size=args.input,
             semantic_output=output,
         )
 
         def run_literal() -> Results:
-            scores = literal_multi_scale(model, image, args.input, are_logits(model))
+            scores = literal_multi_scale(model, image, args.input, logits)
             return [scores if output == "scores" else scores.argmax(0)]
 
         def run_sgr() -> Results:

@@ -279,6 +279,9 @@ def _add_test(cfg: CN) -> None:
                 # Report S_C, D_C and, where there are instance annotations, S_I, D_I (Sec. 4).
                 "ENABLED": True,
             },
+            # Further evaluators, beside those that a dataset has: names in EVALUATOR_REGISTRY of
+            # sgr.evaluation.build.
+            "EVALUATORS": [],
             # Multi-scale testing, beside Detectron2's ENABLED, MIN_SIZES, MAX_SIZE and FLIP.
             "AUG": {
                 # Of semantic segmentation (Sec. A.1), relative to INPUT.MIN_SIZE_TEST and

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .modeling.outputs import outputs_of
+
 __all__ = ["SemanticExport", "export_onnx", "export_program"]
 
 
@@ -42,6 +44,7 @@ class SemanticExport(nn.Module):
                 f"the size must be a positive height and width in pixels, got {tuple(size)}"
             )
         self.model = model
+        self._batch_scores = outputs_of(model).batch_scores
         self.size = tuple(size)
         self.labels = labels
         divisibility = getattr(model, "size_divisibility", model.backbone.size_divisibility)
@@ -65,20 +68,8 @@ class SemanticExport(nn.Module):
             )
         images = (images - self.model.pixel_mean) / self.model.pixel_std
         images = F.pad(images, (0, padded_width - width, 0, padded_height - height))
-        outputs = self.model.sem_seg_head(self.model.backbone(images))
-        if isinstance(outputs, dict):
-            scores = self._classify_masks(outputs["pred_logits"], outputs["pred_masks"])
-        else:
-            scores = outputs[0][..., :height, :width]
+        scores = self._batch_scores(self.model, images, self.size)
         return scores.argmax(dim=1) if self.labels else scores
-
-    def _classify_masks(self, class_logits: Tensor, mask_logits: Tensor) -> Tensor:
-        """:func:`semantic_inference` of a batch, from (B, Q, C + 1) and (B, Q, h, w)."""
-        masks = F.interpolate(
-            mask_logits, size=self.padded_size, mode="bilinear", align_corners=False
-        )[..., : self.size[0], : self.size[1]]
-        probabilities = class_logits.softmax(dim=-1)[..., :-1]
-        return torch.einsum("bqc,bqhw->bchw", probabilities, masks.sigmoid())
 
 
 def export_program(
@@ -184,13 +175,15 @@ def _round_up(length: int, divisibility: int) -> int:
 
 def _check_semantic(model: nn.Module) -> None:
     name = type(model).__name__
+    outputs = outputs_of(model)
     parts = ("backbone", "sem_seg_head", "pixel_mean", "pixel_std")
     missing = [part for part in parts if not hasattr(model, part)]
-    if missing:
+    if missing or outputs is None or outputs.batch_scores is None:
+        reason = f"has no {' and no '.join(missing)}" if missing else "declares no batch_scores"
         raise ValueError(
-            f"{name} has no {' and no '.join(missing)}; only models of semantic segmentation can "
-            "be exported: MaskFormerSegmentor, Mask2FormerSegmentor, SemanticSegmentor, their "
-            "Concept variants, and models built like them"
+            f"{name} {reason}; only models of semantic segmentation can be exported: "
+            "MaskFormerSegmentor, Mask2FormerSegmentor, SemanticSegmentor, their Concept variants, "
+            "and those that declare sgr.modeling.outputs.Outputs with batch_scores"
         )
     if not getattr(model, "semantic_on", True):
         raise ValueError(

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import (
-    DatasetCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
@@ -31,22 +30,14 @@ from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.utils import comm
 
 from ..checkpoints.checkpointer import SafeCheckpointer
-from ..data.datasets.folders import is_of_folders
+from ..data.loading import load_dataset
 from ..data.mappers import PanopticConceptMapper, SemanticConceptMapper, build_mapper
 from ..data.truth.coco_file import explain_coco_errors
-from ..evaluation import (
-    MultiScaleSemanticSegmentor,
-    SlidingWindowSegmentor,
-    build_evaluator,
-    build_multi_scale_model,
-)
-from ..evaluation.build import check_center_crop
-from ..evaluation.json_file import write_json
+from ..evaluation import build_evaluator
 from ..modeling.reasoning import ReasoningModule
 from ..modeling.recording import has_regions
 from ..modeling.supervision.meta_arch import WAYS_TO_REGIONS
-from ..testing.multi_scale import describe_views
-from ..testing.semantic_model import check_test_datasets, semantic_config
+from ..testing import PlannedTest, plan_multi_scale_test, plan_test, plan_tests
 from .amp import AutocastTrainer
 from .hooks import ConceptMonitor
 from .solver import build_lr_scheduler, build_optimizer
@@ -74,7 +65,7 @@ class Trainer(DefaultTrainer):
         super(DefaultTrainer, self).__init__()
         self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
-        _check_tests(cfg, model)
+        self.tests = plan_tests(cfg, model, self.build_evaluator)
         if not cfg.DATASETS.TEST:
             logging.getLogger(__name__).warning(
                 "DATASETS.TEST names no dataset: nothing will be evaluated"
@@ -128,10 +119,6 @@ class Trainer(DefaultTrainer):
                 f"there are no tokens to measure in {cfg.MODEL.META_ARCHITECTURE}: "
                 f"{WAYS_TO_REGIONS}, or set TEST.TOKENS.ENABLED to False"
             )
-        if cfg.TEST.AUG.ENABLED:
-            build_multi_scale_model(cfg, model)
-        if cfg.TEST.SLIDING_WINDOW.ENABLED:
-            SlidingWindowSegmentor(cfg, model)
         return model
 
     @classmethod
@@ -167,8 +154,11 @@ class Trainer(DefaultTrainer):
         With TEST.CENTER_CROP_SIZE of a square of each image, see :func:`build_mapper`.
         """
         mapper = build_mapper(cfg, is_train=False)
-        with explain_coco_errors([dataset_name]):
+        if cfg.MODEL.LOAD_PROPOSALS:
             return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        return build_detection_test_loader(
+            load_dataset(dataset_name), mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS
+        )
 
     @classmethod
     def build_evaluator(
@@ -177,18 +167,32 @@ class Trainer(DefaultTrainer):
         return build_evaluator(cfg, dataset_name, output_folder)
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Detectron2's; with TEST.AUG, a multi-scale test follows the last evaluation."""
-        built = super().build_hooks()
-        if self.cfg.TEST.AUG.ENABLED:
-            # Before the writer, which writes the results of both.
-            evaluation = next(each for each in built if isinstance(each, EvalHook))
-            built.insert(built.index(evaluation) + 1, EvalHook(0, self._test_at_the_end))
+        """Detectron2's, but the evaluations are those of :attr:`tests`.
+
+        The plain test runs every TEST.EVAL_PERIOD iterations and at the end, the multi-scale test
+        of TEST.AUG at the end only.
+        """
+        plain, *others = self.tests
+        built: list[HookBase | None] = []
+        for hook in super().build_hooks():
+            if not isinstance(hook, EvalHook):
+                built.append(hook)
+                continue
+            built.append(EvalHook(self.cfg.TEST.EVAL_PERIOD, partial(self._evaluate, plain)))
+            # Before the writer, which writes the results of all.
+            built += [EvalHook(0, partial(self._evaluate, other)) for other in others]
         return built
 
-    def _test_at_the_end(self) -> dict[str, Any]:
-        results = self.test_with_TTA(self.cfg, self.model)
-        self._last_eval_results = OrderedDict({**(self._last_eval_results or {}), **results})
+    def _evaluate(self, test: PlannedTest) -> OrderedDict[str, Any]:
+        results = self.run_test(test)
+        before = {} if test is self.tests[0] else self._last_eval_results
+        self._last_eval_results = OrderedDict({**before, **results})
         return results
+
+    @classmethod
+    def run_test(cls, test: PlannedTest) -> OrderedDict[str, Any]:
+        """Carry out a test of :func:`~sgr.testing.plan_tests` with the loaders of this class."""
+        return test.run(super().test)
 
     @classmethod
     def test(
@@ -197,92 +201,26 @@ class Trainer(DefaultTrainer):
         model: torch.nn.Module,
         evaluators: list[DatasetEvaluator] | None = None,
     ) -> OrderedDict[str, Any]:
-        """Detectron2's; by windows, and without token metrics, where TEST.SLIDING_WINDOW is on.
+        """Test a model as :func:`~sgr.testing.plan_test` says.
 
-        The results are also in OUTPUT_DIR/inference/results.json, with null for nan; those of the
-        last test, where a training makes several.
+        The results are also in OUTPUT_DIR/inference/results.json, with null for nan.
 
         Args:
-            evaluators: one for each of DATASETS.TEST; None stands for those of
-                :meth:`build_evaluator`. With windows, of nothing but ``sem_seg``: that is all
-                there is in the outputs.
-
-        Raises:
-            ValueError: if with TEST.CENTER_CROP_SIZE a result is put out that needs whole images.
+            evaluators: one for each of DATASETS.TEST; None means those of
+                :meth:`build_evaluator`. With TEST.SLIDING_WINDOW they must need ``sem_seg`` only.
         """
-        check_center_crop(cfg, cfg.DATASETS.TEST)
-        if cfg.TEST.SLIDING_WINDOW.ENABLED:
-            model = SlidingWindowSegmentor(cfg, model)
-            results = cls._test_several_views(
-                cfg, model, evaluators, how="Sliding windows", folder="inference"
-            )
-        else:
-            results = super().test(cfg, model, evaluators)
-        _write_results(cfg, "inference", results)
-        return results
+        return cls.run_test(plan_test(cfg, model, cls.build_evaluator, evaluators=evaluators))
 
     @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: torch.nn.Module) -> OrderedDict[str, Any]:
-        """Evaluate at the scales of TEST.AUG, see :func:`build_multi_scale_model`.
-
-        The scales are made of the images of the files, or with TEST.CENTER_CROP_SIZE of the squares
-        that the mapper makes of them, to which they are relative. Token metrics are not measured,
-        and of models for panoptic segmentation the semantic results only.
+        """Test a model at several scales as :func:`~sgr.testing.plan_multi_scale_test` says.
 
         Returns:
             Results as of :meth:`test`, with "_TTA" after each key of the outermost dict, which
             are datasets where DATASETS.TEST has several, else tasks. They are also in
             OUTPUT_DIR/inference_TTA/results.json.
-
-        Raises:
-            ValueError: see :func:`build_multi_scale_model`; or no dataset has label
-                maps or segments of the model's classes.
         """
-        cfg = cfg.clone()
-        cfg.defrost()
-        if cfg.TEST.CENTER_CROP_SIZE:
-            cfg.INPUT.MIN_SIZE_TEST = 0  # scales are relative to the square, as it comes
-        model = build_multi_scale_model(cfg, model)
-        cfg.INPUT.MIN_SIZE_TEST = 0  # no resize before the scales are made
-        results = cls._test_several_views(
-            cfg, model, None, how="Multi-scale testing", folder="inference_TTA"
-        )
-        results = OrderedDict((f"{key}_TTA", value) for key, value in results.items())
-        _write_results(cfg, "inference_TTA", results)
-        return results
-
-    @classmethod
-    def _test_several_views(
-        cls,
-        cfg: CfgNode,
-        model: torch.nn.Module,
-        evaluators: list[DatasetEvaluator] | None,
-        *,
-        how: str,
-        folder: str,
-    ) -> OrderedDict[str, Any]:
-        """Detectron2's ``test`` of what :func:`semantic_config` leaves to measure.
-
-        Given ``evaluators`` are those of all of DATASETS.TEST, and must need ``sem_seg`` only.
-        """
-        logging.getLogger(__name__).info(f"{how}: {describe_views(model)}")
-        several = len(cfg.DATASETS.TEST) > 1
-        is_semantic = isinstance(model, (MultiScaleSemanticSegmentor, SlidingWindowSegmentor))
-        all_datasets = evaluators is not None or not is_semantic
-        cfg = semantic_config(cfg, how, all_datasets=all_datasets)
-        names = cfg.DATASETS.TEST
-        if evaluators is None:
-            with explain_coco_errors(names):
-                for name in names:  # some fill the metadata, which evaluators read, when loaded
-                    DatasetCatalog.get(name)
-            folder = os.path.join(cfg.OUTPUT_DIR, folder)
-            evaluators = [
-                cls.build_evaluator(cfg, name, os.path.join(folder, name) if several else folder)
-                for name in names
-            ]
-        results = super().test(cfg, model, evaluators)
-        # Detectron2's are by dataset where there are several.
-        return OrderedDict({names[0]: results}) if several and len(names) == 1 else results
+        return cls.run_test(plan_multi_scale_test(cfg, model, cls.build_evaluator))
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -291,29 +229,6 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
         return build_lr_scheduler(cfg, optimizer)
-
-
-def _write_results(cfg: CfgNode, folder: str, results: dict[str, Any]) -> None:
-    if comm.is_main_process() and cfg.DATASETS.TEST:  # the other processes have none
-        path = os.path.join(cfg.OUTPUT_DIR, folder, "results.json")
-        write_json(path, results)
-        logging.getLogger(__name__).info(f"All results are in {path}")
-
-
-def _check_tests(cfg: CfgNode, model: torch.nn.Module) -> None:
-    """Raise what would only show after the training: datasets that cannot serve for a test.
-
-    Those of folders are loaded, which lists their files.
-    """
-    for name in filter(is_of_folders, cfg.DATASETS.TEST):
-        with explain_coco_errors([name]):
-            DatasetCatalog.get(name)
-    check_center_crop(cfg, cfg.DATASETS.TEST)
-    if cfg.TEST.SLIDING_WINDOW.ENABLED:
-        check_test_datasets(cfg, "Sliding windows")
-    elif cfg.TEST.AUG.ENABLED:
-        if isinstance(build_multi_scale_model(cfg, model), MultiScaleSemanticSegmentor):
-            check_test_datasets(cfg, "Multi-scale testing")
 
 
 def _without_empty(dataset: Any, names: Iterable[str]) -> Any:
@@ -346,7 +261,7 @@ def evaluate(
     if not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST names no dataset to evaluate on")
     model = Trainer.build_model(cfg)
-    _check_tests(cfg, model)
+    tests = plan_tests(cfg, model, Trainer.build_evaluator)
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, allow_pickle=allow_pickle)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
         raise ValueError(
@@ -354,9 +269,9 @@ def evaluate(
             f"checkpoint in {cfg.OUTPUT_DIR}"
         )
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    results = Trainer.test(cfg, model)
-    if cfg.TEST.AUG.ENABLED:
-        results.update(Trainer.test_with_TTA(cfg, model))
+    results: OrderedDict[str, Any] = OrderedDict()
+    for test in tests:
+        results.update(Trainer.run_test(test))
     return results
 
 

@@ -1,4 +1,4 @@
-"""Metrics, evaluators, and models that look at an image several times.
+"""Metrics and evaluators.
 
 The token metrics import torch only, panoptic quality NumPy only; the rest needs Detectron2.
 """
@@ -19,14 +19,11 @@ __all__ = [
     "CityscapesMeanIoUEvaluator",
     "FastCOCOEvaluator",
     "MeanIoUEvaluator",
-    "MultiScaleSemanticSegmentor",
     "PanopticCounts",
     "PanopticQualityEvaluator",
-    "SlidingWindowSegmentor",
     "ThingCOCOEvaluator",
     "TokenSemanticsEvaluator",
     "build_evaluator",
-    "build_multi_scale_model",
     "cell_label_counts",
     "diversity",
     "evaluate_coco",
@@ -41,13 +38,10 @@ _NEEDS_DETECTRON2 = {
     "CityscapesMeanIoUEvaluator": ".cityscapes_evaluator",
     "FastCOCOEvaluator": ".coco_evaluator",
     "MeanIoUEvaluator": ".sem_seg_evaluator",
-    "MultiScaleSemanticSegmentor": "sgr.testing.multi_scale",
     "PanopticQualityEvaluator": ".panoptic_evaluator",
-    "SlidingWindowSegmentor": "sgr.testing.sliding_window",
     "ThingCOCOEvaluator": ".thing_evaluator",
     "TokenSemanticsEvaluator": ".token_evaluator",
     "build_evaluator": ".build",
-    "build_multi_scale_model": "sgr.testing.multi_scale",
     "evaluate_coco": ".coco_evaluator",
 }
 

@@ -7,11 +7,12 @@ import os
 from collections import OrderedDict
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from tabulate import tabulate
 
+from ..data.loading import load_dataset
 from ..data.truth.records import find_image
 from ..data.truth.segments import find_segments, read_segment_map
 from .json_file import write_json
@@ -59,7 +60,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         things = sorted(set(metadata.thing_dataset_id_to_contiguous_id.values()))
         self._is_thing = np.isin(np.arange(len(self._class_names)), things)
         # The mapper of the test loader drops the ground truth from what the model gets.
-        self._records = {record["file_name"]: record for record in DatasetCatalog.get(dataset_name)}
+        self._records = {record["file_name"]: record for record in load_dataset(dataset_name)}
         for file_name, record in self._records.items():
             if not {"pan_seg_file_name", "segments_info"} <= record.keys():
                 raise ValueError(

@@ -8,43 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from PIL import Image
 from tabulate import tabulate
 from torch import Tensor
 
+from ..data.loading import load_dataset
 from ..data.truth.records import as_tested, find_image, has_classes, read_class_map
+from ..modeling.outputs import predicted_labels
 from ..visualization.confusion_matrix import draw_confusion_matrix
 from .json_file import write_json
 
-__all__ = ["MeanIoUEvaluator", "predicted_labels"]
-
-
-def predicted_labels(sem_seg: Tensor) -> Tensor:
-    """The best class of each pixel, from either form of a model's ``sem_seg``.
-
-    Args:
-        sem_seg: (C, H, W) scores, or (H, W) integer labels.
-
-    Returns:
-        (H, W) integer labels, on the same device.
-
-    Raises:
-        ValueError: if it is neither.
-    """
-    if isinstance(sem_seg, Tensor):
-        if sem_seg.dim() == 3:
-            return sem_seg.argmax(dim=0)
-        if sem_seg.dim() == 2 and not sem_seg.is_floating_point():
-            return sem_seg
-        given = f"{tuple(sem_seg.shape)} of {sem_seg.dtype}"
-    else:
-        given = f"a {type(sem_seg).__name__}"
-    raise ValueError(
-        f"sem_seg must be a tensor, (C, H, W) scores or (H, W) integer labels, got {given}"
-    )
+__all__ = ["MeanIoUEvaluator"]
 
 
 class MeanIoUEvaluator(DatasetEvaluator):
@@ -86,7 +63,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
         self._distributed = distributed
         self._output_dir = output_dir
 
-        records = DatasetCatalog.get(dataset_name)
+        records = load_dataset(dataset_name)
         # After the records: some fill the metadata as they are loaded.
         metadata = MetadataCatalog.get(dataset_name)
         if metadata.get("stuff_classes") is None:

@@ -9,12 +9,13 @@ from collections import OrderedDict, defaultdict
 
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 from torch import Tensor
 
+from ..data.loading import load_dataset
 from ..data.truth.records import (
     as_tested,
     count_without_mask,
@@ -25,6 +26,7 @@ from ..data.truth.records import (
     read_class_map,
     read_instance_map,
 )
+from ..modeling.outputs import REGIONS, regions_of
 from ..modeling.reasoning.concept_regions import ConceptRegions
 from .json_file import write_json
 from .token_metrics import (
@@ -35,11 +37,7 @@ from .token_metrics import (
     token_histograms,
 )
 
-__all__ = ["TokenSemanticsEvaluator", "regions_of"]
-
-# The blocks of the report, and the keys of an output that they measure. All models with tokens put
-# out the first; the others count where they come.
-_REGIONS = {"tokens": "concept_regions", "queries": "query_regions"}
+__all__ = ["TokenSemanticsEvaluator"]
 
 # Dataset means, in the order of the report; "active" means over the image's active tokens only.
 _METRICS = ("S_C", "D_C", "S_I", "D_I", "S_C_active", "D_C_active", "S_I_active", "D_I_active")
@@ -88,7 +86,7 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
         self._active_threshold = active_threshold
 
         # The mapper of the test loader drops the ground truth from what the model gets.
-        self._records = {record["file_name"]: record for record in DatasetCatalog.get(dataset_name)}
+        self._records = {record["file_name"]: record for record in load_dataset(dataset_name)}
         # After the records: some fill the metadata as they are loaded.
         metadata = MetadataCatalog.get(dataset_name)
         self._ignore_label = metadata.get("ignore_label")
@@ -121,7 +119,7 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
         for input_, output in zip(inputs, outputs):
             measured = {
                 block: regions_of(output, key)
-                for block, key in _REGIONS.items()
+                for block, key in REGIONS.items()
                 if block == "tokens" or key in output
             }
             values = self._measure(input_, measured)
@@ -148,7 +146,7 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
                 return None
             sums, counts = (_add_up(part) for part in zip(*gathered))
 
-        blocks = OrderedDict((block, _means(block, sums, counts)) for block in _REGIONS)
+        blocks = OrderedDict((block, _means(block, sums, counts)) for block in REGIONS)
         results = OrderedDict((block, of) for block, of in blocks.items() if of)
         results.setdefault("tokens", {})
         if "images_C" not in results["tokens"] and "images_I" not in results["tokens"]:
@@ -216,29 +214,6 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
             instances = read_instance_map(record, file_size(record, input_), self._thing_ids)
             add("I", as_tested(input_, instances))
         return values
-
-
-def regions_of(output: dict, key: str = "concept_regions") -> ConceptRegions:
-    """The regions under ``key`` in a model's output for one image.
-
-    Raises:
-        ValueError: if there are none, or they are not those of one image at a known stride.
-    """
-    regions = output.get(key)
-    if regions is None:
-        raise ValueError(
-            f'the model\'s output has no "{key}": it records none. Wrap the model with '
-            "sgr.supervise_concepts and let it have a module with tokens, or set "
-            "TEST.TOKENS.ENABLED to False to evaluate without token metrics"
-        )
-    if regions.stride is None:
-        raise ValueError("concept regions without a stride cannot be laid over an image")
-    if regions.logits.shape[0] != 1:
-        raise ValueError(
-            f"concept regions of an image have batch size 1, got {regions.logits.shape[0]}; use "
-            "ConceptRegions.crop"
-        )
-    return regions
 
 
 def _means(block: str, sums: dict, counts: dict) -> OrderedDict:

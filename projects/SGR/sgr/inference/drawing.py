@@ -13,8 +13,7 @@ from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
 from ..evaluation import label_histograms
-from ..evaluation.sem_seg_evaluator import predicted_labels
-from ..evaluation.token_evaluator import regions_of
+from ..modeling.outputs import predicted_labels, regions_of
 from ..visualization import (
     draw_regions_beside,
     most_used_regions,

@@ -13,9 +13,9 @@ from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from torch import nn
 
-from ..evaluation import SlidingWindowSegmentor, build_multi_scale_model
 from ..modeling.recording import has_regions
 from ..modeling.supervision.meta_arch import WAYS_TO_REGIONS
+from ..testing import SlidingWindowSegmentor, build_multi_scale_model
 from .metadata import dataset_metadata, output_metadata
 
 __all__ = ["BatchPredictor", "read_ahead"]

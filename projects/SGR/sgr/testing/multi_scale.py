@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from ..data.truth.image_files import read_image
 from ..modeling.layers.strips import Strips
-from .semantic_model import (
-    are_logits,
+from ..modeling.outputs import scores_only
+from .semantic_views import (
     check_semantic_output,
     resizes_masks,
-    scores_only,
+    semantic_outputs_of,
     to_output,
     unwrapped,
 )
@@ -103,7 +103,7 @@ class MultiScaleSemanticSegmentor(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, model: nn.Module) -> dict:
         model, options = unwrapped(model), cfg.TEST.AUG
-        logits = are_logits(model)
+        logits = semantic_outputs_of(model).sem_seg == "logits"
         if options.SCALES and list(options.MIN_SIZES) != list(get_cfg().TEST.AUG.MIN_SIZES):
             raise ValueError(
                 f"both TEST.AUG.MIN_SIZES {list(options.MIN_SIZES)} and TEST.AUG.SCALES "
@@ -115,7 +115,7 @@ class MultiScaleSemanticSegmentor(nn.Module):
             max_size = sys.maxsize if without_resize else cfg.INPUT.MAX_SIZE_TEST
         else:
             max_size = options.MAX_SIZE
-        if cfg.TEST.SLIDING_WINDOW.ENABLED:
+        if cfg.TEST.SLIDING_WINDOW.ENABLED and not isinstance(model, SlidingWindowSegmentor):
             model = SlidingWindowSegmentor(cfg, model)
         return {
             "model": model,
@@ -210,7 +210,8 @@ def build_multi_scale_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
         cfg: a config with the keys of ``add_sgr_config``. Models for semantic segmentation read
             TEST.AUG.{SCALES, MIN_SIZES, MAX_SIZE, FLIP} and TEST.SLIDING_WINDOW, detectors
             TEST.AUG.{MIN_SIZES, MAX_SIZE, FLIP}.
-        model: a trained model; its parameters are shared, not copied.
+        model: a trained model, or the :class:`SlidingWindowSegmentor` around one; its parameters
+            are shared, not copied.
 
     Returns:
         A :class:`MultiScaleSemanticSegmentor`, or of a detector Detectron2's
@@ -222,7 +223,7 @@ def build_multi_scale_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
     model = unwrapped(model)
     if isinstance(model, GeneralizedRCNN) and not isinstance(model, PanopticFPN):
         if cfg.TEST.SLIDING_WINDOW.ENABLED:
-            are_logits(model)  # says that there are no windows for detectors
+            semantic_outputs_of(model)  # an error: there are no windows for detectors
         return GeneralizedRCNNWithTTA(cfg, model)
     return MultiScaleSemanticSegmentor(cfg, model)
 

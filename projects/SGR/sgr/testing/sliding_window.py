@@ -8,11 +8,11 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from .semantic_model import (
-    are_logits,
+from ..modeling.outputs import Outputs, outputs_of, scores_only
+from .semantic_views import (
     check_semantic_output,
     resizes_masks,
-    scores_only,
+    semantic_outputs_of,
     to_output,
     unwrapped,
 )
@@ -64,12 +64,18 @@ class SlidingWindowSegmentor(nn.Module):
         self.size = tuple(size)
         self.stride = tuple(stride)
         self.semantic_output = semantic_output
-        self.postprocess_before_inference = resizes_masks(self.model)
+        inner = outputs_of(self.model)
+        self.outputs = Outputs(
+            results=("semantic",),
+            sem_seg="scores" if inner is None else inner.sem_seg,
+            resizes_masks="resizes_masks",
+        )
+        self.resizes_masks = resizes_masks(self.model)
         self.train(self.model.training)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: nn.Module) -> dict:
-        are_logits(unwrapped(model))  # an error where there are no semantic results
+        semantic_outputs_of(unwrapped(model))  # an error where there are none
         return {
             "model": model,
             "size": cfg.TEST.SLIDING_WINDOW.SIZE,

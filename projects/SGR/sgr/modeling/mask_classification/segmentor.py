@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layers.strips import Strips
+from ..outputs import RESULTS, Outputs, mask_scores
 from .criteria.set_criterion import SetCriterion
 from .inference import instance_inference, panoptic_inference, semantic_inference
 
@@ -24,10 +25,18 @@ class MaskFormerSegmentor(nn.Module):
     """Segmentation by mask classification (MaskFormer): semantic, panoptic and of instances.
 
     Attributes:
+        outputs: see :class:`~sgr.modeling.outputs.Outputs`.
         criterion_class: what is built from a config as ``criterion``.
         panoptic_within_masks: ``within_masks`` of :func:`panoptic_inference`.
     """
 
+    outputs = Outputs(
+        results=tuple(RESULTS),
+        switchable=True,
+        sem_seg="scores",
+        resizes_masks="postprocess_before_inference",
+        batch_scores=mask_scores,
+    )
     criterion_class = SetCriterion
     panoptic_within_masks = False
 

@@ -1,0 +1,48 @@
+"""Loading registered datasets, each one once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from detectron2.data import DatasetCatalog
+
+from .truth.coco_file import explain_coco_errors
+
+__all__ = ["keep_datasets", "load_dataset"]
+
+_kept: ContextVar[dict[str, Any] | None] = ContextVar("kept", default=None)
+
+
+def load_dataset(name: str) -> Any:
+    """The records of a registered dataset; the same object again inside :func:`keep_datasets`.
+
+    Some datasets fill their metadata when they are loaded: load first, then read these.
+
+    Raises:
+        KeyError: if no dataset has this name.
+        OSError, ValueError: if the dataset is missing or damaged; the message names the file.
+    """
+    kept = _kept.get()
+    if kept is not None and name in kept:
+        return kept[name]
+    with explain_coco_errors([name]):
+        records = DatasetCatalog.get(name)
+    if kept is not None:
+        kept[name] = records
+    return records
+
+
+@contextmanager
+def keep_datasets(kept: dict[str, Any]) -> Iterator[None]:
+    """Inside the ``with`` block, :func:`load_dataset` keeps what it loads in ``kept``.
+
+    The caller owns ``kept``, so the datasets live as long as the caller wants.
+    """
+    token = _kept.set(kept)
+    try:
+        yield
+    finally:
+        _kept.reset(token)
