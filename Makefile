@@ -1,5 +1,6 @@
 # make install   create .venv once and install SGR, Detectron2 and what they need (about 5 GB)
-# make test      run all tests; some of them:  make test ARGS="tests/data -x"
+# make test      run all tests, in parallel; some of them:  make test ARGS="tests/data -x"
+# make lint      check format, style, types and the layers of the package
 # make demo      train, evaluate and draw a small example
 # make clean     remove what builds and tests leave behind; .venv stays
 #
@@ -10,7 +11,7 @@ PYTHON3 ?= python3
 VENV ?= .venv
 ARGS ?=
 
-.PHONY: install test demo clean python
+.PHONY: install test lint demo clean python
 
 ifneq ($(strip $(VENV)),)
 
@@ -20,7 +21,8 @@ CONSTRAINT := --constraint constraints.txt
 install: $(VENV)/installed
 
 # The stamp says that these files, as they are now, have been installed.
-$(VENV)/installed: setup.py pyproject.toml constraints.txt tools/install_detectron2.py
+$(VENV)/installed: setup.py pyproject.toml constraints.txt tools/install_detectron2.py \
+    $(filter-out projects/SGR/%,$(wildcard projects/*/*/__init__.py))
 	@$(MAKE) --no-print-directory python
 	@$(PYTHON) -m pip --version >/dev/null 2>&1 || { \
 	  echo "== Creating $(VENV)"; $(PYTHON3) -m venv $(VENV); }
@@ -34,7 +36,7 @@ PYTHON := $(PYTHON3)
 CONSTRAINT :=
 
 install: python
-	@$(PYTHON) -c 'import detectron2, pytest, sgr' 2>/dev/null \
+	@$(PYTHON) -c 'import detectron2, mypy, pytest, sgr, xdist' 2>/dev/null \
 	  || $(MAKE) --no-print-directory active VENV=
 
 .PHONY: active
@@ -45,7 +47,7 @@ endif
 
 define INSTALL
 @echo "== Installing SGR and its requirements (a few minutes the first time)"
-$(PYTHON) -m pip install --disable-pip-version-check $(CONSTRAINT) -e '.[test]'
+$(PYTHON) -m pip install --disable-pip-version-check $(CONSTRAINT) -e '.[dev]'
 @echo "== Installing Detectron2"
 $(PYTHON) tools/install_detectron2.py $(CONSTRAINT)
 endef
@@ -55,8 +57,15 @@ python:
 	  echo "SGR needs Python 3.10 or newer; '$(PYTHON3)' is older or missing." >&2; \
 	  echo "Name another one: make PYTHON3=python3.12 ..." >&2; exit 1; }
 
+# One thread for each of the processes: more would only wait for one another.
 test: install
-	$(PYTHON) -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto $(ARGS)
+
+# The same checks as in .pre-commit-config.yaml.
+lint: install
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 
 demo: install
 	$(PYTHON) tools/quickstart.py $(ARGS)

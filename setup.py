@@ -1,21 +1,38 @@
-"""Set-up of the Python package ``sgr``, whose sources are in projects/SGR/sgr.
+"""Set-up of the packages in projects/*/: ``sgr``, and the systems that build on it.
+
+A new folder projects/NAME/PACKAGE joins without a change here: run ``make install`` again. Its
+``PACKAGE.add_PACKAGE_config`` becomes an entry point, by which ``sgr`` finds it.
 
 Detectron2 is a true dependency that cannot be listed here: PyPI does not have it under its own
 name, and an official build must fit the torch that is installed. ``make install`` sees to it, or
 ``python tools/install_detectron2.py`` after ``pip install -e .``.
 """
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
-SOURCES = "projects/SGR"
+# Package -> the folder that holds it. Each project has one package (and tests, configs, ...).
+FOLDERS = {init.parent.name: init.parts[-3] for init in Path("projects").glob("*/*/__init__.py")}
+PACKAGES = [
+    package
+    for name, project in sorted(FOLDERS.items())
+    for package in find_packages(f"projects/{project}", include=[name, f"{name}.*"])
+]
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
+TEST = ["pytest", "pytest-xdist", "torchmetrics", *EXPORT]
+DEV = ["import-linter", "mypy", "pre-commit", "ruff", *TEST]
 
 setup(
     name="sgr",
     version="0.1.0",
+    license="Apache-2.0",
     description="Semantically-aware Global Reasoning for segmentation, a Detectron2 project",
-    packages=find_packages(SOURCES, include=["sgr", "sgr.*"]),
-    package_dir={"sgr": SOURCES + "/sgr"},
+    packages=PACKAGES,
+    package_dir={name: f"projects/{project}/{name}" for name, project in FOLDERS.items()},
+    entry_points={
+        "sgr.projects": [f"{name} = {name}:add_{name}_config" for name in FOLDERS if name != "sgr"]
+    },
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.4",
@@ -37,5 +54,5 @@ setup(
         "tensorboard",
         "tqdm",
     ],
-    extras_require={"export": EXPORT, "test": ["pytest", "pytest-xdist", "torchmetrics", *EXPORT]},
+    extras_require={"export": EXPORT, "test": TEST, "dev": DEV},
 )

@@ -6,6 +6,8 @@ import argparse
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +21,11 @@ from detectron2.utils.logger import setup_logger
 from ..config import add_sgr_config
 from ..data.datasets.descriptions import add_described_datasets
 from ..modeling.layers.checks import check_num_classes
+
+# Installed packages join by an entry point of this group: a function that adds their keys to a
+# config. Its import registers their parts (backbones, heads, losses, ...).
+PROJECTS_GROUP = "sgr.projects"
+CHECKOUT = Path(__file__).resolve().parents[4]  # with projects/, where it is one
 
 __all__ = [
     "add_safety_flags",
@@ -70,6 +77,8 @@ def load_config(
 ) -> CfgNode:
     """Merge the defaults, the config files and the options of a command line.
 
+    It imports the installed projects, the entry points of the group "sgr.projects", and adds their
+    keys to the defaults.
     It registers the datasets that DATASETS.FILES describes. It replaces 0 for
     MODEL.SEM_SEG_HEAD.NUM_CLASSES by the number of classes of the datasets: see
     :func:`add_described_datasets`.
@@ -87,13 +96,17 @@ def load_config(
         ValueError: if a file has tags that are not allowed or is a base of itself, or if ``opts``
             contains a flag; see also :func:`add_described_datasets`.
         KeyError: for a key that does not exist.
+        ImportError: if an installed project cannot be imported, or a file belongs to a project in
+            this checkout that is not installed.
     """
     cfg = get_cfg()
     for add_config in add_configs:
         add_config(cfg)
     add_sgr_config(cfg)
+    projects = _add_projects(cfg)
     for file in [config_file] if isinstance(config_file, str) else config_file:
         if file:
+            _check_installed(file, projects)
             _merge_file(cfg, file, allow_unsafe)
     opts = opts or []
     for key in opts[::2]:
@@ -102,6 +115,33 @@ def load_config(
     cfg.merge_from_list(opts)
     add_described_datasets(cfg)
     return cfg
+
+
+def _add_projects(cfg: CfgNode) -> set[str]:
+    """Add the keys of all installed projects to ``cfg``, and return the projects' names."""
+    projects = sorted(entry_points(group=PROJECTS_GROUP))
+    for project in projects:
+        try:
+            add_config = project.load()
+        except Exception as error:
+            raise ImportError(
+                f"the installed project {project.name!r} ({project.value}) cannot be imported: "
+                f"{type(error).__name__}: {error}; mend it or uninstall it"
+            ) from error
+        add_config(cfg)
+    return {project.name for project in projects}
+
+
+def _check_installed(config_file: str, projects: set[str]) -> None:
+    """Ask for an installation where a config is of a project that came after the last one."""
+    for folder in Path(config_file).resolve().parents:
+        if folder.parent == CHECKOUT / "projects":
+            names = {path.parent.name for path in folder.glob("*/__init__.py")} - {"sgr"}
+            if names - projects:
+                raise ImportError(
+                    f"{config_file!r} needs the project {', '.join(sorted(names - projects))}, "
+                    "which is not installed yet: run 'make install', or 'pip install -e .'"
+                )
 
 
 def _merge_file(cfg: CfgNode, file: str, allow_unsafe: bool) -> None:
