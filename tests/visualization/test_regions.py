@@ -1,17 +1,7 @@
 import numpy as np
 import pytest
 
-from sgr.visualization import most_used_regions, upsample_region, upsample_regions
-
-
-def test_sure_regions_come_before_faint_and_tiny_ones():
-    faint = np.full((4, 4), 0.1)
-    tiny, sure = np.zeros((4, 4)), np.zeros((4, 4))
-    tiny[0, 0] = 0.9
-    sure[:2, :2] = 0.9
-    regions = np.stack([faint, tiny, sure])
-    assert most_used_regions(regions, 2).tolist() == [2, 1]
-    assert sorted(most_used_regions(regions, 9).tolist()) == [0, 1, 2]
+from sgr.visualization import upsample_region, upsample_regions
 
 
 @pytest.mark.parametrize("size", [(20, 28), (40, 56), (11, 17)])

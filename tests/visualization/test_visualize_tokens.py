@@ -12,7 +12,9 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from PIL import Image
 
 from sgr.engine import load_config
+from sgr.inspection.image import Inspector
 from sgr.modeling.reasoning.concept_regions import ConceptRegions
+from sgr.visualization import distinct_colors
 
 TOOL = Path(__file__).parents[2] / "tools" / "visualize_tokens.py"
 
@@ -74,20 +76,16 @@ def panoptic(dataset, scene, tmp_path):
     return dataset
 
 
-def test_panoptic_records(panoptic, tmp_path):
+def test_panoptic_records(panoptic):
     """Names and ground truth are those of the segments, whose categories count over all classes."""
     (record,) = DatasetCatalog.get(panoptic)
     seen = {}
-    tool = runpy.run_path(str(TOOL))
-    draw = tool["draw"]
+    draw = runpy.run_path(str(TOOL))["draw"]
     for name in ("draw_panel", "draw_token_histograms"):
         draw.__globals__[name] = lambda *args, **options: seen.update(options)
-    image = torch.zeros(3, 60, 80)
-    with torch.no_grad():
-        output = RandomTokens(None)([{"image": image, "height": 60, "width": 80}])[0]
-    args = tool["parse_args"](["--config-file", "x.yaml"])
-    metadata = MetadataCatalog.get(panoptic)
-    draw(load_config(""), metadata, record, {"image": image}, output, args)
+    cfg = load_config("", ["INPUT.MIN_SIZE_TEST", "60"])
+    inspector = Inspector(RandomTokens(None), cfg, MetadataCatalog.get(panoptic))
+    draw(inspector(record), inspector.class_names, distinct_colors(3), 8, 3)
     assert seen["class_names"] == ["sky", "road", "car"]
     assert seen["instance_names"] == ["car 1", "car 2"]
     assert np.unique(seen["ground_truth"]).tolist() == [-1, 0, 1, 2]

@@ -5,21 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from detectron2.data.catalog import Metadata
 from detectron2.structures import BitMasks, Instances
 from detectron2.utils.video_visualizer import VideoVisualizer
 from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
-from ..evaluation import label_histograms
+from ..inspection import inspect_tokens
 from ..modeling.outputs import predicted_labels, regions_of
-from ..visualization import (
-    draw_regions_beside,
-    most_used_regions,
-    region_tile_size,
-    upsample_regions,
-)
+from ..visualization import draw_regions_beside, region_tile_size, upsample_regions
 
 __all__ = ["choose_concepts", "draw_output", "draw_output_regions"]
 
@@ -78,7 +72,8 @@ def choose_concepts(output: dict[str, Any], count: int) -> np.ndarray:
     Raises:
         ValueError: if the output has no ``concept_regions``.
     """
-    return most_used_regions(regions_of(output).probabilities[0].cpu().numpy(), count)
+    regions = regions_of(output)
+    return inspect_tokens(regions).most_used(count)
 
 
 def draw_output_regions(
@@ -107,28 +102,19 @@ def draw_output_regions(
     Raises:
         ValueError: if the output has no ``concept_regions``.
     """
-    regions = regions_of(output)
-    probabilities = regions.probabilities[0, torch.as_tensor(concepts)].cpu()
-    shown = upsample_regions(
-        probabilities.numpy(), regions.stride, input_size, region_tile_size(image.shape[:2])
-    )
-    notes = [f"peak {peak:.2f}" for peak in probabilities.flatten(1).amax(dim=1).tolist()]
-    named = _class_map(output, metadata)
-    if named is not None:
+    labels = names = None
+    if (named := _class_map(output, metadata)) is not None:
         labels, names = named
-        shares, present, _ = label_histograms(
-            probabilities,
-            labels,
-            regions.stride,
-            input_size=input_size,
-            ignore_label=len(names),
-        )
-        if len(present):
-            best, bins = shares.max(dim=1)
-            notes = [
-                f"{names[label]} {100 * share:.0f} %"
-                for share, label in zip(best.tolist(), present[bins].tolist())
-            ]
+    tokens = inspect_tokens(regions_of(output), input_size, labels=labels)
+    shown = upsample_regions(
+        tokens.probabilities[concepts], tokens.stride, input_size, region_tile_size(image.shape[:2])
+    )
+    if names and len(tokens.classes.labels):
+        shares = tokens.classes.values[concepts]
+        best = tokens.classes.labels[shares.argmax(axis=1)]
+        notes = [f"{names[label]} {100 * row.max():.0f} %" for label, row in zip(best, shares)]
+    else:
+        notes = [f"peak {peak:.2f}" for peak in tokens.peak[concepts]]
     titles = [f"concept {concept}: {note}" for concept, note in zip(concepts, notes)]
     return draw_regions_beside(picture, image, shown, titles)
 
@@ -154,20 +140,20 @@ def _known_labels(sem_seg: Tensor, num_classes: int) -> Tensor:
     return labels.where((labels >= 0) & (labels < num_classes), num_classes)
 
 
-def _class_map(output: dict[str, Any], metadata: Metadata) -> tuple[Tensor, list[str]] | None:
-    """(H, W) labels on the CPU and their N names, N for none; None of instances."""
+def _class_map(output: dict[str, Any], metadata: Metadata) -> tuple[np.ndarray, list[str]] | None:
+    """(H, W) labels, -1 where there is none, and their names; None for instances."""
     if "panoptic_seg" in output:
         ids, segments = output["panoptic_seg"]
-        ids = ids.cpu()
+        ids = ids.cpu().numpy()
         # Things may be numbered apart from stuff: here they come after it.
         first_thing = len(metadata.stuff_classes)
-        names = [*metadata.stuff_classes, *metadata.thing_classes]
-        labels = torch.full_like(ids, len(names))
+        labels = np.full_like(ids, -1)
         for segment in segments:
             label = segment["category_id"] + (first_thing if segment["isthing"] else 0)
             labels[ids == segment["id"]] = label
-        return labels, names
+        return labels, [*metadata.stuff_classes, *metadata.thing_classes]
     if "instances" in output or "sem_seg" not in output:
         return None
     names = list(metadata.stuff_classes)
-    return _known_labels(output["sem_seg"], len(names)), names
+    labels = _known_labels(output["sem_seg"], len(names)).numpy()
+    return np.where(labels < len(names), labels, -1), names

@@ -10,7 +10,7 @@ from .metric_names import higher_is_better, metric_title
 from .overlays import color_labels, overlay_heat, overlay_labels
 from .panel import draw_panel
 from .region_tiles import draw_regions_beside, region_tile_size
-from .regions import most_used_regions, upsample_region, upsample_regions
+from .regions import upsample_region, upsample_regions
 from .segments import draw_segments, number_names
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "draw_training_curves",
     "higher_is_better",
     "metric_title",
-    "most_used_regions",
     "number_names",
     "overlay_heat",
     "overlay_labels",

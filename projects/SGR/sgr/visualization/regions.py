@@ -1,28 +1,11 @@
-"""Concept regions at the image's size, and which of them to show."""
+"""Concept regions at the image's size."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
-__all__ = ["most_used_regions", "upsample_region", "upsample_regions"]
-
-
-def most_used_regions(probabilities: np.ndarray, count: int) -> np.ndarray:
-    """The regions that carry most of an image's features, the most used first.
-
-    Ranked by mass times peak: mass alone would prefer regions that are faint everywhere to small
-    ones that are sure.
-
-    Args:
-        probabilities: (K, h, w) in [0, 1].
-        count: how many; fewer come back if there are fewer.
-
-    Returns:
-        (min(count, K),) indices.
-    """
-    cells = probabilities.reshape(len(probabilities), -1)
-    return np.argsort(-cells.sum(axis=1) * cells.max(axis=1), kind="stable")[:count]
+__all__ = ["upsample_region", "upsample_regions"]
 
 
 def upsample_region(

@@ -1,0 +1,139 @@
+"""A model's tokens in the images of a dataset, beside the ground truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data.catalog import Metadata
+from torch import nn
+
+from ..data.components import ComponentMap, connected_components
+from ..data.mappers.build import FileNamingMapper
+from ..data.truth.image_files import read_image
+from ..data.truth.records import has_classes, has_instances, read_class_map, read_instance_map
+from ..modeling.outputs import REGIONS, predicted_labels, regions_of
+from ..modeling.supervision.matcher import ConceptMatcher
+from .tokens import Tokens, inspect_tokens
+
+__all__ = ["InspectedImage", "Inspector"]
+
+
+@dataclass(frozen=True)
+class InspectedImage:
+    """An image, its ground truth, its prediction and its tokens. What is not known is None.
+
+    Attributes:
+        image: (H, W, 3) uint8, RGB.
+        input_size: (height, width) of the network's input, without padding.
+        tokens: of the reasoning module.
+        queries: of a mask classifier.
+        labels: (H, W) int32, the class of each pixel, -1 for none.
+        components: the connected components of the labels.
+        instance_names: the class of each instance in ``tokens.instances.labels``.
+        prediction: (H, W) integers, the predicted class of each pixel.
+    """
+
+    image: np.ndarray
+    input_size: tuple[int, int]
+    tokens: Tokens
+    queries: Tokens | None
+    labels: np.ndarray | None
+    components: ComponentMap | None
+    instance_names: list[str] | None
+    prediction: np.ndarray | None
+
+
+class Inspector:
+    """Runs a model on records of a dataset and inspects its tokens there.
+
+    The model sees whole images, whatever TEST.CENTER_CROP_SIZE says.
+
+    Args:
+        model: in evaluation mode, with tokens, of the config.
+        cfg: its config, which says how images are resized, and how components are made and matched.
+        metadata: of the dataset.
+
+    Attributes:
+        class_names: of the ground truth; empty if the dataset has none.
+    """
+
+    def __init__(self, model: nn.Module, cfg: CfgNode, metadata: Metadata):
+        self.class_names = list(
+            metadata.get("stuff_classes") or metadata.get("thing_classes") or []
+        )
+        self._model = model
+        self._mapper = FileNamingMapper(cfg, is_train=False)
+        self._metadata = metadata
+        supervision = cfg.MODEL.SGR.SUPERVISION
+        self._matcher = ConceptMatcher(
+            max_active=supervision.MAX_ACTIVE,
+            focal_weight=supervision.FOCAL_WEIGHT,
+            dice_weight=supervision.DICE_WEIGHT,
+            focal_alpha=supervision.FOCAL_ALPHA,
+            focal_gamma=supervision.FOCAL_GAMMA,
+        )
+        self._component_options = {
+            "ignore_label": -1,
+            "min_area_ratio": cfg.INPUT.COMPONENTS.MIN_AREA_RATIO,
+            "kernel_size": cfg.INPUT.COMPONENTS.KERNEL_SIZE,
+            "max_components": supervision.MAX_ACTIVE,
+        }
+
+    def __call__(self, record: dict) -> InspectedImage:
+        """
+        Args:
+            record: in Detectron2's standard dataset format.
+
+        Raises:
+            FileNotFoundError, OSError: if a file of the record is missing or damaged.
+            ValueError: if the model puts out no regions, or the ground truth does not fit the
+                dataset's classes or the image.
+        """
+        image = read_image(record["file_name"], "RGB")
+        labels = components = instances = instance_names = None
+        if self.class_names and has_classes(record):
+            labels = read_class_map(
+                record,
+                num_classes=len(self.class_names),
+                ignore_label=self._metadata.get("ignore_label", 255),
+            )
+            components = connected_components(labels, **self._component_options)
+        if has_instances(record):
+            thing_ids = self._metadata.get("thing_dataset_id_to_contiguous_id", {}).values()
+            instances = read_instance_map(record, image.shape[:2], set(thing_ids))
+
+        input_ = self._mapper(record)
+        input_size = tuple(input_["image"].shape[-2:])
+        with torch.inference_mode():
+            output = self._model([input_])[0]
+
+        def inspect(key: str) -> Tokens:
+            return inspect_tokens(
+                regions_of(output, key),
+                input_size,
+                labels=labels,
+                instances=instances,
+                components=components,
+                matcher=self._matcher,
+            )
+
+        tokens = inspect(REGIONS["tokens"])
+        queries = inspect(REGIONS["queries"]) if REGIONS["queries"] in output else None
+        if instances is not None:
+            instance_names = self._instance_names(record, tokens.instances.labels)
+        prediction = None
+        if "sem_seg" in output:
+            prediction = predicted_labels(output["sem_seg"]).cpu().numpy()
+        return InspectedImage(
+            image, input_size, tokens, queries, labels, components, instance_names, prediction
+        )
+
+    def _instance_names(self, record: dict, indices: np.ndarray) -> list[str]:
+        # The categories of annotations count over the things, those of segments over all classes.
+        key, names = "segments_info", self.class_names
+        if "annotations" in record:
+            key, names = "annotations", self._metadata.get("thing_classes") or names
+        return [names[record[key][index]["category_id"]] for index in indices]
