@@ -34,6 +34,12 @@ def test_a_config_stays_as_it_was(weights, tmp_path):
     assert cfg.MODEL.WEIGHTS == str(weights) and not given.is_frozen()
 
 
+def test_several_files():
+    """The later one overrides the earlier one, as ``--with`` does."""
+    files = [str(CONFIG), str(CONFIG.parents[1] / "mixins" / "glore.yaml")]
+    assert sgr.load_model(files, "", *tiny_options())[1].MODEL.SGR.NAME == "GloRe"
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_the_model_is_on_the_cpu(weights, tmp_path):
     cfg = tiny_config(tmp_path, MODEL__DEVICE="cuda", MODEL__RESNETS__NORM="SyncBN")

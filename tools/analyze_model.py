@@ -30,6 +30,7 @@ from fvcore.nn.jit_handles import get_shape
 from tabulate import tabulate
 from torch import Tensor, nn
 
+from sgr.engine.setup import add_mixins_flag
 from sgr.load import load_model
 from sgr.modeling.mask_classification import MaskedAttentionPredictor, TransformerPredictor
 from sgr.modeling.reasoning import ReasoningModule
@@ -183,6 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config-file", help="the model's YAML file")
     what.add_argument("--table-a", action="store_true", help="all models of the paper's Table a")
+    add_mixins_flag(parser)
     parser.add_argument("--size", type=int, default=512, help="side of the square image, pixels")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config overrides: KEY VALUE ...")
@@ -190,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def cost_of(config_file: str) -> ModelCost:
         # The counts do not depend on the device, and every machine has this one.
-        model, _ = load_model(config_file, "", *args.opts, "MODEL.DEVICE", "cpu")
+        model, _ = load_model([config_file, *args.mixins], "", *args.opts, "MODEL.DEVICE", "cpu")
         return analyze(model, args.size)
 
     if args.table_a:

@@ -154,7 +154,7 @@ def plan(args: argparse.Namespace) -> tuple[list[tuple[Path, Path]], dict[str, s
 def load_predictor(args: argparse.Namespace) -> BatchPredictor:
     threshold = str(args.confidence_threshold)
     model, cfg = load_model(
-        args.config_file,
+        [args.config_file, *args.mixins],
         args.weights,
         # Masks of what is not shown are not made; with "labels", nor are scores.
         *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", threshold),

@@ -56,7 +56,7 @@ def load(args: argparse.Namespace) -> nn.Module:
     """The model, on the CPU unless an option says more; without weights, a random one."""
     opts = ["MODEL.DEVICE", "cpu", *args.opts, "TEST.TOKENS.ENABLED", "False"]
     opts += ["MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT", "scores"]  # to compare with
-    cfg = load_config(args.config_file, opts, allow_unsafe=args.allow_unsafe_yaml)
+    cfg = load_config([args.config_file, *args.mixins], opts, allow_unsafe=args.allow_unsafe_yaml)
     weights = args.weights or cfg.MODEL.WEIGHTS
     if not weights:
         print("no weights are given (--weights): exporting random ones")

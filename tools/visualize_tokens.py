@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
     setup_logger(name="sgr")
     model, cfg = load_model(
-        args.config_file,
+        [args.config_file, *args.mixins],
         args.weights,
         *args.opts,
         *("TEST.TOKENS.ENABLED", "True"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from os import PathLike, fspath
 from typing import Any
 
@@ -11,14 +12,14 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from .checkpoints.checkpointer import SafeCheckpointer
-from .engine.setup import add_safety_flags, fit_to_machine, load_config
+from .engine.setup import add_mixins_flag, add_safety_flags, fit_to_machine, load_config
 from .modeling.layers.checks import check_num_classes
 
 __all__ = ["add_model_arguments", "load_model"]
 
 
 def load_model(
-    config: str | PathLike | CfgNode,
+    config: str | PathLike | Sequence[str] | CfgNode,
     weights: str | PathLike | None = None,
     *options: Any,
     allow_pickle: bool = False,
@@ -30,7 +31,8 @@ def load_model(
         outputs = model([{"image": image}])  # (3, H, W) in the order of cfg.INPUT.FORMAT
 
     Args:
-        config: a YAML file, or a config, which stays unchanged.
+        config: a YAML file, or several of which the later ones override the earlier ones, or a
+            config, which stays unchanged.
         weights: a checkpoint; None takes the config's MODEL.WEIGHTS, and "" leaves the parameters
             at their random values.
         options: key, value, key, value...: changes of the config.
@@ -54,7 +56,8 @@ def load_model(
         cfg.defrost()
         cfg.merge_from_list(list(options))
     else:
-        cfg = load_config(fspath(config), list(options), allow_unsafe=allow_unsafe_yaml)
+        files = fspath(config) if isinstance(config, PathLike) else config
+        cfg = load_config(files, list(options), allow_unsafe=allow_unsafe_yaml)
     if weights is not None:
         cfg.MODEL.WEIGHTS = fspath(weights)
     elif not cfg.MODEL.WEIGHTS:
@@ -71,10 +74,11 @@ def load_model(
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that name a trained model; call it after all other arguments.
 
-    These are ``--config-file``, ``--weights``, ``--allow-pickle``, ``--allow-unsafe-yaml``, and
-    KEY VALUE pairs (``opts``) at the end of the command line.
+    These are ``--config-file``, ``--with``, ``--weights``, ``--allow-pickle``,
+    ``--allow-unsafe-yaml``, and KEY VALUE pairs (``opts``) at the end of the command line.
     """
     parser.add_argument("--config-file", required=True, metavar="FILE")
+    add_mixins_flag(parser)
     parser.add_argument("--weights", metavar="FILE", help="default: the config's MODEL.WEIGHTS")
     add_safety_flags(parser)
     parser.add_argument(

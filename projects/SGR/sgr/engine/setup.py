@@ -28,6 +28,7 @@ PROJECTS_GROUP = "sgr.projects"
 CHECKOUT = Path(__file__).resolve().parents[4]  # with projects/, where it is one
 
 __all__ = [
+    "add_mixins_flag",
     "add_safety_flags",
     "argument_parser",
     "fit_to_machine",
@@ -40,6 +41,13 @@ __all__ = [
 def argument_parser() -> argparse.ArgumentParser:
     """Detectron2's arguments, ``--with``, and two flags that let a stranger's file run code."""
     parser = default_argument_parser()
+    add_mixins_flag(parser)
+    add_safety_flags(parser)
+    return parser
+
+
+def add_mixins_flag(parser: argparse.ArgumentParser) -> None:
+    """Add ``--with FILE``, which may be given several times; the files are in ``mixins``."""
     parser.add_argument(
         "--with",
         dest="mixins",
@@ -49,8 +57,6 @@ def argument_parser() -> argparse.ArgumentParser:
         help="a config to merge over --config-file, such as configs/mixins/sgr.yaml; may be given "
         "several times",
     )
-    add_safety_flags(parser)
-    return parser
 
 
 def add_safety_flags(parser: argparse.ArgumentParser) -> None:

@@ -13,6 +13,7 @@ from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from torch import nn
 
+from ..modeling.outputs import outputs_of
 from ..modeling.recording import has_regions
 from ..modeling.supervision.meta_arch import WAYS_TO_REGIONS
 from ..testing import SlidingWindowSegmentor, build_multi_scale_model
@@ -67,8 +68,9 @@ class BatchPredictor:
         self._resize = T.AugmentationList(
             detection_utils.build_augmentation(resize, is_train=False)
         )
+        outputs = outputs_of(model)
         self.metadata = output_metadata(
-            dataset_metadata(cfg), _num_classes(cfg), _num_joint_classes(model)
+            dataset_metadata(cfg), _num_classes(cfg), outputs and outputs.num_classes(model)
         )
 
     def prepare(self, image: np.ndarray) -> dict[str, Any]:
@@ -131,10 +133,3 @@ def _num_classes(cfg: CfgNode) -> int:
     """No part of the model has more."""
     parts = (part for part in cfg.MODEL.values() if isinstance(part, CfgNode))
     return max(part.NUM_CLASSES for part in parts if "NUM_CLASSES" in part)
-
-
-def _num_joint_classes(model: nn.Module) -> int | None:
-    """The classes of a model that numbers things and stuff together, None of detectors."""
-    if hasattr(model, "roi_heads"):
-        return None
-    return getattr(getattr(model, "sem_seg_head", None), "num_classes", None)
