@@ -31,7 +31,7 @@ from detectron2.utils import comm
 
 from ..checkpoints.checkpointer import SafeCheckpointer
 from ..data.loading import load_dataset
-from ..data.mappers import PanopticConceptMapper, SemanticConceptMapper, build_mapper
+from ..data.mappers import build_mapper
 from ..data.truth.coco_file import explain_coco_errors
 from ..evaluation import build_evaluator
 from ..modeling.reasoning import ReasoningModule
@@ -52,16 +52,18 @@ class Trainer(DefaultTrainer):
         cfg: a frozen config, as :func:`setup_config` makes it.
         allow_pickle: see :class:`~sgr.checkpoints.checkpointer.SafeCheckpointer`.
 
+    Attributes:
+        tests: the tests that the config asks for, planned before the training begins; see
+            :func:`~sgr.testing.plan_tests`.
+
     Raises:
-        ValueError: see :meth:`build_model` and :meth:`build_train_loader`; if TEST.AUG or
-            TEST.SLIDING_WINDOW is enabled and no dataset can serve to measure what they give; or if
-            with TEST.CENTER_CROP_SIZE a result is to be measured that needs whole images.
-        OSError, ValueError: a dataset of one's own (docs/your_data.md) in DATASETS.TEST cannot be
-            loaded.
+        ValueError: see :meth:`build_model`, :meth:`build_train_loader` and
+            :func:`~sgr.testing.plan_tests`.
+        KeyError, OSError, ValueError: if a dataset is unknown or cannot be loaded.
     """
 
     def __init__(self, cfg: CfgNode, *, allow_pickle: bool = False):
-        # Past DefaultTrainer's own, which leaves no choice of inner trainer and checkpointer.
+        # DefaultTrainer.__init__ is skipped: it fixes the inner trainer and the checkpointer.
         super(DefaultTrainer, self).__init__()
         self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
@@ -85,8 +87,8 @@ class Trainer(DefaultTrainer):
         # Before the writer, so that what it logs is written in the same iteration.
         self.register_hooks([ConceptMonitor(epoch), *self.build_hooks()])
 
-    # Detectron2 v0.6 forgets the state of the inner trainer, and with it the optimizer's moments;
-    # later versions keep it under this key.
+    # Detectron2 v0.6 does not save the state of the inner trainer, which has the optimizer's
+    # moments. Later versions save it under this key.
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
 
@@ -97,11 +99,11 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
-        """Detectron2's, with a look at what would only show much later.
+        """Build the model, and check that it can do what the config asks of its tokens.
 
         Raises:
-            ValueError: if the config asks for concept losses, token metrics, multi-scale testing
-                or sliding windows of a model that knows none.
+            ValueError: if the config asks for concept losses or token metrics, and the model has
+                no tokens or does not put them out.
         """
         model = super().build_model(cfg)
         supervised = cfg.MODEL.SGR.SUPERVISION.WEIGHT > 0 and any(
@@ -123,23 +125,23 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
-        """The loader of DATASETS.TRAIN with the mapper INPUT.DATASET_MAPPER_NAME.
+        """Build the loader of DATASETS.TRAIN with the mapper INPUT.DATASET_MAPPER_NAME.
 
         Its attribute ``num_images`` is the number of images in an epoch.
 
         Raises:
-            ValueError: if there is no dataset, no image is left of instance data, or annotations
-                have faults; see :func:`build_mapper` for others.
+            ValueError: if DATASETS.TRAIN is empty, no image has an instance, or annotations have
+                faults; see also :func:`build_mapper`.
         """
         if not cfg.DATASETS.TRAIN:
             raise ValueError("DATASETS.TRAIN names no dataset to train on")
-        # The data first: some fill the metadata, which mappers read, as they are loaded.
+        # The data first: some datasets fill their metadata, which mappers read, when loaded.
         with explain_coco_errors(cfg.DATASETS.TRAIN):
             dataset = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
         mapper = build_mapper(cfg)
-        # An image without instances has labels all the same.
-        labelled = isinstance(mapper, (SemanticConceptMapper, PanopticConceptMapper))
-        if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and not labelled:
+        # A mapper of label maps or segments learns from images without instances, too.
+        needs_instances = getattr(mapper, "truth_key", "annotations") == "annotations"
+        if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and needs_instances:
             dataset = _without_empty(dataset, cfg.DATASETS.TRAIN)
         if hasattr(mapper, "check_records") and isinstance(dataset, list):
             mapper.check_records(dataset)
@@ -149,9 +151,9 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        """Detectron2's loader of a dataset for testing, whose errors name the file or record.
+        """Build Detectron2's loader for testing; its errors name the file or record.
 
-        With TEST.CENTER_CROP_SIZE of a square of each image, see :func:`build_mapper`.
+        TEST.CENTER_CROP_SIZE cuts a square out of each image, see :func:`build_mapper`.
         """
         mapper = build_mapper(cfg, is_train=False)
         if cfg.MODEL.LOAD_PROPOSALS:
@@ -167,10 +169,10 @@ class Trainer(DefaultTrainer):
         return build_evaluator(cfg, dataset_name, output_folder)
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Detectron2's, but the evaluations are those of :attr:`tests`.
+        """Build Detectron2's hooks, with evaluations that carry out :attr:`tests`.
 
-        The plain test runs every TEST.EVAL_PERIOD iterations and at the end, the multi-scale test
-        of TEST.AUG at the end only.
+        The plain test runs every TEST.EVAL_PERIOD iterations and at the end. The multi-scale test
+        of TEST.AUG runs at the end only.
         """
         plain, *others = self.tests
         built: list[HookBase | None] = []
@@ -232,8 +234,8 @@ class Trainer(DefaultTrainer):
 
 
 def _without_empty(dataset: Any, names: Iterable[str]) -> Any:
-    """Records without those that have no instance but crowds; other data as they are."""
-    # Detectron2 does not filter datasets that are no lists of records either.
+    """Drop the records without an instance that is not a crowd; leave data of other kinds."""
+    # As in Detectron2, a dataset that is no list of records is not filtered.
     if not isinstance(dataset, list) or "annotations" not in dataset[0]:
         return dataset
     dataset = filter_images_with_only_crowd_annotations(dataset)
@@ -250,13 +252,13 @@ def evaluate(
 ) -> OrderedDict[str, Any]:
     """Evaluate MODEL.WEIGHTS, or with ``resume`` the last checkpoint of OUTPUT_DIR.
 
-    Where TEST.AUG is enabled, a multi-scale test follows: see :meth:`Trainer.test_with_TTA`.
+    Returns:
+        The results of all tests that the config asks for, see :func:`~sgr.testing.plan_tests`.
 
     Raises:
-        ValueError: if there is neither, or no dataset in DATASETS.TEST; if TEST.AUG or
-            TEST.SLIDING_WINDOW is enabled and no dataset can serve to measure what they give; or if
-            with TEST.CENTER_CROP_SIZE a result is to be measured that needs whole images.
-        OSError, ValueError: a dataset of one's own (docs/your_data.md) cannot be loaded.
+        ValueError: if there are no weights, or DATASETS.TEST is empty; see also
+            :meth:`Trainer.build_model` and :func:`~sgr.testing.plan_tests`.
+        KeyError, OSError, ValueError: if a dataset is unknown or cannot be loaded.
     """
     if not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST names no dataset to evaluate on")
@@ -276,7 +278,7 @@ def evaluate(
 
 
 def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> OrderedDict[str, Any]:
-    """What the command line asks for, in this process.
+    """Train or evaluate in this process, as the command line says.
 
     Args:
         cfg: of :func:`setup_config`.
@@ -295,5 +297,5 @@ def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> OrderedDict[str
     trainer = Trainer(cfg, allow_pickle=args.allow_pickle)
     trainer.resume_or_load(resume=args.resume)
     trainer.train()
-    # Detectron2's train() returns them only where the config has TEST.EXPECTED_RESULTS.
+    # Detectron2's train() returns results only if the config has TEST.EXPECTED_RESULTS.
     return trainer._last_eval_results

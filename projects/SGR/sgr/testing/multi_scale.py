@@ -28,20 +28,20 @@ __all__ = ["MultiScaleSemanticSegmentor", "build_multi_scale_model", "describe_v
 
 
 class MultiScaleSemanticSegmentor(nn.Module):
-    """The mean of a model's segmentations of an image at several scales, also flipped.
+    """The mean of a model's segmentations of an image at several scales, with and without flip.
 
-    The semantic counterpart of Detectron2's ``GeneralizedRCNNWithTTA`` (SGR paper, Sec. 5.2 and
-    A.1). What is averaged, at the size of the result:
+    This is the semantic counterpart of Detectron2's ``GeneralizedRCNNWithTTA`` (SGR paper, Sec. 5.2
+    and A.1). The mean is taken at the size of the result:
 
-    * of per-pixel models, which put out logits, their softmax (the public code takes the mean of
-      the logits);
-    * of mask classifiers their scores as they are, the sums over the queries of p(class) * p(pixel
-      in mask), as the public code does. They are not normalised: a scale at which no query is sure
-      of a pixel counts for less there.
+    * Of a per-pixel model, which puts out logits, the softmax is averaged. The public code averages
+      the logits.
+    * Of a mask classifier, the scores are averaged as they are. A score is the sum over the queries
+      of p(class) * p(pixel in mask), as in the public code. Scores are not normalised, so a scale
+      at which no query is sure of a pixel counts for less there.
 
-    One (C, H, W) map is summed up, strip by strip, whatever the number of scales; beside it there
-    is what the model needs for one pass. The time is that of the passes: six scales from 0.5 to
-    1.75 with flip cost as much as 17 passes at scale 1.
+    Memory: one (C, H, W) sum, whatever the number of scales, and what the model needs for one pass.
+    Time: that of the passes. Six scales from 0.5 to 1.75 with flip cost as much as 17 passes at
+    scale 1.
     """
 
     @configurable
@@ -61,18 +61,19 @@ class MultiScaleSemanticSegmentor(nn.Module):
         """
         Args:
             model: of Detectron2's interface, with ``sem_seg`` (C, H, W) in its outputs.
-            logits: whether that are logits, to be turned into probabilities by a softmax.
-            scales: relative to an image whose shortest side is ``min_size``, but whose longest is
-                at most ``max_size``; with a ``min_size`` of 0 relative to the image as it comes.
-            min_sizes: in place of ``scales``, lengths of the shortest side, pixels, where the
-                longest is at most ``max_size``, as in Detectron2.
-            flip: look at each scale also from left to right.
-            semantic_output: what "sem_seg" is: "scores" (C, H, W), or "labels" (H, W), their best
-                class.
-            input_format: channels of images that are read here, "RGB" or "BGR".
+            logits: whether ``sem_seg`` are logits, which a softmax turns into probabilities.
+            scales: relative to an image whose shortest side is ``min_size`` and whose longest side
+                is at most ``max_size``. If ``min_size`` is 0, relative to the image as it comes.
+            min_sizes: in place of ``scales``, lengths of the shortest side in pixels, as in
+                Detectron2; the longest side is at most ``max_size``.
+            flip: add the mirrored image at each scale.
+            semantic_output: form of the result in "sem_seg": "scores" (C, H, W), or "labels"
+                (H, W), the best class of each pixel.
+            input_format: order of the channels of images that this module reads, "RGB" or "BGR".
 
         Raises:
-            ValueError: if not either ``scales`` or ``min_sizes`` are given, or one is not positive.
+            ValueError: if both or neither of ``scales`` and ``min_sizes`` are given, or one of them
+                is not positive.
         """
         super().__init__()
         check_semantic_output(semantic_output)
@@ -135,19 +136,19 @@ class MultiScaleSemanticSegmentor(nn.Module):
         Args:
             batched_inputs: per image a dict of
 
-                * ``image``: (3, h, w), of which the scales are made, on the CPU. Best not resized
-                  before: what that lost is lost at the larger scales, too;
-                * ``file_name``: read where there is no ``image``;
-                * ``height``, ``width`` (optional): size of the result, by default the image's.
+                * ``image``: (3, h, w) on the CPU, of which the scales are made. It should not be
+                  resized before, since the larger scales cannot bring lost detail back;
+                * ``file_name``: a file to read if there is no ``image``;
+                * ``height``, ``width`` (optional): size of the result; default: that of the image.
 
         Returns:
-            Per image a dict of ``sem_seg``, (C, height, width) or (height, width), see
+            For each image a dict of ``sem_seg``, (C, height, width) or (height, width), see
             ``semantic_output``.
 
         Raises:
             RuntimeError: in training mode.
-            ValueError: an image has neither ``image`` nor ``file_name``.
-            FileNotFoundError, OSError: a file is missing or damaged; the message names it.
+            ValueError: if an input has neither ``image`` nor ``file_name``.
+            FileNotFoundError, OSError: if a file is missing or damaged; the message names it.
         """
         with scores_only(self.model):
             return [{"sem_seg": self._segment(inputs)} for inputs in batched_inputs]
@@ -181,7 +182,7 @@ class MultiScaleSemanticSegmentor(nn.Module):
         self, total: Tensor | None, image: Tensor, size: tuple[int, int], flip: bool
     ) -> Tensor:
         """Add the probabilities of one view to the (C, H, W) total."""
-        # The smaller of two maps that give the same: strips of it are resized one at a time.
+        # Both maps give the same result; the smaller one is resized strip by strip.
         asked = min(size, tuple(image.shape[-2:]), key=lambda each: each[0] * each[1])
         height, width = size if resizes_masks(self.model) else asked
         scores = self.model([{"image": image, "height": height, "width": width}])[0]["sem_seg"]
@@ -204,21 +205,21 @@ class MultiScaleSemanticSegmentor(nn.Module):
 
 
 def build_multi_scale_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """What TEST.AUG makes of a model: several scales, and flip, in one.
+    """Wrap a model so that it is tested at the scales of TEST.AUG, with flip.
 
     Args:
-        cfg: a config with the keys of ``add_sgr_config``. Models for semantic segmentation read
-            TEST.AUG.{SCALES, MIN_SIZES, MAX_SIZE, FLIP} and TEST.SLIDING_WINDOW, detectors
-            TEST.AUG.{MIN_SIZES, MAX_SIZE, FLIP}.
+        cfg: a config with the keys of ``add_sgr_config``. For a semantic model,
+            TEST.AUG.{SCALES, MIN_SIZES, MAX_SIZE, FLIP} and TEST.SLIDING_WINDOW are read; for a
+            detector, TEST.AUG.{MIN_SIZES, MAX_SIZE, FLIP}.
         model: a trained model, or the :class:`SlidingWindowSegmentor` around one; its parameters
             are shared, not copied.
 
     Returns:
-        A :class:`MultiScaleSemanticSegmentor`, or of a detector Detectron2's
+        A :class:`MultiScaleSemanticSegmentor`; for a detector, Detectron2's
         ``GeneralizedRCNNWithTTA``.
 
     Raises:
-        ValueError: if the model is of another kind, or an option makes no sense.
+        ValueError: if the model is of another kind, or an option is out of range.
     """
     model = unwrapped(model)
     if isinstance(model, GeneralizedRCNN) and not isinstance(model, PanopticFPN):
@@ -229,10 +230,10 @@ def build_multi_scale_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
 
 
 def describe_views(model: nn.Module) -> str:
-    """What a model of several views looks at, in a few words for the log.
+    """Describe the scales and windows of a wrapper in a few words for the log.
 
     Args:
-        model: a :class:`SlidingWindowSegmentor`, or of :func:`build_multi_scale_model`.
+        model: a :class:`SlidingWindowSegmentor`, or the result of :func:`build_multi_scale_model`.
     """
     if isinstance(model, SlidingWindowSegmentor):
         size, stride = (f"{each[0]} x {each[1]}" for each in (model.size, model.stride))

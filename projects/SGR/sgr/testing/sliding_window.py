@@ -19,21 +19,20 @@ from .semantic_views import (
 
 __all__ = ["SlidingWindowSegmentor", "window_starts"]
 
-# The coarsest stride of the backbones here: a smaller window is less than a cell.
+# The coarsest stride of the backbones here: a smaller window would be less than one cell.
 _MIN_SIDE = 32
 
 
 class SlidingWindowSegmentor(nn.Module):
     """A model for semantic segmentation that sees one window of the image at a time.
 
-    Takes a model's place, with its inputs and its ``sem_seg``: where windows overlap, that is the
-    mean over the windows of what the model puts out, the logits of per-pixel models and the scores
-    of mask classifiers, at the size of the network's input; it is then resized to the size asked
-    for. (So a window as large as the image gives what the model alone gives.) Windows that would
-    pass the border are shifted inside. Along a side on which the image is smaller than the window,
-    the window is as large as the image.
+    It takes the place of a model, with the same inputs and ``sem_seg``. Where windows overlap, the
+    result is the mean over the windows: of logits for per-pixel models, of scores for mask
+    classifiers. The mean is taken at the size of the network's input, then resized to the size of
+    the result, so a window as large as the image changes nothing. Windows that would pass the
+    border are shifted inside. A window is never larger than the image.
 
-    An image costs as many passes as it has windows, and beside a window's pass the (C, h, w) sum.
+    Time: one pass of the model for each window. Memory: one pass, and a (C, h, w) sum.
     """
 
     @configurable
@@ -50,12 +49,12 @@ class SlidingWindowSegmentor(nn.Module):
             model: of Detectron2's interface, with ``sem_seg`` (C, H, W) in its outputs.
             size: (height, width) of a window, pixels of the network's input.
             stride: (rows, columns) from one window to the next, pixels; the overlap is the rest.
-            semantic_output: what "sem_seg" is: "scores" (C, H, W), here also for logits, or
-                "labels" (H, W), their best class.
+            semantic_output: form of the result in "sem_seg": "scores" (C, H, W), which are logits
+                if the model puts out logits, or "labels" (H, W), the best class of each pixel.
 
         Raises:
-            ValueError: if windows are smaller than 32 pixels or what the model pads images to,
-                overlap by their whole size, or leave gaps.
+            ValueError: if a window is smaller than 32 pixels or than what the model pads images
+                to, if windows overlap by their whole size, or if they leave gaps.
         """
         super().__init__()
         check_semantic_output(semantic_output)
@@ -130,28 +129,29 @@ class SlidingWindowSegmentor(nn.Module):
 
 
 def window_starts(side: int, window: int, stride: int) -> list[int]:
-    """Where windows start along a side of the image: every ``stride`` pixels, the last at the end.
+    """The starts of the windows along a side: every ``stride`` pixels, and one at the end.
 
     Args:
         side, window, stride: pixels, with 0 < stride <= window.
 
     Returns:
-        Ascending starts; the windows cover the side, and lie inside if it is not smaller.
+        Ascending starts. The windows cover the side; they lie inside it if it is at least as long
+        as a window.
     """
     last = max(side - window, 0)
     return [*range(0, last, stride), last]
 
 
 def _counts(slices: list[slice], side: int) -> Tensor:
-    """(side,) the number of slices that a place is in."""
+    """(side,) the number of slices that contain each place."""
     counts = torch.zeros(side)
-    for each in slices:
-        counts[each] += 1
+    for covered in slices:
+        counts[covered] += 1
     return counts
 
 
 def _divisibility(model: nn.Module) -> int:
-    """Pixels to a multiple of which the model pads images; 0 where that is not known."""
+    """The model pads images to a multiple of this many pixels; 0 if that is unknown."""
     backbone = getattr(model, "backbone", None)
     return max(getattr(part, "size_divisibility", 0) for part in (model, backbone))
 
