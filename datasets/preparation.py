@@ -15,7 +15,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, auto
 from functools import partial
 from pathlib import Path
 
@@ -23,12 +23,12 @@ import numpy as np
 from PIL import Image
 
 from sgr.data.datasets.missing import datasets_root
-from sgr.data.faults import Fault, list_faults_by_kind
+from sgr.data.faults import Fault, FaultKind, list_faults_by_kind, list_values
 from sgr.data.files import draft_of, visible_files
 from sgr.data.threads import available_cores, work_in_threads
 from sgr.data.truth.image_files import (
-    QUARTER_TURNS,
     exif_orientation,
+    is_turn_unproven,
     read_image,
     read_labels,
     size_fault,
@@ -152,19 +152,23 @@ def pair_files(
             faults.append(
                 Fault(
                     f"{name} has {len(keys)} of the {expected} images of the release; give "
-                    "--partial if a part is enough"
+                    "--partial if a part is enough",
+                    FaultKind.RELEASE,
                 )
             )
     else:
         keys = list(expected)
         if partial:
             keys = [key for key in keys if key in images or key in labels]
-    for files, what in ((images, "image"), (labels, "label map")):
+    for files, what, kind in (
+        (images, "image", FaultKind.IMAGE),
+        (labels, "label map", FaultKind.LABEL_MAP),
+    ):
         if keys and not files:
-            faults.append(Fault(f"{name} has no {what}s"))
+            faults.append(Fault(f"{name} has no {what}s", FaultKind.RELEASE))
         else:
             missing = [key for key in keys if key not in files]
-            faults += [Fault(f"{name} lacks the {what} of {key}", what) for key in missing]
+            faults += [Fault(f"{name} lacks the {what} of {key}", kind) for key in missing]
     tasks = [
         Task(images[key], labels[key], target(key), image_target and image_target(key))
         for key in keys
@@ -190,9 +194,8 @@ def to_classes(labels: np.ndarray, classes: np.ndarray, file: Path) -> np.ndarra
     converted = np.take(classes, labels, mode="clip")
     wrong = (converted < 0) | (labels < 0) | (labels >= len(classes))
     if wrong.any():
-        values = np.unique(labels[wrong])
-        shown = ", ".join(map(str, values[:10])) + (", ..." if len(values) > 10 else "")
-        raise ValueError(f"label map {file} holds the label(s) {shown}, which the release has not")
+        values = list_values(np.unique(labels[wrong]))
+        raise ValueError(f"label map {file} holds the label(s) {values}, which the release has not")
     return converted.astype(np.uint8)
 
 
@@ -240,12 +243,19 @@ def prepare(
 
 
 class _State(Enum):
-    """Of a file that is to be made; the value ends a sentence that begins with its path."""
+    """How a result on the disk compares with what it should be."""
 
-    RIGHT = "is right"
-    MISSING = "is missing"
-    DAMAGED = "is damaged"
-    OTHER = "is there already, and has another content; remove it to have it made anew"
+    RIGHT = auto()
+    MISSING = auto()
+    DAMAGED = auto()
+    OTHER = auto()
+
+
+_FAULTS = {
+    _State.MISSING: "is missing",
+    _State.DAMAGED: "is damaged",
+    _State.OTHER: "is there already, and has another content; remove it to have it made anew",
+}
 
 
 def _process(task: Task, *, read: Callable[[Path], np.ndarray] | None, write: bool) -> Report:
@@ -255,29 +265,27 @@ def _process(task: Task, *, read: Callable[[Path], np.ndarray] | None, write: bo
     try:
         size = read_image(str(task.image), "RGB").shape[:2]  # decodes all of it
         orientation = exif_orientation(str(task.image))
-        if task.size is not None and task.size != size:
-            they_say = "its annotations say"
-            raise ValueError(size_fault(str(task.image), size, they_say, task.size, orientation))
+        if task.size is not None:
+            _check_size(task, size, "its annotations say", task.size)
         if task.labels is not None:
             labels = read(task.labels)
-            if labels.shape != size:
-                it_is = f"its label map {task.labels} is"
-                message = size_fault(str(task.image), size, it_is, labels.shape, orientation)
-                raise ValueError(message)
+            _check_size(task, size, f"its label map {task.labels} is", labels.shape)
             states[task.target] = _state_of_labels(task.target, labels)
             make[task.target] = partial(Image.fromarray(labels).save, format="PNG")
         if task.image_target is not None:
             states[task.image_target] = _state_of_copy(task.image_target, task.image)
             make[task.image_target] = partial(_link_or_copy, task.image)
-    except (OSError, ValueError) as error:
-        return Report(faults=[Fault(str(error), type(error).__name__)])
+    except OSError as error:
+        return Report(faults=[Fault(str(error), FaultKind.UNREADABLE)])
+    except ValueError as error:
+        return Report(faults=[Fault(str(error), FaultKind.LABELS)])
     is_compared = task.size is not None or task.labels is not None
-    is_proven = is_compared and orientation in QUARTER_TURNS and size[0] != size[1]
-    turned = [task.image] if orientation != 1 and not is_proven else []
+    turned = [task.image] if is_turn_unproven(orientation, size, is_compared) else []
 
-    for_users = {_State.OTHER} if write else {_State.OTHER, _State.MISSING, _State.DAMAGED}
+    # Files with another content are left to the user; the others are made if we may write.
+    for_users = {_State.OTHER} if write else _FAULTS.keys()
     faults = [
-        Fault(f"{file} {state.value}", state.name)
+        Fault(f"{file} {_FAULTS[state]}", FaultKind.RESULT)
         for file, state in states.items()
         if state in for_users
     ]
@@ -289,6 +297,14 @@ def _process(task: Task, *, read: Callable[[Path], np.ndarray] | None, write: bo
         with draft_of(file) as draft:
             make[file](draft)
     return Report(written=int(bool(to_make)), kept=int(not to_make), turned=turned)
+
+
+def _check_size(
+    task: Task, size: tuple[int, int], its_truth_is: str, other: tuple[int, int]
+) -> None:
+    fault = size_fault(str(task.image), size, its_truth_is, other)
+    if fault:
+        raise ValueError(fault)
 
 
 def _is_missing(file: Path) -> bool:

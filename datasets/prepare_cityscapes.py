@@ -28,7 +28,7 @@ import numpy as np
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 
 from preparation import IGNORED, Split, find_files, main, pair_files, to_classes
-from sgr.data.faults import Fault
+from sgr.data.faults import Fault, FaultKind
 from sgr.data.truth.image_files import read_labels
 
 NUM_IMAGES = {"train": 2975, "val": 500, "test": 1525}
@@ -59,7 +59,7 @@ def find_splits(root: Path, *, partial: bool = False) -> list[Split]:
             key = task.labels.relative_to(labels).as_posix()[: -len(LABELS)]
             if key not in instances:  # Detectron2's loader wants them, although nobody reads them.
                 message = f"{found.name} lacks the instanceIds.png of {key}"
-                found.faults.append(Fault(message, "instanceIds"))
+                found.faults.append(Fault(message, FaultKind.PAIRS))
         splits.append(found)
     return splits
 

@@ -41,7 +41,7 @@ import numpy as np
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
 from preparation import IGNORED, Split, Task, main
-from sgr.data.faults import Fault
+from sgr.data.faults import Fault, FaultKind
 from sgr.data.truth.coco_file import coco_content_faults
 from sgr.data.truth.segments import read_segment_map
 
@@ -96,13 +96,15 @@ def find_split(folder: Path, split: str, count: int, partial: bool) -> Split:
     if not any(images.glob("*.jpg")):
         if partial and not images.is_dir():
             return Split(name, [], [], [f"left out, as there is no folder {images}"])
-        return Split(name, [], [Fault(f"{images} holds no images")])
+        return Split(name, [], [Fault(f"{images} holds no images", FaultKind.UNREADABLE)])
 
     sizes: dict[str, tuple[int, int]] = {}
     segments: dict[str, Segments] = {}
     faults, notes = [], []
     if not instances_json.is_file() and not panoptic_json.is_file():
-        faults.append(Fault(f"neither {instances_json} nor {panoptic_json} exists"))
+        faults.append(
+            Fault(f"neither {instances_json} nor {panoptic_json} exists", FaultKind.UNREADABLE)
+        )
     for what, file, look_at in (
         ("instances", instances_json, look_at_instances),
         ("panoptic segments", panoptic_json, look_at_segments),
@@ -117,11 +119,12 @@ def find_split(folder: Path, split: str, count: int, partial: bool) -> Split:
             faults.append(
                 Fault(
                     f"{file} names {len(found.sizes)} of the {count} images of the release; give "
-                    "--partial if a part is enough"
+                    "--partial if a part is enough",
+                    FaultKind.RELEASE,
                 )
             )
         faults += [
-            Fault(f"{file} gives another size than {instances_json} for {image}", "other size")
+            Fault(f"{file} gives another size than {instances_json} for {image}", FaultKind.SIZE)
             for image, size in found.sizes.items()
             if sizes.get(image, size) != size
         ]
@@ -133,11 +136,13 @@ def find_split(folder: Path, split: str, count: int, partial: bool) -> Split:
         faults.append(
             Fault(
                 f"{pictures} holds no pictures: unpack annotations/panoptic_{split}.zip, which is "
-                f"in panoptic_annotations_trainval2017.zip, into {folder}"
+                f"in panoptic_annotations_trainval2017.zip, into {folder}",
+                FaultKind.UNREADABLE,
             )
         )
     if has_pictures and not panoptic_json.is_file():
-        faults.append(Fault(f"{panoptic_json} does not exist, although {pictures} does"))
+        message = f"{panoptic_json} does not exist, although {pictures} does"
+        faults.append(Fault(message, FaultKind.UNREADABLE))
     labels = {file: pictures / file for file in segments} if has_pictures else {}
     tasks = []
     for image in sorted(sizes):
@@ -165,11 +170,13 @@ def read_annotations(
         return look_at(file, content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         message = f"{file} cannot be read, it may be damaged: {type(error).__name__}: {error}"
-        return Annotations({}, [Fault(message)], {})
+        return Annotations({}, [Fault(message, FaultKind.UNREADABLE)], {})
 
 
 def look_at_instances(file: Path, content: dict[str, Any]) -> Annotations:
-    faults = [Fault(f"{file}: {fault}", "annotation") for fault in coco_content_faults(content)]
+    faults = [
+        Fault(f"{file}: {fault}", FaultKind.ANNOTATIONS) for fault in coco_content_faults(content)
+    ]
     if faults:
         return Annotations({}, faults, {})
     faults = [*of_other_categories(file, content, THINGS), *of_unknown_images(file, content)]
@@ -189,12 +196,12 @@ def look_at_segments(file: Path, content: dict[str, Any]) -> Annotations:
     faults = [*of_other_categories(file, content, NAMES), *of_unknown_images(file, content)]
     counts = Counter(each["file_name"] for each in content["annotations"])
     faults += [
-        Fault(f"{file} has {count} annotations of {picture}", "several annotations")
+        Fault(f"{file} has {count} annotations of {picture}", FaultKind.RECORD)
         for picture, count in counts.items()
         if count > 1
     ]
     faults += [
-        Fault(f"{file} has no segments of {image}", "no segments")
+        Fault(f"{file} has no segments of {image}", FaultKind.SEGMENTS)
         for image in sizes
         if picture_of(image) not in segments
     ]
@@ -212,14 +219,15 @@ def of_other_categories(file: Path, content: dict[str, Any], names: dict[int, st
     if {each["id"]: each["name"] for each in content["categories"]} == names:
         return []
     message = f"{file}: the categories are not COCO's {len(names)}"
-    return [Fault(f"{message}; register data of your own under names of their own")]
+    message += "; register data of your own under names of their own"
+    return [Fault(message, FaultKind.RELEASE)]
 
 
 def of_unknown_images(file: Path, content: dict[str, Any]) -> list[Fault]:
     known = {each["id"] for each in content["images"]}
     unknown = {each["image_id"] for each in content["annotations"]} - known
     return [
-        Fault(f"{file} has annotations of image {id}, which it does not name", "unknown image")
+        Fault(f"{file} has annotations of image {id}, which it does not name", FaultKind.PAIRS)
         for id in sorted(unknown, key=str)
     ]
 

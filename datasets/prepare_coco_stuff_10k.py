@@ -33,7 +33,7 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from scipy.io import loadmat
 
 from preparation import IGNORED, Split, find_files, main, pair_files, to_classes
-from sgr.data.faults import Fault
+from sgr.data.faults import Fault, FaultKind
 from sgr.data.truth.image_files import read_labels
 
 # COCO's numbers of the 80 things, and those of the 91 kinds of stuff.
@@ -57,7 +57,9 @@ def find_splits(root: Path, *, partial: bool = False) -> list[Split]:
         list_file = folder / "imageLists" / f"{split}.txt"
         name = f"{folder}, {split}"
         if not list_file.is_file():
-            splits.append(Split(name, [], [Fault(f"{list_file} does not exist")]))
+            splits.append(
+                Split(name, [], [Fault(f"{list_file} does not exist", FaultKind.UNREADABLE)])
+            )
             continue
         splits.append(
             pair_files(

@@ -34,12 +34,11 @@ from PIL import Image
 
 import sgr  # noqa: F401 (registers)
 from sgr.data.datasets.missing import IncompleteDataset
-from sgr.data.faults import Fault, list_faults
+from sgr.data.faults import Fault, FaultKind, list_faults
 from sgr.data.threads import available_cores
 from sgr.data.truth.coco_file import explain_coco_errors
 from sgr.dataset_check import (
-    DatasetReport,
-    FaultKind,
+    Report,
     check_component_keys,
     check_records,
     class_faults,
@@ -129,9 +128,7 @@ def _at_least(least: int):
     return number
 
 
-def open_dataset(
-    name: str, cfg: CfgNode, args: argparse.Namespace
-) -> tuple[list[dict], DatasetReport]:
+def open_dataset(name: str, cfg: CfgNode, args: argparse.Namespace) -> tuple[list[dict], Report]:
     """Load a dataset.
 
     Returns:
@@ -168,7 +165,7 @@ def open_dataset(
             or (name in args.names and name not in datasets.TEST),
         )
         faults += more_faults
-    report = DatasetReport(name, options, len(records))
+    report = Report(options, name, len(records))
     report.faults += faults
     report.warnings += warnings
     if missing and args.partial:
@@ -180,15 +177,14 @@ def open_dataset(
     return records, report
 
 
-def draw_samples(
-    records: Sequence[dict], report: DatasetReport, num_samples: int, folder: Path
-) -> str:
+def draw_samples(records: Sequence[dict], report: Report, num_samples: int, folder: Path) -> str:
     """Draw the contact sheet of records that have been looked at.
 
     Returns:
         The end of a sentence: where it is, or why there is none.
     """
-    chosen = [report.drawable[place] for place in spread(num_samples, len(report.drawable))]
+    drawable = [index for index, can_be in enumerate(report.can_be_drawn) if can_be]
+    chosen = [drawable[place] for place in spread(num_samples, len(drawable))]
     if not num_samples:
         return "no samples are drawn"
     if not chosen:

@@ -1,4 +1,4 @@
-"""Work in threads: its order, its memory, and what an error leaves undone."""
+"""Work in threads: its order, and what an error leaves undone."""
 
 import threading
 
@@ -17,19 +17,6 @@ def test_results_come_in_order_and_in_this_thread(workers, count):
 
     work_in_threads(lambda item: item**2, list(range(count)), add, workers=workers)
     assert results == [(item**2, threading.current_thread()) for item in range(count)]
-
-
-def test_few_items_wait():
-    begun, most = [], 0
-
-    def add(item):
-        nonlocal most
-        most = max(most, len(begun) - item)
-
-    work_in_threads(begun.append, [0], lambda _: None)
-    begun.clear()
-    work_in_threads(lambda item: begun.append(item) or item, range(500), add, workers=2)
-    assert len(begun) == 500 and most <= 10
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])

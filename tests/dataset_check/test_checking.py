@@ -12,10 +12,10 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image
 
+from sgr.data.faults import FaultKind
 from sgr.dataset_check import (
     CheckOptions,
-    DatasetReport,
-    FaultKind,
+    Report,
     check_record,
     check_records,
     class_faults,
@@ -86,12 +86,12 @@ def kinds(report):
 
 def test_figures_are_those_of_a_literal_count(record, labels):
     report, maps = examine_record(record, options(max_active=3, min_area_ratio=0.2))
-    assert report.faults == [] and report.size == labels.shape
+    assert report.faults == [] and report.sizes == [labels.shape]
     count = Counter(labels.ravel().tolist())
     assert report.pixels.tolist() == [count[0], count[1], count[2]]
     assert report.num_ignored == count[255] > 0
     expected = count_components(labels, 0.2)
-    assert report.num_components == len(expected) > 3
+    assert report.num_components == [len(expected)] and len(expected) > 3
     kept = Counter(expected[:3])
     assert report.components.tolist() == [kept[0], kept[1], kept[2]]
     assert maps.components.indices.max() == 2 and len(maps.components.classes) == 3
@@ -144,7 +144,7 @@ def test_missing_and_damaged_files(record, tmp_path):
     report = check_record(other, options())
     assert kinds(report) == [FaultKind.LABEL_MAP]
     assert report.faults[0].message == f"label map {tmp_path / 'none.png'} does not exist"
-    assert report.num_components is None and not report.pixels.any()
+    assert report.num_components == [] and not report.pixels.any()
 
     damaged = tmp_path / "damaged.png"
     content = open(record["file_name"], "rb").read()
@@ -152,7 +152,7 @@ def test_missing_and_damaged_files(record, tmp_path):
     report, maps = examine_record({**record, "file_name": str(damaged)}, options())
     assert kinds(report) == [FaultKind.IMAGE] and maps is None
     assert f"{damaged} cannot be read" in report.faults[0].message
-    assert report.size is None and report.pixels.any()  # the labels are looked at all the same
+    assert report.sizes == [] and report.pixels.any()  # the labels are looked at all the same
 
     colours = save(tmp_path / "colours.png", np.zeros((30, 40, 3), np.uint8))
     report = check_record({**record, "sem_seg_file_name": colours}, options())
@@ -186,12 +186,12 @@ def test_images_turned_by_their_exif_data(record, tmp_path, labels):
     turned = tmp_path / "turned.jpg"
     Image.open(record["file_name"]).save(turned, exif=exif)
     report = check_record({**record, "file_name": str(turned)}, options())
-    assert report.turn == 6 and not report.is_turned and report.size == labels.shape[::-1]
+    assert report.turned == [] and report.sizes == [labels.shape[::-1]]
     assert kinds(report) == [FaultKind.SIZE]
     assert "EXIF data turns the image and not the ground truth" in report.faults[0].message
     Image.fromarray(np.rot90(labels, -1).copy()).save(record["sem_seg_file_name"])
     report = check_record({**record, "file_name": str(turned)}, options())
-    assert not report.is_turned and report.faults == []  # its size tells
+    assert report.turned == [] and report.faults == []  # its size tells
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
@@ -206,15 +206,15 @@ def test_turns_that_no_size_tells(record, tmp_path, labels, turn):
         map_of_labels = np.rot90(shown).copy() if turn > 4 else shown
         Image.fromarray(map_of_labels).save(record["sem_seg_file_name"])
         report = check_record({**record, "file_name": turned}, options())
-        assert report.faults == [] and report.is_turned == (turn > 1 and known)
+        assert report.faults == [] and bool(report.turned) == (turn > 1 and known)
     report = check_record({"file_name": turned, "annotations": []}, of_instances())
-    assert report.is_turned == (turn > 1)
+    assert bool(report.turned) == (turn > 1)
 
 
 def test_all_ignored(record, labels):
     Image.fromarray(np.full_like(labels, 255)).save(record["sem_seg_file_name"])
     report = check_record(record, options())
-    assert report.faults == [] and report.num_components == 0
+    assert report.faults == [] and report.num_components == [0]
     assert report.num_ignored == labels.size and not report.components.any()
 
 
@@ -302,7 +302,7 @@ def test_what_is_no_fault(instances):
     assert report.without_box == 1
     report, maps = examine_record({**instances, "annotations": []}, of_instances())
     assert report.faults == [] and not report.instances.any()
-    assert report.pixels.tolist() == [0, 0, 1200] and report.num_components == 1
+    assert report.pixels.tolist() == [0, 0, 1200] and report.num_components == [1]
     assert (maps.labels == 2).all()
     report = check_record({**instances, "file_name": "none.png"}, of_instances())
     assert kinds(report) == [FaultKind.IMAGE] and report.instances.tolist() == [1, 2]
@@ -353,7 +353,7 @@ def test_panoptic_segments(panoptic, labels):
     assert report.num_ignored == (labels == 255).sum() + crowd.sum()
     assert report.instances.tolist() == [0, 0, 1] and report.crowds.tolist() == [0, 0, 1]
     expected = count_components(np.where(crowd, 255, labels), 0.05)
-    assert report.num_components == len(expected)
+    assert report.num_components == [len(expected)]
     assert (maps.labels[crowd] == 3).all()
 
 
@@ -406,7 +406,7 @@ def test_sums_do_not_depend_on_the_workers(record, tmp_path):
     records.insert(3, {**record, "sem_seg_file_name": "none.png"})
     reports = []
     for workers in (1, 3):
-        report = DatasetReport("mine", options(max_active=2, min_area_ratio=0), len(records))
+        report = Report(options(max_active=2, min_area_ratio=0), "mine", len(records))
         check_records(records, report, workers=workers)
         reports.append(report)
     first, second = (report.figures() for report in reports)
@@ -415,12 +415,12 @@ def test_sums_do_not_depend_on_the_workers(record, tmp_path):
     assert report.pixels.tolist() == [*counts[:, :2].sum(0), 0]
     assert report.share_ignored == counts[:, 2].sum() / counts.sum()
     assert report.images_with.tolist() == [6, 6, 0] and report.num_unlabelled == 1
-    assert report.drawable == [0, 1, 2, 4, 5, 6, 7]
+    assert np.flatnonzero(report.can_be_drawn).tolist() == [0, 1, 2, 4, 5, 6, 7]
     assert report.num_intact == 7 and report.num_checked == 8
     assert len(report.num_components) == 7
     assert report.share_over == np.mean([n > 2 for n in report.num_components]) > 0
     assert report.components.sum() == sum(min(n, 2) for n in report.num_components)
-    assert report.never_there() == ["car"]
+    assert report.absent_classes() == ["car"]
     warnings = report.all_warnings()
     assert "classes that do not occur in any image: car" in warnings
     assert any(each == "images without a labelled pixel: 1" for each in warnings)
@@ -434,7 +434,7 @@ def test_masks_of_0_and_255(record, labels):
     for values, expected in (((0, 255), True), ((0, 1), False)):
         mask = np.where(labels == 0, *values).astype(np.uint8)
         Image.fromarray(mask).save(record["sem_seg_file_name"])
-        report = DatasetReport("mine", options(), 1)
+        report = Report(options(), "mine", 1)
         check_records([record], report)
         found = any("one class, 0 (sky)" in each for each in report.all_warnings())
         assert found == expected and not report.faults
@@ -444,7 +444,7 @@ def test_masks_of_0_and_255(record, labels):
 def test_labels_that_count_from_one(record, labels, unlabelled):
     labels = np.where(labels == 255, unlabelled, labels + 1).astype(np.uint8)
     Image.fromarray(labels).save(record["sem_seg_file_name"])
-    report = DatasetReport("mine", options(), 1)
+    report = Report(options(), "mine", 1)
     check_records([record], report)
     assert any("do the labels count from 1?" in each for each in report.all_warnings())
     row = rf"\| label 3, no class +\| {(labels == 3).sum()} pixels in 1 image +\|"
@@ -452,7 +452,7 @@ def test_labels_that_count_from_one(record, labels, unlabelled):
 
 
 def test_tables_of_instances(instances, panoptic, tmp_path, labels):
-    report = DatasetReport("mine", of_instances(), 1)
+    report = Report(of_instances(), "mine", 1)
     check_records([instances], report)
     rows = [line.split("|") for line in tell(report).splitlines() if "| disc" in line]
     assert len(rows) == 1 and rows[0][-3].strip() == "2" and rows[0][-2].strip() == "0"  # crowds
@@ -461,11 +461,11 @@ def test_tables_of_instances(instances, panoptic, tmp_path, labels):
 
     both = ("sem_seg_file_name", "annotations")
     record = {**instances, "sem_seg_file_name": save(tmp_path / "l.png", labels)}
-    report = DatasetReport("mine", of_instances(both), 1)
+    report = Report(of_instances(both), "mine", 1)
     check_records([record], report)
     assert "|   category | thing   |" in tell(report)
 
-    report = DatasetReport("mine", of_segments(), 1)
+    report = Report(of_segments(), "mine", 1)
     check_records([panoptic], report)
     lines = [line for line in tell(report).splitlines() if "| sky" in line or "| car" in line]
     assert [line.split("|")[-3].strip() for line in lines] == ["", "1"]
@@ -551,7 +551,7 @@ def test_an_odd_record_is_a_fault_and_no_end(panoptic, record, change, message):
     if truth is None:
         record = panoptic
     records = [{**record, **change}, {**record, **({"annotations": []} if truth else {})}]
-    report = DatasetReport("mine", check, 2)
+    report = Report(check, "mine", 2)
     check_records(records, report)
     assert report.num_checked == 2
     (found,) = (fault for fault in report.faults if re.search(message, fault.message))
@@ -583,7 +583,7 @@ def test_boxes_beyond_their_images(instances):
     instances["annotations"] = [
         annotation(0, polygon(2, 2, 12, 10), bbox=box, bbox_mode=mode) for box, mode in boxes
     ]
-    report = DatasetReport("mine", of_instances(), 1)
+    report = Report(of_instances(), "mine", 1)
     check_records([instances], report)
     assert report.faults == [] and report.boxes_beyond == 3
     (warning,) = (each for each in report.all_warnings() if "bbox_mode" in each)
@@ -592,7 +592,7 @@ def test_boxes_beyond_their_images(instances):
 
 def test_masks_outside_of_their_images(instances):
     instances["annotations"][1:2] = [annotation(0, polygon(100, 100, 120, 110))]
-    report = DatasetReport("mine", of_instances(), 1)
+    report = Report(of_instances(), "mine", 1)
     check_records([instances], report)
     assert report.empty_masks == 1
     assert "instances whose mask has no pixel in the image: 1" in report.all_warnings()
@@ -601,7 +601,7 @@ def test_masks_outside_of_their_images(instances):
 def test_label_maps_with_losses(record, labels):
     lossy = record["sem_seg_file_name"].replace(".png", ".JPG")
     Image.fromarray(np.zeros_like(labels)).save(lossy, format="JPEG")
-    report = DatasetReport("mine", options(), 1)
+    report = Report(options(), "mine", 1)
     check_records([{**record, "sem_seg_file_name": lossy}], report)
     assert any("JPEG" in each and each.endswith(": 1") for each in report.all_warnings())
 
@@ -612,12 +612,12 @@ def test_nothing_to_learn_from(record, instances, labels):
         (options(), record, "labelled pixel"),
         (of_instances(), {**instances, "annotations": []}, "instance"),
     ):
-        report = DatasetReport("mine", check, 2)
+        report = Report(check, "mine", 2)
         check_records([one, one], report)
         (fault,) = report.faults
         assert fault.kind is FaultKind.EMPTY
         assert fault.message == f"none of the 2 images looked at has a {lacking}"
-    report = DatasetReport("mine", options(), 1)
+    report = Report(options(), "mine", 1)
     check_records([{**record, "sem_seg_file_name": "none.png"}], report)
     assert kinds(report) == [FaultKind.LABEL_MAP]  # which says it all
 
@@ -632,7 +632,7 @@ def test_instances_beside_segments_are_counted_once(panoptic, instances):
 
 def test_warnings_that_follow_from_figures(record, instances, panoptic, tmp_path):
     panoptic["segments_info"].append({"id": 9, "category_id": 0})
-    report = DatasetReport("mine", of_segments(), 1)
+    report = Report(of_segments(), "mine", 1)
     check_records([panoptic], report)
     assert "segments without a pixel in their panoptic picture: 1" in report.all_warnings()
 
@@ -641,7 +641,7 @@ def test_warnings_that_follow_from_figures(record, instances, panoptic, tmp_path
     turned = str(tmp_path / "turned.jpg")
     Image.open(record["file_name"]).save(turned, exif=exif)
     del instances["annotations"][0]["bbox"]
-    report = DatasetReport("mine", of_instances(), 1)
+    report = Report(of_instances(), "mine", 1)
     check_records([{**instances, "file_name": turned}], report)
     warnings = report.all_warnings()
     assert "instances without a box, which detectors need: 1" in warnings
@@ -768,7 +768,7 @@ def test_all_of_a_small_dataset(tmp_path, monkeypatch):
         max_active=1,
         min_area_ratio=0.5,
     )
-    report = DatasetReport("mine", check, 4)
+    report = Report(check, "mine", 4)
     check_records(records, report, workers=2)
 
     text = re.sub(r"--+", "-", re.sub("  +", " ", tell(report)))

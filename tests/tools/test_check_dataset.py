@@ -381,7 +381,7 @@ def test_described_datasets(run, folder, tmp_path, capsys):
 
 def test_ctrl_c(run, register, folder, monkeypatch, tmp_path, capsys):
     register("check_good", folder[0], **folder[1])
-    report_class = sys.modules["sgr.dataset_check.dataset"].DatasetReport
+    report_class = sys.modules["sgr.dataset_check.report"].Report
     add, seen = report_class.add, []
 
     def interrupt(report, each):

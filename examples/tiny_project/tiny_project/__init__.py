@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sgr.data.loading import load_dataset
-from sgr.data.truth.records import as_tested, read_class_map
+from sgr.data.truth.records import apply_test_transform, read_class_map
 from sgr.evaluation.build import EVALUATOR_REGISTRY
 from sgr.modeling.outputs import predicted_labels
 from sgr.modeling.per_pixel.classifiers import PIXEL_CLASSIFIER_REGISTRY, PixelPrediction
@@ -113,7 +113,7 @@ class BoundaryAccuracy(DatasetEvaluator):
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         for image, output in zip(inputs, outputs):
             record = self._records[image["file_name"]]
-            truth = as_tested(image, read_class_map(record, **self._options))
+            truth = apply_test_transform(image, read_class_map(record, **self._options))
             boundary = np.zeros(truth.shape, dtype=bool)
             boundary[:-1] |= truth[:-1] != truth[1:]
             boundary[:, :-1] |= truth[:, :-1] != truth[:, 1:]

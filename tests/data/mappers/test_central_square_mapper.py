@@ -10,7 +10,7 @@ from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
 from sgr.data.mappers import build_mapper
-from sgr.data.truth.records import as_tested
+from sgr.data.truth.records import apply_test_transform
 from sgr.engine import load_config
 
 SIDE = 24
@@ -60,14 +60,14 @@ def test_image_and_labels(tmp_path, height, width):
     np.testing.assert_array_equal(out["image"].permute(1, 2, 0).numpy(), expected)
     labels = np.asarray(Image.open(record["sem_seg_file_name"]))
     np.testing.assert_array_equal(
-        as_tested(out, labels), literal(record["sem_seg_file_name"], SIDE, Image.NEAREST)
+        apply_test_transform(out, labels), literal(record["sem_seg_file_name"], SIDE, Image.NEAREST)
     )
 
 
 def test_labels_lie_over_the_image(tmp_path):
     record = make_record(tmp_path, 480, 640)
     out = build_mapper(config(160), is_train=False)(record)
-    labels = as_tested(out, np.asarray(Image.open(record["sem_seg_file_name"])))
+    labels = apply_test_transform(out, np.asarray(Image.open(record["sem_seg_file_name"])))
     flat = np.ones(labels.shape, bool)
     for axis in (0, 1):
         for step in (-1, 1):
@@ -95,7 +95,8 @@ def test_an_image_of_the_size_stays_as_it_is(tmp_path):
     assert plain.keys() == squared.keys()
     assert torch.equal(plain["image"], squared["image"])
     labels = np.random.default_rng(0).integers(0, 9, (SIDE, SIDE))
-    np.testing.assert_array_equal(as_tested({"ground_truth_transform": transform}, labels), labels)
+    moved = apply_test_transform({"ground_truth_transform": transform}, labels)
+    np.testing.assert_array_equal(moved, labels)
 
 
 def test_it_comes_out_of_a_worker(tmp_path):
@@ -103,7 +104,9 @@ def test_it_comes_out_of_a_worker(tmp_path):
     out = build_mapper(config(), is_train=False)(record)
     labels = np.asarray(Image.open(record["sem_seg_file_name"]))
     again = pickle.loads(pickle.dumps(out))
-    np.testing.assert_array_equal(as_tested(again, labels), as_tested(out, labels))
+    np.testing.assert_array_equal(
+        apply_test_transform(again, labels), apply_test_transform(out, labels)
+    )
 
 
 def test_damaged_images_are_named(tmp_path):

@@ -1,23 +1,39 @@
-"""Faults of a dataset, told together."""
+"""Faults of a dataset: their kinds, and messages that list many of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from enum import Enum
 from typing import NamedTuple
 
-__all__ = ["Fault", "list_faults", "list_faults_by_kind"]
+__all__ = ["Fault", "FaultKind", "list_faults", "list_faults_by_kind", "list_values"]
+
+
+class FaultKind(Enum):
+    """The kinds of faults; the value is the heading above a list of them."""
+
+    CLASSES = "classes that do not fit"
+    TRAINING = "what the training would refuse"
+    PAIRS = "files that are missing, or without a partner"
+    EMPTY = "nothing to learn from"
+    RECORD = "records that lack something, or cannot be used"
+    IMAGE = "images that are missing or cannot be read"
+    LABEL_MAP = "label maps that are missing or cannot be read"
+    SIZE = "sizes that differ"
+    LABELS = "labels that are no class"
+    SEGMENTS = "segments that are wrong"
+    ANNOTATIONS = "annotations that nothing can be learned from"
+    # Only the scripts datasets/prepare_*.py have these:
+    RELEASE = "differences from the release"
+    UNREADABLE = "files that are missing or cannot be read"
+    RESULT = "label maps or copies that are not as they should be"
 
 
 class Fault(NamedTuple):
-    """What is wrong.
-
-    Attributes:
-        message: a sentence.
-        kind: the same for all those of which a list need not name each.
-    """
+    """One thing that is wrong: a sentence, and its kind."""
 
     message: str
-    kind: str = ""
+    kind: FaultKind
 
 
 def list_faults(faults: Sequence[str], shown: int = 5) -> str:
@@ -27,14 +43,30 @@ def list_faults(faults: Sequence[str], shown: int = 5) -> str:
 
 
 def list_faults_by_kind(faults: Iterable[Fault], shown: int = 20, *, headings: bool = False) -> str:
-    """Of each kind, in the order of their first: the first faults, and how many more.
+    """The first faults of each kind, and how many more there are.
 
-    With ``headings`` their number and the kind stand above, after an empty line.
+    The kinds come in the order of their first fault.
+
+    Args:
+        shown: faults of one kind that are listed.
+        headings: write an empty line, the number and the kind above the faults of each kind.
     """
-    kinds: dict[str, list[str]] = {}
+    kinds: dict[FaultKind, list[str]] = {}
     for fault in faults:
         kinds.setdefault(fault.kind, []).append(fault.message)
     return "\n".join(
-        (f"\n{len(messages)} x {kind}:\n" if headings else "") + list_faults(messages, shown)
+        (f"\n{len(messages)} x {kind.value}:\n" if headings else "") + list_faults(messages, shown)
         for kind, messages in kinds.items()
     )
+
+
+def list_values(values: Sequence, *, count: bool = False) -> str:
+    """The first ten values, separated by commas; "..." stands for the others.
+
+    Args:
+        count: add the number of all values where some are left out.
+    """
+    text = ", ".join(map(str, values[:10]))
+    if len(values) > 10:
+        text += ", ..." + (f" ({len(values)})" if count else "")
+    return text

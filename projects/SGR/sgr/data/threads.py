@@ -1,24 +1,21 @@
-"""Work on many files, several at a time, with a progress bar."""
+"""Work on many files, several at a time, and the threads of OpenCV."""
 
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import cv2
 import torch
 from tqdm import tqdm
 
-__all__ = ["available_cores", "limit_opencv_threads", "work_in_threads"]
+__all__ = ["available_cores", "limit_opencv_threads", "one_opencv_thread", "work_in_threads"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-# Items per worker that wait, or whose results do: enough for none to be idle.
-_AHEAD = 4
 
 
 def work_in_threads(
@@ -29,46 +26,48 @@ def work_in_threads(
     workers: int = 1,
     name: str = "",
 ) -> None:
-    """Call ``add(work(item))`` for each item, in their order; ``add`` in this thread alone.
+    """Call ``add(work(item))`` for each item in order, and show a progress bar.
 
-    Threads do where nearly all of the work lets other threads run, as decoding does. After an
-    error or Ctrl-C, what has begun is finished and the rest is not begun.
+    ``work`` runs in threads, which is enough if it mostly decodes files: decoding lets other
+    threads run. ``add`` runs in this thread only. After an error or Ctrl-C, no further item is
+    begun.
 
     Args:
         workers: number of threads.
         name: shown with the progress.
     """
-    executor = ThreadPoolExecutor(workers)
-    pending: deque[Future] = deque()
-    # None: no bar where nobody looks, as in a file.
-    with tqdm(desc=name, total=len(items), unit="image", disable=None) as bar:
-
-        def take() -> None:
-            add(pending.popleft().result())
-            bar.update()
-
+    with ThreadPoolExecutor(workers) as executor:
         try:
-            for item in items:
-                pending.append(executor.submit(work, item))
-                if len(pending) > _AHEAD * workers:
-                    take()
-            while pending:
-                take()
+            results = executor.map(work, items)
+            # disable=None: no bar if the output is not a terminal.
+            for result in tqdm(results, name, len(items), unit="image", disable=None):
+                add(result)
         finally:
             executor.shutdown(cancel_futures=True)
 
 
 def available_cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # fewer than the machine's in a container
+    """The number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # in a container, fewer than the machine has
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def limit_opencv_threads() -> None:
-    """In a worker of a loader, keep OpenCV to one thread.
+    """Let OpenCV use one thread if this is a worker process of a data loader.
 
-    Each worker is a process of its own: threads of theirs would only fight for cores.
+    The workers already use all cores; more threads would only compete for them.
     """
     if torch.utils.data.get_worker_info() is not None:
         cv2.setNumThreads(0)
+
+
+@contextmanager
+def one_opencv_thread() -> Iterator[None]:
+    """Let OpenCV use one thread while several threads of this process call it."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)

@@ -1,26 +1,21 @@
-"""Looking at a registered dataset before training on it; ``tools/check_dataset.py`` tells the rest.
+"""Checks of a registered dataset before a training, for ``tools/check_dataset.py``.
 
-A record in, its figures and faults out (:mod:`.record`); a dataset's are their sums
-(:mod:`.dataset`). What a training would refuse is asked of its mapper (:mod:`.training`).
-:mod:`.tables` and :mod:`.samples` are for people.
+:mod:`.record` checks one record and makes a :class:`Report`; the report of a dataset is their sum
+(:mod:`.report`). :mod:`.training` asks the mapper of a config what it would refuse. :mod:`.tables`
+and :mod:`.samples` show the results.
 """
 
-from .counts import Counts
-from .dataset import DatasetReport, check_records, spread
-from .faults import FaultKind
 from .options import CheckOptions, class_faults, options_for
-from .record import RecordMaps, RecordReport, check_record, examine_record
+from .record import RecordMaps, check_record, check_records, examine_record
+from .report import Report, spread
 from .samples import legend_of, samples_of
 from .tables import tell
 from .training import check_component_keys, training_faults, training_mapper
 
 __all__ = [
     "CheckOptions",
-    "Counts",
-    "DatasetReport",
-    "FaultKind",
     "RecordMaps",
-    "RecordReport",
+    "Report",
     "check_component_keys",
     "check_record",
     "check_records",

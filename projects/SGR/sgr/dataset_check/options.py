@@ -8,9 +8,8 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from ..data.faults import Fault
+from ..data.faults import Fault, FaultKind
 from ..data.mappers.settings import check_ignored
-from .faults import FaultKind
 
 __all__ = ["TRUTH_KEYS", "CheckOptions", "class_faults", "options_for"]
 

@@ -6,8 +6,8 @@ import numpy as np
 from tabulate import tabulate
 
 from ..data.faults import list_faults_by_kind
-from .dataset import NAMES_SHOWN, DatasetReport
 from .options import TRUTH_KEYS
+from .report import Report
 
 __all__ = ["tell"]
 
@@ -15,7 +15,7 @@ __all__ = ["tell"]
 _SHOWN = 10
 
 
-def tell(report: DatasetReport) -> str:
+def tell(report: Report) -> str:
     """What a dataset has, its classes, and what is wrong with it; tables in Markdown."""
     parts = [_title(report), _figures(report), _classes(report), _things(report)]
     warnings = report.all_warnings()
@@ -25,7 +25,7 @@ def tell(report: DatasetReport) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _title(report: DatasetReport) -> str:
+def _title(report: Report) -> str:
     truth = ", ".join(TRUTH_KEYS[key] for key in report.options.truth)
     images = _counted(report.num_records, "image")
     if report.num_checked < report.num_records:
@@ -33,7 +33,7 @@ def _title(report: DatasetReport) -> str:
     return f"{report.name}: {images}, {truth}"
 
 
-def _figures(report: DatasetReport) -> str:
+def _figures(report: Report) -> str:
     options = report.options
     rows = []
     if report.sizes:
@@ -69,7 +69,7 @@ def _figures(report: DatasetReport) -> str:
     return tabulate(rows, ("", ""), "pipe", disable_numparse=True)
 
 
-def _classes(report: DatasetReport) -> str:
+def _classes(report: Report) -> str:
     """A row per class; its instances too, where they are of the same classes."""
     options = report.options
     headers = ["label", "class", "images", "% of pixels", "components"]
@@ -89,7 +89,7 @@ def _classes(report: DatasetReport) -> str:
             [column[index] if index in things else None for index in columns[0]] for column in more
         ]
     rows = list(zip(*columns))
-    if len(report.never_there()) <= NAMES_SHOWN:  # then a warning names them all
+    if len(report.absent_classes()) <= 10:  # then a warning names them all
         rows = [row for row in rows if any(row[2:])]
     if not rows:
         return ""
@@ -102,7 +102,7 @@ def _classes(report: DatasetReport) -> str:
     )
 
 
-def _things(report: DatasetReport) -> str:
+def _things(report: Report) -> str:
     """A row per category of things, where label maps count other classes."""
     names = report.options.thing_names
     if not names or _is_joint(report):
@@ -112,7 +112,7 @@ def _things(report: DatasetReport) -> str:
     return tabulate(list(zip(*columns)), ["category", "thing", "images", *headers], "pipe")
 
 
-def _is_joint(report: DatasetReport) -> bool:
+def _is_joint(report: Report) -> bool:
     """Whether instances are counted over the classes of the pixels."""
     options = report.options
     return bool(options.thing_names) and (
@@ -120,7 +120,7 @@ def _is_joint(report: DatasetReport) -> bool:
     )
 
 
-def _instance_columns(report: DatasetReport) -> tuple[list[str], list[list[int]]]:
+def _instance_columns(report: Report) -> tuple[list[str], list[list[int]]]:
     columns = {"instances": report.instances}
     if report.crowds.any():
         columns["crowds"] = report.crowds
@@ -129,7 +129,7 @@ def _instance_columns(report: DatasetReport) -> tuple[list[str], list[list[int]]
     return list(columns), [column.tolist() for column in columns.values()]
 
 
-def _faults(report: DatasetReport) -> str:
+def _faults(report: Report) -> str:
     if not report.faults:
         return "Errors: none"
     faults = list_faults_by_kind(report.faults, shown=5, headings=True)

@@ -9,10 +9,9 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from ..data.components import connected_components
-from ..data.faults import Fault
+from ..data.faults import Fault, FaultKind
 from ..data.mappers import build_mapper
 from ..data.mappers.settings import component_options
-from .faults import FaultKind
 from .options import TRUTH_KEYS, CheckOptions
 
 __all__ = ["check_component_keys", "training_faults", "training_mapper"]

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.truth.image_files import read_labels
-from ..data.truth.records import as_tested
+from ..data.truth.records import apply_test_transform
 from .sem_seg_evaluator import MeanIoUEvaluator
 
 __all__ = ["CityscapesMeanIoUEvaluator"]
@@ -118,7 +118,7 @@ class CityscapesMeanIoUEvaluator(MeanIoUEvaluator):
             return
         instance_file = self._truths[input_["file_name"]].get("instance_file_name", "")
         if os.path.isfile(instance_file):
-            instances = as_tested(input_, read_labels(instance_file))
+            instances = apply_test_transform(input_, read_labels(instance_file))
             if instances.shape != predicted.shape:
                 raise ValueError(
                     f"{instance_file} is {instances.shape}, but the label map beside it is "

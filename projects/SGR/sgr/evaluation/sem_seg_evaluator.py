@@ -16,7 +16,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from ..data.loading import load_dataset
-from ..data.truth.records import as_tested, find_image, has_classes, read_class_map
+from ..data.truth.records import apply_test_transform, find_image, has_classes, read_class_map
 from ..modeling.outputs import predicted_labels
 from ..visualization.confusion_matrix import draw_confusion_matrix
 from .json_file import write_json
@@ -91,7 +91,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
         """
         Args:
             inputs: one dict per image with "file_name", and "ground_truth_transform" where the
-                model saw a part of it, see :func:`~sgr.data.truth.records.as_tested`.
+                model saw a part of it, see :func:`~sgr.data.truth.records.apply_test_transform`.
             outputs: one dict per image with "sem_seg", (C, H, W) scores or (H, W) integer labels,
                 at the size of the ground truth.
 
@@ -108,7 +108,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
                 num_classes=self._num_classes,
                 ignore_label=self._ignore_label,
             )
-            truth = as_tested(input_, truth)
+            truth = apply_test_transform(input_, truth)
             self._process_image(input_, truth, self._prediction(file_name, output, truth.shape))
 
     def evaluate(self) -> OrderedDict | None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..data.loading import load_dataset
 from ..data.truth.records import (
-    as_tested,
+    apply_test_transform,
     count_without_mask,
     file_size,
     find_image,
@@ -105,7 +105,7 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
         Args:
             inputs: one dict per image with "file_name", the network's "image" (C, H, W) and,
                 where that is not the whole image, "ground_truth_transform", see
-                :func:`~sgr.data.truth.records.as_tested`.
+                :func:`~sgr.data.truth.records.apply_test_transform`.
             outputs: one dict per image with its "concept_regions", a ``ConceptRegions`` of batch
                 size 1 that covers the unpadded image, and possibly "query_regions" of that kind.
 
@@ -209,10 +209,10 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
             labels = read_class_map(
                 record, num_classes=self._num_classes, ignore_label=self._ignore_label
             )
-            add("C", as_tested(input_, labels))
+            add("C", apply_test_transform(input_, labels))
         if has_instances(record):
             instances = read_instance_map(record, file_size(record, input_), self._thing_ids)
-            add("I", as_tested(input_, instances))
+            add("I", apply_test_transform(input_, instances))
         return values
 
 

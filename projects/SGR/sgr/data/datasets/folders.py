@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ..faults import list_values
 from ..truth.image_files import read_labels
 from .classes import (
     PathLike,
@@ -177,14 +178,10 @@ def _find_classes(datasets: Mapping[str, Folders]) -> None:
         len(files),
         found[-1],
         num_classes,
-        f" (without a pixel: {_shown(absent)})" if absent else "",
+        f" (without a pixel: {list_values(absent)})" if absent else "",
     )
     for name in datasets:
         MetadataCatalog.get(name).set(
             stuff_classes=as_class_names(num_classes),
             stuff_colors=distinct_label_colors(num_classes),
         )
-
-
-def _shown(values: Sequence[int]) -> str:
-    return ", ".join(map(str, values[:10])) + (", ..." if len(values) > 10 else "")

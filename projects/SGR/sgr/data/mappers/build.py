@@ -50,7 +50,7 @@ class CentralSquareMapper(FileNamingMapper):
     The image's shorter side is resized to ``side`` pixels and the middle cut out (SGR paper,
     Sec. A.1). That is all there is: ``image`` is (3, side, side), ``height`` and ``width``, the
     size of the results, are ``side``, and ``ground_truth_transform`` is the transform, by which
-    :func:`sgr.data.truth.records.as_tested` brings the ground truth in register.
+    :func:`sgr.data.truth.records.apply_test_transform` brings the ground truth in register.
     """
 
     @configurable

@@ -86,15 +86,19 @@ class DetectionConceptMapper(FileNamingMapper):
             "min_area_ratio": min_area_ratio,
             "kernel_size": kernel_size,
         }
-        masks, polygons = self.use_instance_mask, self.instance_mask_format == "polygon"
+        refused = {}
+        if self.use_instance_mask:
+            refused["none"] = "to learn from boxes alone, set MODEL.MASK_ON to False"
+            if self.instance_mask_format == "polygon":
+                refused["code"] = "set INPUT.MASK_FORMAT to bitmask"
+            if codes_needed:
+                refused["polygons"] = codes_needed
         self._checker = AnnotationChecker(
             num_classes=num_classes,
             head=head,
             boxes_needed=True,
-            masks_used=masks or with_components,
-            masks_needed="to learn from boxes alone, set MODEL.MASK_ON to False" if masks else "",
-            polygons_needed="set INPUT.MASK_FORMAT to bitmask" if masks and polygons else "",
-            codes_needed=codes_needed if masks else "",
+            masks_used=self.use_instance_mask or with_components,
+            refused=refused,
         )
 
     @classmethod
@@ -150,7 +154,7 @@ class DetectionConceptMapper(FileNamingMapper):
             dataset_dict["annotations"] = annotations
         if self.with_components:
             shapes = read_shapes(annotations, size=size, file_name=file_name, boxes_do=True)
-            drawn = draw_instances(shapes, transforms, image_shape)
+            drawn = draw_instances(shapes, image_shape, transforms)
             labels = paint_classes(drawn, shapes, image_shape, num_classes=self.num_classes)
             targets = component_tensors(
                 labels, ignore_label=self.num_classes + 1, **self._component_options

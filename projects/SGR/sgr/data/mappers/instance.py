@@ -63,7 +63,7 @@ class InstanceConceptMapper(ConceptMapper):
         self.num_classes = num_classes
         self._checker = AnnotationChecker(
             num_classes=num_classes,
-            masks_needed=f"{type(self).__name__} learns from masks, boxes do not do",
+            refused={"none": f"{type(self).__name__} learns from masks, boxes do not do"},
         )
 
     @classmethod
@@ -96,7 +96,7 @@ class InstanceConceptMapper(ConceptMapper):
         aug_input = T.AugInput(image)
         transforms = self.augmentations(aug_input)
         size = aug_input.image.shape[:2]
-        drawn = dict(draw_instances(truth, transforms, size))
+        drawn = dict(draw_instances(truth, size, transforms))
         class_map = paint_classes(drawn.items(), truth, size, num_classes=self.num_classes)
         class_map = self._pad(class_map, self.num_classes + 1)
         shown = [index for index in sorted(drawn) if not truth[index].crowd and drawn[index].any()]

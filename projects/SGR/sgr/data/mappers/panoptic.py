@@ -9,9 +9,8 @@ import torch
 from detectron2.config import CfgNode, configurable
 
 from ..augmentations.labelled_image import LabelledImage, compact
-from ..truth.annotations import category_fault
-from ..truth.image_files import exif_orientation, size_fault
-from ..truth.segments import read_segment_map, segment_labels
+from ..truth.records import read_segments
+from ..truth.segments import segment_labels
 from .build import MAPPER_REGISTRY
 from .concept_mapper import ConceptMapper
 from .settings import check_ignored, labels_of_training_data
@@ -88,16 +87,8 @@ class PanopticConceptMapper(ConceptMapper):
                 f"the record of {file_name} has no {missing[0]}: {type(self).__name__} needs a "
                 "panoptic dataset in its standard, not its separated form"
             )
-        indices = read_segment_map(dataset_dict)
-        if indices.shape != size:
-            turn = exif_orientation(file_name)
-            truth = f"its panoptic picture {dataset_dict['pan_seg_file_name']} is"
-            raise ValueError(size_fault(file_name, size, truth, indices.shape, turn))
+        indices = read_segments(dataset_dict, num_classes=self.num_classes, size=size)
         segments = dataset_dict["segments_info"]
-        for segment in segments:
-            fault = category_fault(segment["category_id"], self.num_classes)
-            if fault:
-                raise ValueError(f"segment {segment['id']} of {file_name} {fault}")
         indices[indices < 0] = len(segments)
         labels = segment_labels(segments, ignore_value=self.ignore_value)
         return _Segments(compact(indices, len(segments)), labels)

@@ -9,7 +9,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 
 from ..augmentations.labelled_image import LabelledImage, compact
-from ..truth.image_files import check_labels, exif_orientation, read_labels, size_fault
+from ..truth.records import read_label_map
 from .build import MAPPER_REGISTRY
 from .concept_mapper import ConceptMapper
 from .settings import check_ignored, labels_of_training_data
@@ -71,15 +71,8 @@ class SemanticConceptMapper(ConceptMapper):
                 f"the record of {dataset_dict['file_name']} has no sem_seg_file_name: "
                 f"{type(self).__name__} needs a dataset for semantic segmentation"
             )
-        label_file = dataset_dict["sem_seg_file_name"]
-        labels = read_labels(label_file)
-        if labels.shape != size:
-            file_name = dataset_dict["file_name"]
-            turn = exif_orientation(file_name)
-            truth = f"its label map {label_file} is"
-            raise ValueError(size_fault(file_name, size, truth, labels.shape, turn))
-        check_labels(
-            labels, label_file, num_classes=self.num_classes, ignore_label=self.ignore_label
+        labels = read_label_map(
+            dataset_dict, num_classes=self.num_classes, ignore_label=self.ignore_label, size=size
         )
         compacted = compact(labels, self.num_classes - 1, self.ignore_value)
         if self.ignore_value == self.ignore_label:

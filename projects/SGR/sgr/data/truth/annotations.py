@@ -1,9 +1,9 @@
-"""Looking at annotated instances before anything is learned from them."""
+"""Checks of annotated instances (COCO style), made before anything is learned from them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,14 +22,14 @@ __all__ = [
 
 
 def annotation_name(annotation: dict, index: int, file_name: str) -> str:
-    """What messages call an annotation: its place in the record, and its id where that is known."""
+    """The name of an annotation in messages: its place in the record, and its id if it has one."""
     known = isinstance(annotation, dict) and "id" in annotation
     number = f" (id {annotation['id']})" if known else ""
     return f"annotation {index}{number} of {file_name}"
 
 
 def checked_rle(segmentation: dict | list | None, size: tuple[int, int], name: str) -> dict | None:
-    """:func:`sgr.data.truth.masks.to_rle`, whose ValueError names the annotation."""
+    """:func:`sgr.data.truth.masks.to_rle`, with the annotation's name in the ValueError."""
     try:
         return to_rle(segmentation, size)
     except ValueError as error:
@@ -37,7 +37,7 @@ def checked_rle(segmentation: dict | list | None, size: tuple[int, int], name: s
 
 
 class AnnotationChecker:
-    """Finds annotations that a mapper could not use, and says what to do about them.
+    """Finds annotations that a mapper cannot use, and says what to do about them.
 
     Boxes of zero area, polygons of fewer than three corners, crowds and images without annotations
     are ordinary data and no faults.
@@ -55,36 +55,31 @@ class AnnotationChecker:
         head: str = "SEM_SEG_HEAD",
         boxes_needed: bool | None = False,
         masks_used: bool = True,
-        masks_needed: str = "",
-        polygons_needed: str = "",
-        codes_needed: str = "",
+        refused: Mapping[str, str] | None = None,
     ):
         """
         Args:
             num_classes: categories are in ``[0, num_classes)``.
-            head: the node under MODEL whose NUM_CLASSES is meant, for the message.
-            boxes_needed: every instance needs a ``bbox``. False: boxes are not looked at. None:
-                they may lack, and those that are there are looked at.
-            masks_used: segmentations are looked at.
-            masks_needed: why every instance needs a ``segmentation``, and the way out, as the
-                message has it; "" where it may lack.
-            polygons_needed: why run-length codes do not do, and the way out; "" where they do.
-            codes_needed: the same of polygons.
+            head: the node under MODEL with this NUM_CLASSES, for messages.
+            boxes_needed: True: every instance needs a ``bbox``. None: it may be missing, but must
+                be right if it is there. False: boxes are not checked.
+            masks_used: whether to check segmentations.
+            refused: the forms of segmentation that the mapper cannot use: "none" (it is missing),
+                "code" (run lengths) or "polygons". The value is the end of the message: the reason
+                and the way out.
         """
         self.num_classes = num_classes
         self.head = head
         self.boxes_needed = boxes_needed
         self.masks_used = masks_used
-        self.masks_needed = masks_needed
-        self.polygons_needed = polygons_needed
-        self.codes_needed = codes_needed
+        self.refused = refused or {}
 
     def check(self, record: dict, size: tuple[int, int] | None = None) -> None:
-        """Look at the annotations of one record.
+        """Check the annotations of one record.
 
         Args:
             record: with ``file_name`` and ``annotations``.
-            size: (height, width) of the image; None takes those of the record, if it has any.
+            size: (height, width) of the image; None takes the size in the record, if it has one.
 
         Raises:
             ValueError: there are no annotations, or one of them has a fault. The message names
@@ -95,12 +90,12 @@ class AnnotationChecker:
             raise ValueError(fault)
 
     def check_all(self, records: Sequence[dict]) -> None:
-        """Look at the annotations of a dataset, before the training starts.
+        """Check the annotations of a dataset before the training starts.
 
-        Reads no file. Costs a few microseconds per annotation.
+        It reads no file and takes a few microseconds per annotation.
 
         Raises:
-            ValueError: as in :meth:`check`; the message names the first faults and their number.
+            ValueError: as in :meth:`check`; the message has the number of faults and the first few.
         """
         faults = [fault for record in records for fault in self._faults(record)]
         if len(faults) == 1:
@@ -113,8 +108,8 @@ class AnnotationChecker:
         if "annotations" not in record:
             yield (
                 f"the record of {file_name} has no annotations, only {sorted(record)}: this "
-                "mapper needs a dataset of instances; another is for INPUT.DATASET_MAPPER_NAME, "
-                "or an empty list for an image without any"
+                "mapper needs a dataset of instances. Choose another INPUT.DATASET_MAPPER_NAME, or "
+                "give an image without instances an empty list"
             )
             return
         if size is None and "height" in record and "width" in record:
@@ -125,13 +120,13 @@ class AnnotationChecker:
                 yield f"{annotation_name(annotation, index, file_name)} {fault}"
 
     def fault(self, annotation: dict, size: tuple[int, int] | None = None) -> str | None:
-        """What is wrong with one annotation; None where nothing is.
+        """What is wrong with one annotation.
 
         Args:
-            size: (height, width) of the image, if known.
+            size: (height, width) of the image, if it is known.
 
         Returns:
-            What would follow "the annotation ..." in a sentence.
+            The end of a sentence that begins with the annotation's name; None if it is right.
         """
         if not isinstance(annotation, dict):
             return f"is {annotation!r}, not a dict"
@@ -139,28 +134,47 @@ class AnnotationChecker:
             return f"has no category_id, only {sorted(annotation)}"
         fault = category_fault(annotation["category_id"], self.num_classes, self.head)
         crowd = annotation.get("iscrowd", 0)
-        # Of a crowd, which is only left out, a box does as well as a mask, and nothing will do.
-        boxes_used = (
-            self.boxes_needed
-            and not crowd
-            or ("bbox" in annotation and self.boxes_needed is not False)
-        )
-        if not fault and boxes_used:
+        if not fault and self._uses_box(annotation):
             fault = _box_fault(annotation)
         if fault or not self.masks_used:
             return fault
         segmentation = annotation.get("segmentation")
         if segmentation is None:
-            if self.masks_needed and not (crowd and self.boxes_needed):
-                return f"has no segmentation, only {sorted(annotation)}: {self.masks_needed}"
+            # A crowd is only left out: its box is as good as a mask.
+            if "none" in self.refused and not (crowd and self.boxes_needed):
+                return f"has no segmentation, only {sorted(annotation)}: {self.refused['none']}"
             return None
-        if self.polygons_needed and not crowd and isinstance(segmentation, dict):
-            return f"has a run-length code: {self.polygons_needed}"
+        is_code = isinstance(segmentation, dict)
+        if "code" in self.refused and is_code and not crowd:
+            return f"has a run-length code: {self.refused['code']}"
         fault = segmentation_fault(segmentation, size)
-        polygons = not fault and segmentation and not isinstance(segmentation, dict)
-        if self.codes_needed and polygons and not crowd:
-            return f"has polygons: {self.codes_needed}"
+        if not fault and "polygons" in self.refused and segmentation and not is_code and not crowd:
+            return f"has polygons: {self.refused['polygons']}"
         return fault
+
+    def _uses_box(self, annotation: dict) -> bool:
+        if self.boxes_needed is False:
+            return False
+        is_needed = self.boxes_needed and not annotation.get("iscrowd", 0)
+        return bool(is_needed) or "bbox" in annotation
+
+
+def category_fault(category: Any, num_classes: int, head: str = "SEM_SEG_HEAD") -> str | None:
+    """What is wrong with a category_id; None if it is an integer in ``[0, num_classes)``.
+
+    Args:
+        category: the value in a record.
+        num_classes: number of classes.
+        head: the node under MODEL whose NUM_CLASSES counts if the metadata name no classes.
+    """
+    # JSON files may have floats, strings or booleans in this place.
+    is_integer = isinstance(category, (int, np.integer)) and not isinstance(category, bool)
+    if is_integer and 0 <= category < num_classes:
+        return None
+    return (
+        f"has category_id {category!r}; expected are 0 to {num_classes - 1}, by the class names in "
+        f"the dataset's metadata or else by MODEL.{head}.NUM_CLASSES"
+    )
 
 
 def _box_fault(annotation: dict) -> str | None:
@@ -171,7 +185,7 @@ def _box_fault(annotation: dict) -> str | None:
     if mode not in (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS):
         return f"has the bbox_mode {mode!r}; it must be BoxMode.XYWH_ABS or BoxMode.XYXY_ABS"
     try:
-        left, top, third, fourth = (float(each) for each in box)
+        left, top, third, fourth = (float(number) for number in box)
     except (TypeError, ValueError):
         return f"has the bbox {box!r}, not four numbers"
     if not math.isfinite(left + top + third + fourth):
@@ -182,63 +196,29 @@ def _box_fault(annotation: dict) -> str | None:
         # Detectron2 would silently train on the box mirrored at its corner.
         return (
             f"has the bbox {box!r} ({mode.name}), which is {third:g} x {fourth:g}: correct the "
-            "file or remove the annotation; a side of zero, though, is left out in training"
+            "file or remove the annotation; a box with a side of zero is left out in training"
         )
     return None
-
-
-def category_fault(category: Any, num_classes: int, head: str = "SEM_SEG_HEAD") -> str | None:
-    """What is wrong with a category_id, None if it is an integer in ``[0, num_classes)``.
-
-    Args:
-        category: what a record has.
-        num_classes: number of classes.
-        head: whose NUM_CLASSES under MODEL counts where the metadata name no classes.
-    """
-    # JSON has other things than integers too.
-    is_integer = isinstance(category, (int, np.integer)) and not isinstance(category, bool)
-    if is_integer and 0 <= category < num_classes:
-        return None
-    return (
-        f"has category_id {category!r}; expected are 0 to {num_classes - 1}, by the class names in "
-        f"the metadata of DATASETS.TRAIN or else by MODEL.{head}.NUM_CLASSES"
-    )
 
 
 def segmentation_fault(
     segmentation: dict | list, size: tuple[int, int] | None = None
 ) -> str | None:
-    """What is wrong with the segmentation of an annotation, seen from its form.
+    """What is wrong with the form of an annotation's segmentation.
 
-    Cheap enough for every annotation of a dataset: microseconds each, and it makes no mask. It does
-    not check the runs of a code (:func:`~sgr.data.truth.masks.to_rle` does), and polygons of fewer
+    This takes microseconds and makes no mask, so it can check every annotation of a dataset. It
+    does not check the runs of a code (:func:`~sgr.data.truth.masks.to_rle` does). Polygons of fewer
     than three corners are no fault.
 
     Args:
         segmentation: polygons, or a run-length code.
-        size: (height, width) of the image, if known.
+        size: (height, width) of the image, if it is known.
 
     Returns:
-        What would follow "the annotation ..." in a sentence, or None where nothing is wrong.
+        The end of a sentence that begins with the annotation's name; None if nothing is wrong.
     """
     if isinstance(segmentation, dict):
-        if not {"counts", "size"} <= segmentation.keys():
-            return f"has a run-length code of {sorted(segmentation)}, not of counts and size"
-        if not isinstance(segmentation["counts"], (bytes, str, list)):
-            kind = type(segmentation["counts"]).__name__
-            return f"has a run-length code with counts of type {kind}, not a list or a string"
-        if isinstance(segmentation["counts"], list) and not _are_numbers(segmentation["counts"]):
-            return "has a run-length code with counts that are not numbers"
-        code_size = segmentation["size"]
-        if not _are_numbers(code_size) or len(code_size) != 2:
-            return f"has a run-length code of the size {code_size!r}, not of two numbers"
-        code_size = tuple(code_size)
-        if size is not None and code_size != tuple(size):
-            return (
-                f"has a mask of {code_size[1]} x {code_size[0]}, but the image is "
-                f"{size[1]} x {size[0]} pixels"
-            )
-        return None
+        return _code_fault(segmentation, size)
     if not isinstance(segmentation, (list, tuple)):
         return (
             f"has a segmentation of type {type(segmentation).__name__}; it must be a list of "
@@ -251,7 +231,7 @@ def segmentation_fault(
                 "[[x, y, x, y, ...], ...]"
             )
         try:
-            # For the usual lists of numbers much faster than by way of an array.
+            # For lists of numbers, which are usual, this is much faster than an array.
             finite = math.isfinite(sum(polygon))
         except TypeError:
             try:
@@ -260,6 +240,25 @@ def segmentation_fault(
                 return "has a polygon that does not consist of numbers"
         if not finite:
             return "has a polygon with a coordinate that is not finite"
+    return None
+
+
+def _code_fault(code: dict, size: tuple[int, int] | None) -> str | None:
+    if not {"counts", "size"} <= code.keys():
+        return f"has a run-length code of {sorted(code)}, not of counts and size"
+    counts, code_size = code["counts"], code["size"]
+    if not isinstance(counts, (bytes, str, list)):
+        kind = type(counts).__name__
+        return f"has a run-length code with counts of type {kind}, not a list or a string"
+    if isinstance(counts, list) and not _are_numbers(counts):
+        return "has a run-length code with counts that are not numbers"
+    if not _are_numbers(code_size) or len(code_size) != 2:
+        return f"has a run-length code of the size {code_size!r}, not of two numbers"
+    if size is not None and tuple(code_size) != tuple(size):
+        return (
+            f"has a mask of {code_size[1]} x {code_size[0]}, but the image is "
+            f"{size[1]} x {size[0]} pixels"
+        )
     return None
 
 

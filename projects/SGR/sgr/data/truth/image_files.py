@@ -1,4 +1,4 @@
-"""Reading and checking images and label maps, with errors that name the file."""
+"""Reading images and label maps, with errors that name the file."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import numpy as np
 from detectron2.data import detection_utils
 from PIL import Image
 
+from ..faults import list_values
+
 __all__ = [
-    "QUARTER_TURNS",
     "check_labels",
     "exif_orientation",
     "find_wrong_labels",
+    "is_turn_unproven",
     "read_image",
     "read_labels",
     "size_fault",
@@ -20,10 +22,10 @@ __all__ = [
 
 # EXIF orientations that exchange height and width; 1 is none, 2 to 4 are half turns and
 # reflections.
-QUARTER_TURNS = range(5, 9)
+_QUARTER_TURNS = range(5, 9)
 _EXIF_ORIENTATION = 0x0112
 
-# What Pillow raises for files that are cut off, damaged, no image at all, or far too large.
+# Pillow raises these for files that are cut off, damaged, no image at all, or far too large.
 _PILLOW_ERRORS = (
     OSError,
     SyntaxError,
@@ -39,14 +41,13 @@ def read_image(file_name: str, format: str | None) -> np.ndarray:
 
     Args:
         file_name: path.
-        format: "BGR" or a mode of Pillow's, as in ``INPUT.FORMAT``; None leaves the values as they
-            are stored.
+        format: "BGR" or a mode of Pillow, as in ``INPUT.FORMAT``; None keeps the stored values.
 
     Returns:
-        (H, W, C) uint8 array; without a format of the file's own shape and type.
+        (H, W, C) uint8 array; with format None, the shape and type of the file.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         OSError: the file cannot be read as an image.
     """
     return _read(file_name, format, "image")
@@ -56,21 +57,21 @@ def read_labels(file_name: str) -> np.ndarray:
     """Read a label map: a single-channel or palette image whose values are the labels.
 
     Returns:
-        (H, W) integer array, uint8 or, if the file has more than 8 bits, int32.
+        (H, W) integer array: uint8, or int32 if the file has more than 8 bits.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         OSError: the file cannot be read as an image.
         ValueError: the image has several channels.
     """
-    # Without a format Pillow's values come as they are: a palette image yields indices.
+    # Without a format, the indices of a palette image stay indices.
     labels = _read(file_name, None, "label map")
     if labels.ndim != 2:
         raise ValueError(
             f"label map {file_name} must have one channel of class labels, but has "
             f"{labels.shape[2]} channels; convert its colours to labels first"
         )
-    if labels.dtype == np.uint16:  # PyTorch knows few operations on these.
+    if labels.dtype == np.uint16:  # PyTorch has few operations on this type
         return labels.astype(np.int32)
     return labels.astype(np.uint8) if labels.dtype == bool else labels
 
@@ -78,16 +79,16 @@ def read_labels(file_name: str) -> np.ndarray:
 def check_labels(
     labels: np.ndarray, file_name: str, *, num_classes: int, ignore_label: int | None
 ) -> None:
-    """Raise unless every label is a class or the ignored one.
+    """Check that every label is a class or the ignored label.
 
     Args:
         labels: (H, W) integers.
-        file_name: where they come from, for the message.
-        num_classes: labels are in ``[0, num_classes)``.
-        ignore_label: the label of unlabelled pixels; None where there is none.
+        file_name: the file of the labels, for the message.
+        num_classes: classes are in ``[0, num_classes)``.
+        ignore_label: the label of unlabelled pixels; None if the dataset has none.
 
     Raises:
-        ValueError: there are others; the message names up to ten of them.
+        ValueError: there are other labels. The message names up to ten of them.
     """
     wrong = find_wrong_labels(labels, file_name, num_classes=num_classes, ignore_label=ignore_label)
     if wrong:
@@ -97,11 +98,11 @@ def check_labels(
 def find_wrong_labels(
     labels: np.ndarray, file_name: str, *, num_classes: int, ignore_label: int | None
 ) -> tuple[np.ndarray, str] | None:
-    """What :func:`check_labels` objects to.
+    """Find the labels that :func:`check_labels` refuses.
 
     Returns:
         The (H, W) bool mask of labels that are neither a class nor ignored, and the message; None
-        where there are none.
+        if all labels are right.
     """
     wrong = labels >= num_classes
     if labels.dtype.kind != "u":
@@ -110,43 +111,57 @@ def find_wrong_labels(
         wrong &= labels != ignore_label
     if not wrong.any():
         return None
-    values = np.unique(labels[wrong])
-    shown = ", ".join(map(str, values[:10])) + (", ..." if len(values) > 10 else "")
+    values = list_values(np.unique(labels[wrong]))
     expected = f"expected are 0 to {num_classes - 1}"
     if ignore_label is None:
         expected += ", and the dataset's metadata have no ignore_label"
     else:
         expected += f", and {ignore_label} for ignored pixels"
-    return wrong, f"label map {file_name} holds the label(s) {shown}; {expected}"
+    return wrong, f"label map {file_name} holds the label(s) {values}; {expected}"
 
 
 def exif_orientation(file_name: str) -> int:
-    """How its EXIF data turn an image when it is read: 1, not at all, to 8. Reads the header.
+    """The orientation in the EXIF data of an image, 1 (not turned) to 8. It reads the header.
 
     Raises:
-        OSError: there is no such file, or it is no image.
+        OSError: the file does not exist, or is no image.
     """
     with Image.open(file_name) as image:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
     return orientation if orientation in range(2, 9) else 1
 
 
-def size_fault(
-    file_name: str, size: tuple[int, ...], its_truth_is: str, other: tuple[int, ...], turn: int = 1
-) -> str:
-    """The message about an image and ground truth of another size.
+def is_turn_unproven(turn: int, size: tuple[int, int], is_compared: bool) -> bool:
+    """Whether EXIF data turn an image, and nothing proves that its ground truth is turned too.
 
     Args:
-        file_name: of the image.
-        size, other: (height, width) of the image as it is read, and of its ground truth.
-        its_truth_is: "its label map FILE is", for instance.
-        turn: the image's :func:`exif_orientation`.
+        turn: :func:`exif_orientation` of the image.
+        size: its (height, width).
+        is_compared: whether the ground truth has a size, which is compared with the image's. This
+            proves a quarter turn of an image that is not square.
     """
+    is_proven = is_compared and turn in _QUARTER_TURNS and size[0] != size[1]
+    return turn != 1 and not is_proven
+
+
+def size_fault(
+    file_name: str, size: tuple[int, int], its_truth_is: str, other: tuple[int, ...]
+) -> str | None:
+    """The message if an image and its ground truth differ in size; None if they do not.
+
+    Args:
+        file_name: the image.
+        size: its (height, width).
+        its_truth_is: the middle of the message, for example "its label map FILE is".
+        other: (height, width) of the ground truth.
+    """
+    if tuple(size) == tuple(other):
+        return None
     message = (
         f"image {file_name} is {size[1]} x {size[0]} pixels, but {its_truth_is} "
         f"{other[1]} x {other[0]}"
     )
-    if turn in QUARTER_TURNS and tuple(other) == tuple(size[::-1]):
+    if tuple(other) == tuple(size[::-1]) and exif_orientation(file_name) in _QUARTER_TURNS:
         message += (
             "; the orientation in its EXIF data turns the image and not the ground truth: remove it"
         )

@@ -1,8 +1,8 @@
-"""The instances of one image, drawn into the augmented image and made one map of classes."""
+"""The instances of one image: reading their shapes, drawing them, and which one lies on top."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,23 +13,25 @@ from detectron2.structures import BoxMode
 from .annotations import annotation_name, checked_rle
 from .masks import to_rle, valid_polygons
 
-__all__ = ["InstanceShape", "draw_instances", "paint_classes", "read_shapes"]
+__all__ = ["InstanceShape", "draw_instances", "paint", "paint_classes", "read_shapes"]
 
 
 class InstanceShape(NamedTuple):
-    """What one annotation covers.
+    """The pixels of one annotation.
 
     Attributes:
-        category: its class.
-        crowd: whether it stands for many.
-        area: of its mask at the image's own resolution, pixels.
-        shape: its polygons, each a flat array of x, y, x, y..., or its run-length code.
+        index: its place in the annotations of the record.
+        category: its class; None if the annotation does not have one.
+        crowd: whether it stands for many instances.
+        rle: its mask at the resolution of the image, as a run-length code.
+        polygons: flat arrays of x, y, x, y...; None if the annotation has a run-length code.
     """
 
-    category: int
+    index: int
+    category: int | None
     crowd: bool
-    area: int
-    shape: list[np.ndarray] | dict
+    rle: dict
+    polygons: list[np.ndarray] | None
 
 
 def read_shapes(
@@ -37,109 +39,150 @@ def read_shapes(
     *,
     size: tuple[int, int],
     file_name: str,
+    with_crowds: bool = True,
     boxes_do: bool = False,
 ) -> list[InstanceShape]:
-    """The shapes of annotations, without those that enclose nothing.
+    """Read the shapes of annotations. Annotations that enclose nothing are left out.
 
     Args:
-        annotations: without the faults that
-            :class:`~sgr.data.truth.annotations.AnnotationChecker` finds.
+        annotations: of one record.
         size: (height, width) of the image.
-        file_name: of the image, for the message.
+        file_name: the image, for messages.
+        with_crowds: also read crowds.
         boxes_do: take the box of an annotation whose segmentation is missing or encloses nothing.
 
     Raises:
-        ValueError: a run-length code is not of its size; the message names the annotation.
+        ValueError: a run-length code is not of its own size, or not of the image's. The message
+            names the annotation.
     """
     shapes = []
     for index, annotation in enumerate(annotations):
+        crowd = bool(annotation.get("iscrowd", 0))
+        if crowd and not with_crowds:
+            continue
         segmentation = annotation.get("segmentation")
-        rle = checked_rle(segmentation, size, annotation_name(annotation, index, file_name))
+        name = annotation_name(annotation, index, file_name)
+        rle = checked_rle(segmentation, size, name)
         if rle is None and boxes_do and "bbox" in annotation:
             segmentation = [_corners(annotation)]
             rle = to_rle(segmentation, size)
         if rle is None:
             continue
-        # Polygons can be scaled without a loss.
-        shape = rle if isinstance(segmentation, dict) else valid_polygons(segmentation)
-        crowd = bool(annotation.get("iscrowd", 0))
-        area = int(mask_util.area(rle))
-        shapes.append(InstanceShape(annotation["category_id"], crowd, area, shape))
+        if tuple(rle["size"]) != tuple(size):
+            height, width = rle["size"]
+            raise ValueError(
+                f"{name}: the mask is {width} x {height}, but the image is {size[1]} x {size[0]} "
+                "pixels"
+            )
+        polygons = None if isinstance(segmentation, dict) else valid_polygons(segmentation)
+        shapes.append(InstanceShape(index, annotation.get("category_id"), crowd, rle, polygons))
     return shapes
 
 
 def _corners(annotation: dict) -> list[float]:
     """The box of an annotation as a polygon, which any augmentation can move."""
-    # Not in place: Detectron2 converts arrays so.
-    box = [float(each) for each in annotation["bbox"]]
+    # A copy, because Detectron2 converts arrays in place.
+    box = [float(number) for number in annotation["bbox"]]
     x0, y0, x1, y1 = BoxMode.convert(box, annotation["bbox_mode"], BoxMode.XYXY_ABS)
     return [x0, y0, x1, y0, x1, y1, x0, y1]
 
 
 def draw_instances(
-    shapes: list[InstanceShape], transforms: T.TransformList, size: tuple[int, int]
+    shapes: Sequence[InstanceShape],
+    size: tuple[int, int],
+    transforms: T.TransformList | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Draw instances into the augmented image, from below to above.
+    """Draw instances one by one, in the order in which they cover each other.
 
-    Crowds lie below everything, and larger instances below smaller ones, by their areas in the
-    whole image, as in :func:`sgr.data.truth.records.read_instance_map`.
+    Crowds come first and lie below everything. Larger instances come before smaller ones, which lie
+    on top. The size is the area of the whole mask in the image, in pixels, before an augmentation;
+    of two equal ones the later lies on top.
 
-    Polygons are drawn at the size of the crop; run-length codes are augmented as masks. Cost: one
-    mask of the crop's size each, about a millisecond per million pixels.
+    Polygons are drawn at the size of the augmented image; run-length codes are augmented as masks.
+    Cost: one mask of this size per instance, about a millisecond per million pixels.
 
     Args:
-        shapes: of :func:`read_shapes`.
-        transforms: what was done to the image.
-        size: (height, width) of the augmented image.
+        shapes: from :func:`read_shapes`.
+        size: (height, width) of the result.
+        transforms: the augmentation of the image; None draws at the image's own resolution.
 
     Yields:
-        The index of each shape and its (H, W) bool mask, which may be empty.
+        The place of a shape in ``shapes`` and its (H, W) bool mask, which may be empty.
     """
+    areas = [int(mask_util.area(shape.rle)) for shape in shapes]
     below_to_above = sorted(
-        range(len(shapes)), key=lambda index: (not shapes[index].crowd, -shapes[index].area)
+        range(len(shapes)), key=lambda place: (not shapes[place].crowd, -areas[place])
     )
-    for index in below_to_above:
-        yield index, _augmented_mask(shapes[index].shape, transforms, size)
+    for place in below_to_above:
+        yield place, _mask(shapes[place], size, transforms)
+
+
+def paint(
+    drawn: Iterable[tuple[int, np.ndarray]],
+    values: Sequence[int],
+    size: tuple[int, int],
+    *,
+    background: int,
+) -> np.ndarray:
+    """Make one map of masks, where the later mask lies on top.
+
+    Args:
+        drawn: from :func:`draw_instances`.
+        values: the value of each shape, by its place.
+        size: (height, width) of the map.
+        background: the value of pixels that no mask covers.
+
+    Returns:
+        (H, W) uint8, or int32 if the values need it.
+    """
+    is_byte = all(0 <= value <= 255 for value in (background, *values))
+    dtype = np.uint8 if is_byte else np.int32
+    # Column by column, as pycocotools draws masks: ten times faster than row by row.
+    painted = np.full(size, background, dtype, order="F")
+    for place, mask in drawn:
+        np.copyto(painted, dtype(values[place]), where=mask)
+    return np.ascontiguousarray(painted)
 
 
 def paint_classes(
     drawn: Iterable[tuple[int, np.ndarray]],
-    shapes: list[InstanceShape],
+    shapes: Sequence[InstanceShape],
     size: tuple[int, int],
     *,
     num_classes: int,
 ) -> np.ndarray:
-    """The map of classes that components of instance data are made of.
+    """Make the map of classes from which the components of instance data are made.
 
     Args:
-        drawn: of :func:`draw_instances`.
-        shapes: the same.
-        size: (height, width) of the augmented image.
+        drawn: from :func:`draw_instances`.
+        shapes: the same as there, with a category each.
+        size: (height, width) of the map.
         num_classes: number of classes.
 
     Returns:
-        (H, W) uint8 or int32: the class of the uppermost instance; ``num_classes``, the background,
-        where there is none, so that the concept regions of things learn where things end; and
-        ``num_classes + 1``, to be ignored, where only a crowd is.
+        (H, W) uint8 or int32: the class of the instance on top; ``num_classes``, the background,
+        for pixels without an instance; ``num_classes + 1``, which is ignored, for pixels of crowds
+        only.
     """
+    # The background is a class, so that the concept regions of things learn where things end.
     background, ignored = num_classes, num_classes + 1
-    # Column by column, as pycocotools draws masks: ten times faster than across.
-    dtype = np.uint8 if ignored <= 255 else np.int32
-    class_map = np.full(size, background, dtype, order="F")
-    for index, mask in drawn:
-        shape = shapes[index]
-        np.copyto(class_map, dtype(ignored if shape.crowd else shape.category), where=mask)
-    return np.ascontiguousarray(class_map)
+    values = [ignored if shape.crowd else shape.category for shape in shapes]
+    # One more value, so that the map can hold it even without a crowd: padding is ignored too.
+    return paint(drawn, [*values, ignored], size, background=background)
 
 
-def _augmented_mask(
-    shape: list[np.ndarray] | dict, transforms: T.TransformList, size: tuple[int, int]
+def _mask(
+    shape: InstanceShape, size: tuple[int, int], transforms: T.TransformList | None
 ) -> np.ndarray:
-    """(H, W) bool mask of polygons or of a run-length code in the augmented image of ``size``."""
-    if isinstance(shape, dict):
-        mask = np.ascontiguousarray(mask_util.decode(shape))
+    """(H, W) bool mask in the image, augmented or not, of this ``size``."""
+    if transforms is None:
+        return mask_util.decode(shape.rle).astype(bool)
+    if shape.polygons is None:
+        mask = np.ascontiguousarray(mask_util.decode(shape.rle))
         return transforms.apply_segmentation(mask).astype(bool)
-    # The corners alone are moved, since Detectron2's way of cropping polygons needs Shapely;
-    # drawing them cuts off what lies outside.
-    polygons = [transforms.apply_coords(polygon.reshape(-1, 2).copy()) for polygon in shape]
+    # Only the corners are moved: Detectron2 needs Shapely to crop polygons. Drawing them cuts off
+    # the parts outside of the image.
+    polygons = [
+        transforms.apply_coords(polygon.reshape(-1, 2).copy()) for polygon in shape.polygons
+    ]
     return mask_util.decode(to_rle(polygons, size)).view(bool)  # bytes of 0 and 1

@@ -16,12 +16,11 @@ def to_rle(segmentation: dict | list | None, size: tuple[int, int]) -> dict | No
         size: (height, width) of the image, for polygons.
 
     Returns:
-        The code, which has a size of its own; None where there is no polygon of three corners.
+        The code, which stores its own size; None if no polygon has three corners.
 
     Raises:
-        ValueError: a code has more or fewer pixels than its size says, as where it is cut off or
-            of a mask of another size. (pycocotools would fill the gap with whatever the memory
-            holds.)
+        ValueError: a code has more or fewer pixels than its size says: it is cut off, or of a mask
+            of another size.
     """
     if isinstance(segmentation, dict):
         code = segmentation
@@ -41,12 +40,21 @@ def to_rle(segmentation: dict | list | None, size: tuple[int, int]) -> dict | No
     return mask_util.merge(mask_util.frPyObjects(polygons, *size)) if polygons else None
 
 
+def valid_polygons(segmentation: list | None) -> list[np.ndarray]:
+    """The polygons with at least three corners, each as a flat array of x, y, x, y..."""
+    polygons = [np.ravel(np.asarray(polygon, np.float64)) for polygon in segmentation or []]
+    # pycocotools would read four numbers as a box.
+    return [polygon for polygon in polygons if len(polygon) >= 6 and len(polygon) % 2 == 0]
+
+
+# Needed: pycocotools 2.0.11 decodes a truncated code without an error, and fills the missing pixels
+# with whatever the memory holds.
 def _num_pixels(code: bytes | str) -> int:
     """The sum of the runs of a compressed run-length code.
 
-    The code is COCO's: characters from "0" on hold five bits each and whether the number goes on,
-    lowest bits first, in two's complement; from the fourth on, a number is the difference to the
-    run two before it.
+    The code is COCO's. A character from "0" on stores five bits of a number, lowest bits first, and
+    one bit that tells whether the number goes on. Numbers are in two's complement. From the fourth
+    number on, a number is the difference to the run two places before it.
     """
     characters = np.frombuffer(code if isinstance(code, bytes) else code.encode(), np.uint8)
     digits = characters.astype(np.int64) - 48
@@ -61,10 +69,3 @@ def _num_pixels(code: bytes | str) -> int:
     numbers -= np.where(digits[ends] & 16, 1 << np.minimum(5 * lengths, 60), 0)
     odd, even = np.cumsum(numbers[1::2]), np.cumsum(numbers[2::2])
     return int(numbers[0] + odd.sum() + even.sum())
-
-
-def valid_polygons(segmentation: list | None) -> list[np.ndarray]:
-    """Those of at least three corners, each as a flat array of x, y, x, y..."""
-    polygons = [np.ravel(np.asarray(polygon, np.float64)) for polygon in segmentation or []]
-    # pycocotools would read four numbers as a box.
-    return [polygon for polygon in polygons if len(polygon) >= 6 and len(polygon) % 2 == 0]

@@ -1,22 +1,23 @@
-"""Classes and instances of one image at its own resolution, read for evaluation.
+"""The ground truth of one image, read from a record in Detectron2's standard dataset format.
 
-Records are dicts in Detectron2's standard dataset format.
+Label maps are read from ``sem_seg_file_name``, panoptic segments from ``pan_seg_file_name`` and
+``segments_info``, instances from ``annotations`` (COCO style).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
-import pycocotools.mask as mask_util
 
-from .image_files import check_labels, read_labels
-from .masks import to_rle, valid_polygons
-from .segments import read_segment_map, segment_labels
+from .image_files import check_labels, read_labels, size_fault
+from .instances import draw_instances, paint, read_shapes
+from .masks import valid_polygons
+from .segments import has_segments, read_segment_map, segment_faults, segment_labels
 
 __all__ = [
-    "as_tested",
+    "apply_test_transform",
     "count_without_mask",
     "file_size",
     "find_image",
@@ -24,33 +25,36 @@ __all__ = [
     "has_instances",
     "read_class_map",
     "read_instance_map",
+    "read_label_map",
+    "read_segments",
 ]
 
 
-def as_tested(input_: dict, labels: np.ndarray) -> np.ndarray:
-    """A map of the ground truth as the model's image was made of the file, in register with it.
+def apply_test_transform(input_: dict, labels: np.ndarray) -> np.ndarray:
+    """Crop and resize a map of the ground truth in the way the test mapper did with the image.
+
+    Without a "ground_truth_transform" in the input, the map stays as it is.
 
     Args:
-        input_: what the test mapper made of the record. Its "ground_truth_transform", a Detectron2
-            ``Transform`` or ``TransformList``, is what it did to the image; where there is none,
-            the map stays at the resolution of the file.
-        labels: (H, W) of any type, H and W those of the image file.
+        input_: the test mapper's result for the image. "ground_truth_transform" is the Detectron2
+            ``Transform`` or ``TransformList`` that it applied to the image file.
+        labels: (H, W) values of any type, at the size of the image file.
 
     Returns:
-        (h, w) of the same type, each value that of the pixel of ``labels`` nearest to it.
+        (h, w) values of the same type. Each is the value of the nearest pixel in ``labels``.
 
     Raises:
-        ValueError: the map is not of the image's size.
+        ValueError: the map is not of the size of the image file.
     """
     transform = input_.get("ground_truth_transform")
     if transform is None:
         return labels
-    # Detectron2 moves bytes like images, but not larger numbers (see LabelledImage): so that the
-    # type does not matter, this moves the pixels' numbers, as pictures of four bytes.
+    # Detectron2 resizes bytes by the centres of pixels, but larger numbers by their corners. To be
+    # independent of the type, this transforms the numbers of the pixels as four bytes each.
     pixels = np.arange(labels.size, dtype=np.int32).reshape(labels.shape)
     try:
         moved = transform.apply_segmentation(pixels[..., None].view(np.uint8))
-    except AssertionError as error:  # Detectron2's transforms know what size they are for.
+    except AssertionError as error:  # Detectron2's transforms check the size
         raise ValueError(
             f"the ground truth of {input_.get('file_name', 'an image')} is {labels.shape[0]} x "
             f"{labels.shape[1]} pixels (height x width), and the image is not"
@@ -62,22 +66,22 @@ def file_size(record: dict, input_: dict) -> tuple[int, int]:
     """(height, width) of an image's file.
 
     Args:
-        record: of the dataset; its "height" and "width" count where it has them.
-        input_: what the test mapper made of it, with the "image" (C, H, W).
+        record: the record of the dataset; its "height" and "width" count if it has them.
+        input_: the test mapper's result, with the "image" (C, H, W).
     """
     transform = input_.get("ground_truth_transform")
     if transform is None:
         default = dict(zip(("height", "width"), input_["image"].shape[-2:]))
         record = {**default, **input_, **record}
     elif not {"height", "width"} <= record.keys():
-        # The input's are those of the result. The first of the transforms knows what it is for.
+        # The sizes in the input are those of the result. The first transform knows the file's.
         first = getattr(transform, "transforms", [transform])[0]
         record = {"height": first.h, "width": first.w}
     return int(record["height"]), int(record["width"])
 
 
 def find_image(images: Mapping[str, Any], file_name: str, dataset_name: str) -> Any:
-    """What is kept of an image, by its file's name.
+    """The entry of an image by its file name.
 
     Raises:
         KeyError: the dataset has no such image.
@@ -90,102 +94,161 @@ def find_image(images: Mapping[str, Any], file_name: str, dataset_name: str) -> 
     return images[file_name]
 
 
-def has_classes(record: dict) -> bool:
-    """Whether the record says of which class the pixels are.
+def read_label_map(
+    record: dict,
+    *,
+    num_classes: int | None = None,
+    ignore_label: int | None = None,
+    size: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """Read and check the label map of a record with ``sem_seg_file_name``.
 
-    It has ``sem_seg_file_name``, or else ``pan_seg_file_name`` and ``segments_info``.
+    Args:
+        record: a dataset record.
+        num_classes: classes are in ``[0, num_classes)``; None does not check the labels.
+        ignore_label: the label of unlabelled pixels; None if the dataset has none.
+        size: (height, width) of the image; None does not check the size.
+
+    Returns:
+        (H, W) uint8 or int32 labels, as in the file.
+
+    Raises:
+        FileNotFoundError, OSError: the file is missing or damaged.
+        ValueError: the size differs from the image's, or there are labels of no class.
     """
-    return "sem_seg_file_name" in record or _has_segments(record)
+    label_file = record["sem_seg_file_name"]
+    labels = read_labels(label_file)
+    if size is not None:
+        it_is = f"its label map {label_file} is"
+        fault = size_fault(record["file_name"], size, it_is, labels.shape)
+        if fault:
+            raise ValueError(fault)
+    if num_classes is not None:
+        check_labels(labels, label_file, num_classes=num_classes, ignore_label=ignore_label)
+    return labels
+
+
+def read_segments(
+    record: dict, *, num_classes: int | None = None, size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Read and check the segments of a record with ``pan_seg_file_name`` and ``segments_info``.
+
+    Args:
+        record: a dataset record.
+        num_classes: categories are in ``[0, num_classes)``; None does not check them.
+        size: (height, width) of the image; None does not check the size.
+
+    Returns:
+        (H, W) int32, see :func:`sgr.data.truth.segments.read_segment_map`.
+
+    Raises:
+        FileNotFoundError, OSError: the picture is missing or damaged.
+        ValueError: the size differs from the image's, a category does not exist, or the picture has
+            ids without a segment.
+    """
+    if num_classes is not None:
+        for _, fault in segment_faults(record, num_classes):
+            raise ValueError(fault)
+    indices = read_segment_map(record)
+    if size is not None:
+        it_is = f"its panoptic picture {record['pan_seg_file_name']} is"
+        fault = size_fault(record["file_name"], size, it_is, indices.shape)
+        if fault:
+            raise ValueError(fault)
+    return indices
+
+
+def has_classes(record: dict) -> bool:
+    """Whether the record tells the class of each pixel.
+
+    It does with ``sem_seg_file_name``, or with ``pan_seg_file_name`` and ``segments_info``.
+    """
+    return "sem_seg_file_name" in record or has_segments(record)
 
 
 def read_class_map(
     record: dict, *, num_classes: int | None = None, ignore_label: int | None = None
 ) -> np.ndarray:
-    """The class of each pixel.
+    """Read the class of each pixel.
 
-    Taken from ``sem_seg_file_name``, or else from ``pan_seg_file_name`` and ``segments_info``,
-    whose crowds are ignored like pixels without a segment.
+    It is taken from ``sem_seg_file_name``, or else from ``pan_seg_file_name`` and
+    ``segments_info``. Crowds and pixels without a segment are ignored.
 
     Args:
         record: a dataset record, see :func:`has_classes`.
-        num_classes: classes are in ``[0, num_classes)``; None if that is not known.
-        ignore_label: the label of unlabelled pixels in ``sem_seg_file_name``; None where there is
-            none.
+        num_classes: classes are in ``[0, num_classes)``; None if the number is not known.
+        ignore_label: the label of unlabelled pixels in ``sem_seg_file_name``; None if the dataset
+            has none.
 
     Returns:
-        (H, W) integers, -1 where the pixel is ignored.
+        (H, W) integers, -1 for ignored pixels.
 
     Raises:
         FileNotFoundError, OSError: a file is missing or damaged.
-        ValueError: there are other classes, or the panoptic picture holds ids without a segment.
+        ValueError: there are other classes, or the panoptic picture has ids without a segment.
     """
     if "sem_seg_file_name" in record:
-        label_file = record["sem_seg_file_name"]
-        labels = read_labels(label_file)
-        if num_classes is not None:
-            check_labels(labels, label_file, num_classes=num_classes, ignore_label=ignore_label)
+        labels = read_label_map(record, num_classes=num_classes, ignore_label=ignore_label)
         ignored = labels == ignore_label
         labels = labels.astype(np.int32)
         labels[ignored] = -1
         return labels
-    labels = segment_labels(record["segments_info"], ignore_value=-1)
-    if num_classes is not None and (labels >= num_classes).any():
-        raise ValueError(
-            f"{record['pan_seg_file_name']} has a segment of category_id {labels.max()}; expected "
-            f"are 0 to {num_classes - 1}"
-        )
-    return labels[read_segment_map(record)]
+    indices = read_segments(record, num_classes=num_classes)
+    return segment_labels(record["segments_info"], ignore_value=-1)[indices]
 
 
 def has_instances(record: dict) -> bool:
-    """Whether the record says which pixels belong to which thing.
+    """Whether the record tells which pixels belong to which thing.
 
-    It has ``annotations``, or else ``pan_seg_file_name`` and ``segments_info``.
+    It does with ``annotations``, or with ``pan_seg_file_name`` and ``segments_info``.
     """
-    return "annotations" in record or _has_segments(record)
+    return "annotations" in record or has_segments(record)
 
 
-def read_instance_map(record: dict, size: tuple[int, int], thing_ids=frozenset()) -> np.ndarray:
-    """One integer map of the instances of things.
+def read_instance_map(
+    record: dict, size: tuple[int, int], thing_ids: Collection[int] = frozenset()
+) -> np.ndarray:
+    """Read one map of the instances of things.
 
-    Taken from ``annotations`` (COCO style), or else from ``pan_seg_file_name`` and
-    ``segments_info``. Where annotated masks overlap, the one with the smaller area (in pixels, of
-    the whole mask) lies on top; of equal ones the later. Crowds are no instances, and their pixels
-    belong to nothing unless an instance covers them. The same holds for instances of which a box
-    is known but no mask, see :func:`count_without_mask`: a box is mostly background and would
-    take the pixels of its neighbours. What the box of a mask is, does not matter.
+    It is taken from ``annotations``, or else from ``pan_seg_file_name`` and ``segments_info``. The
+    smaller of two overlapping instances lies on top, see
+    :func:`sgr.data.truth.instances.draw_instances`. Crowds are no instances: their pixels belong to
+    nothing unless an instance covers them. Instances with a box but no mask are left out, because a
+    box is mostly background and would take the pixels of its neighbours; see
+    :func:`count_without_mask`.
 
     Args:
         record: a dataset record, see :func:`has_instances`.
         size: (height, width) of the image, for annotations.
-        thing_ids: categories that are things, for segments that do not say ``isthing``.
+        thing_ids: the categories of things, for segments without ``isthing``.
 
     Returns:
-        (H, W) int32: the instance's index in ``annotations`` or ``segments_info``, -1 elsewhere.
+        (H, W) int32: the instance's index in ``annotations`` or ``segments_info``, or -1.
 
     Raises:
         FileNotFoundError, OSError: the panoptic picture is missing or damaged.
-        ValueError: a mask is not of the image's size, or the picture holds ids without a segment.
+        ValueError: a mask is not of the image's size, or the picture has ids without a segment.
     """
     if "annotations" in record:
-        try:
-            return _map_of_annotations(record["annotations"], size)
-        except ValueError as error:
-            raise ValueError(f"{record.get('file_name', 'record')}: {error}") from error
+        file_name = record.get("file_name", "a record without a file name")
+        shapes = read_shapes(
+            record["annotations"], size=size, file_name=file_name, with_crowds=False
+        )
+        drawn = draw_instances(shapes, size)
+        return paint(drawn, [shape.index for shape in shapes], size, background=-1)
     segments = record["segments_info"]
-    # One more at the end, for pixels without a segment.
-    things = np.full(len(segments) + 1, -1, np.int32)
+    things = np.full(len(segments) + 1, -1, np.int32)  # the last is for pixels without a segment
     for index, segment in enumerate(segments):
-        if segment.get("isthing", segment["category_id"] in thing_ids):
-            if not segment.get("iscrowd", 0):
-                things[index] = index
-    return things[read_segment_map(record)]
+        is_thing = segment.get("isthing", segment["category_id"] in thing_ids)
+        if is_thing and not segment.get("iscrowd", 0):
+            things[index] = index
+    return things[read_segments(record)]
 
 
 def count_without_mask(record: dict) -> int:
-    """The instances among a record's ``annotations``, crowds aside, that have a box at most.
+    """Count the instances in ``annotations``, without crowds, that have no mask.
 
-    Those have no ``segmentation``, or no polygon of three corners in it.
+    They have no ``segmentation``, or no polygon of three corners in it.
     """
     return sum(
         not annotation.get("iscrowd", 0) and not _has_mask(annotation.get("segmentation"))
@@ -193,29 +256,5 @@ def count_without_mask(record: dict) -> int:
     )
 
 
-def _has_segments(record: dict) -> bool:
-    return {"pan_seg_file_name", "segments_info"} <= record.keys()
-
-
 def _has_mask(segmentation: dict | list | None) -> bool:
     return isinstance(segmentation, dict) or bool(valid_polygons(segmentation))
-
-
-def _map_of_annotations(annotations: list[dict], size: tuple[int, int]) -> np.ndarray:
-    masks = {}
-    for index, annotation in enumerate(annotations):
-        if annotation.get("iscrowd", 0):
-            continue
-        rle = to_rle(annotation.get("segmentation"), size)
-        if rle is not None:
-            masks[index] = rle
-    instances = np.full(size, -1, dtype=np.int32)
-    for index in sorted(masks, key=lambda index: -int(mask_util.area(masks[index]))):
-        mask = mask_util.decode(masks[index])
-        if mask.shape != tuple(size):
-            raise ValueError(
-                f"the mask of annotation {index} is {mask.shape[0]} x {mask.shape[1]}, but the "
-                f"image is {size[0]} x {size[1]}"
-            )
-        instances[mask.astype(bool)] = index
-    return instances

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ..faults import list_values
+from .annotations import category_fault
 from .image_files import read_image
 
-__all__ = ["find_segments", "read_segment_map", "segment_labels"]
+__all__ = ["find_segments", "has_segments", "read_segment_map", "segment_faults", "segment_labels"]
+
+
+def has_segments(record: dict) -> bool:
+    """Whether the record has ``pan_seg_file_name`` and ``segments_info``."""
+    return {"pan_seg_file_name", "segments_info"} <= record.keys()
 
 
 def find_segments(id_map: np.ndarray, ids: Sequence[int]) -> np.ndarray:
     """Replace the ids in a map by their places in a list.
 
-    A binary search for each pixel: ids may be as large as they like.
+    It makes a binary search for each pixel, so ids may be of any size.
 
     Args:
         id_map: (H, W) integers.
-        ids: in any order; of equal ones the first counts.
+        ids: in any order; the first of equal ids counts.
 
     Returns:
-        (H, W) int32: the place of each pixel's id, -1 where the list lacks it.
+        (H, W) int32: the place of each pixel's id, or -1 if the list does not have it.
     """
     ids = np.asarray(ids, np.int64)
     order = np.argsort(ids, kind="stable")
-    # One more at the end, found where an id is larger than all of them.
+    # The additional entry at the end is found for an id that is larger than all others.
     sorted_ids, place_of = np.append(ids[order], -1), np.append(order, -1).astype(np.int32)
     position = np.searchsorted(sorted_ids[:-1], id_map.astype(np.int64))
     places = place_of[position]
@@ -34,17 +41,17 @@ def find_segments(id_map: np.ndarray, ids: Sequence[int]) -> np.ndarray:
 
 
 def segment_labels(segments: list[dict], *, ignore_value: int) -> np.ndarray:
-    """The label that each segment gives its pixels.
+    """The label of each segment's pixels.
 
-    Indexed with the places of :func:`read_segment_map`, of which -1 finds the last, it gives the
-    label map of an image.
+    Indexing the result with a map of :func:`read_segment_map` gives the label map of the image: a
+    place of -1 finds the last entry, which is the label of pixels without a segment.
 
     Args:
         segments: dicts with ``category_id`` and, for crowds, ``iscrowd``.
         ignore_value: the label of crowds and of pixels without a segment.
 
     Returns:
-        (N + 1,) int64: a label for each segment, and the one of pixels without.
+        (N + 1,) int64: a label for each segment, and ``ignore_value``.
     """
     labels = [
         ignore_value if segment.get("iscrowd", 0) else segment["category_id"]
@@ -53,23 +60,45 @@ def segment_labels(segments: list[dict], *, ignore_value: int) -> np.ndarray:
     return np.array([*labels, ignore_value], np.int64)
 
 
-def read_segment_map(record: dict) -> np.ndarray:
-    """The panoptic picture of a record, with ids replaced by places in ``segments_info``.
+def segment_faults(record: dict, num_classes: int) -> Iterator[tuple[int, str]]:
+    """Check the ``segments_info`` of a record.
 
-    A picture in COCO's format keeps an id in three bytes, R + 256 G + 65536 B; one with a single
-    channel holds ids as they are.
+    Args:
+        record: with ``pan_seg_file_name`` and ``segments_info``.
+        num_classes: categories are in ``[0, num_classes)``.
+
+    Yields:
+        The index of a segment and what is wrong with it: its id or its category is missing, or it
+        has a category that does not exist.
+    """
+    file_name = record["pan_seg_file_name"]
+    for index, segment in enumerate(record["segments_info"]):
+        missing = [key for key in ("id", "category_id") if key not in segment]
+        if missing:
+            yield index, f"segment {index} of {file_name} has no {missing[0]}"
+            continue
+        fault = category_fault(segment["category_id"], num_classes)
+        if fault:
+            yield index, f"segment {segment['id']} of {file_name} {fault}"
+
+
+def read_segment_map(record: dict) -> np.ndarray:
+    """Read the panoptic picture of a record, with ids replaced by places in ``segments_info``.
+
+    A picture in COCO's format stores an id in three bytes, R + 256 G + 65536 B. A picture with a
+    single channel stores ids as they are.
 
     Args:
         record: with ``pan_seg_file_name`` and ``segments_info``, a list of dicts with an ``id``.
 
     Returns:
-        (H, W) int32: the index of the pixel's segment in ``segments_info``, -1 where there is
-        none (id 0, unless a segment has it).
+        (H, W) int32: the place of the pixel's segment in ``segments_info``, or -1 if it has none
+        (id 0, unless a segment has this id).
 
     Raises:
         FileNotFoundError, OSError: the picture is missing or damaged.
-        ValueError: it holds other ids than those of ``segments_info``, of which up to ten are
-            named; or it, or they, cannot be such.
+        ValueError: the picture has two channels, or an id that ``segments_info`` does not have (the
+            message names up to ten); or ids of segments are no integers.
     """
     file_name = record["pan_seg_file_name"]
     picture = read_image(file_name, format=None).astype(np.int32)
@@ -88,9 +117,8 @@ def read_segment_map(record: dict) -> np.ndarray:
         ) from error
     wrong = (indices < 0) & (picture != 0)
     if wrong.any():
-        values = np.unique(picture[wrong])
-        shown = ", ".join(map(str, values[:10])) + (", ..." if len(values) > 10 else "")
         raise ValueError(
-            f"panoptic picture {file_name} holds the id(s) {shown}, which its segments_info lacks"
+            f"panoptic picture {file_name} holds the id(s) {list_values(np.unique(picture[wrong]))}"
+            ", which its segments_info lacks"
         )
     return indices
