@@ -91,5 +91,5 @@ def test_per_pixel_without_sgr(tiny_shapes, tmp_path):
 
 def test_tokens_of_a_model_without_any_are_refused_at_the_start(tmp_path):
     cfg = tiny_config(tmp_path, CONFIG.with_name("fcn_R50.yaml"), TEST__TOKENS__ENABLED=True)
-    with pytest.raises(ValueError, match="no tokens to measure in ConceptSemanticSegmentor.*FCN"):
+    with pytest.raises(ValueError, match="ConceptSemanticSegmentor has no concept regions.*FCN"):
         Trainer.build_model(cfg)

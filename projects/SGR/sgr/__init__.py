@@ -20,7 +20,7 @@ if find_spec("detectron2"):
     from .load import load_model
     from .modeling import supervised  # noqa: F401 (registers)
     from .modeling.backbone import add_reasoning
-    from .modeling.supervision.meta_arch import supervise_concepts
+    from .modeling.supervision.meta_arch import supervise, supervise_concepts
 
     __all__ += [
         "add_reasoning",
@@ -28,5 +28,6 @@ if find_spec("detectron2"):
         "load_model",
         "register_dataset_file",
         "register_sem_seg",
+        "supervise",
         "supervise_concepts",
     ]

@@ -39,6 +39,8 @@ def _add_reasoning(cfg: CN) -> None:
     _set_defaults(
         cfg.MODEL,
         {
+            # Names in SIDE_CRITERION_REGISTRY: what models "Concept..." learn beside their losses.
+            "SIDE_CRITERIA": ["ConceptSupervision"],
             "SGR": {
                 # A name in REASONING_REGISTRY.
                 "NAME": "SemanticGlobalReasoning",
@@ -82,7 +84,7 @@ def _add_reasoning(cfg: CN) -> None:
                     # better on Shapes (docs/results.md); the latter is a probability.
                     "UNION": "noisy_or",
                 },
-            }
+            },
         },
     )
 

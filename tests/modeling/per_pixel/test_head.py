@@ -264,5 +264,5 @@ def test_half_precision_training_with_reasoning_in_the_head(cfg):
 def test_tokens_that_a_model_does_not_have(cfg):
     cfg.MODEL.SGR.SUPERVISION.WEIGHT = 0.0
     model = segmentor(cfg, "FCNHead", "build_resnet_backbone", IN_FEATURES=["res4"]).eval()
-    with pytest.raises(RuntimeError, match="no concept regions.*TEST.TOKENS.ENABLED to False"):
+    with pytest.raises(ValueError, match="no concept regions.*TEST.TOKENS.ENABLED to False"):
         model(tiny_inputs(SIZES))

@@ -302,6 +302,7 @@ def test_maskformer(tmp_path):
         tmp_path,
         MODEL__SGR__NAME="GloRe",
         MODEL__SGR__NUM_CONCEPTS=12,
+        MODEL__SGR__INIT_AS_IDENTITY=False,
         MODEL__SGR__SUPERVISION__WEIGHT=0.0,
     )
     model = build_model(cfg)
@@ -350,9 +351,12 @@ def test_tokens_are_the_nodes_where_queries_are_as_coarse():
     assert output["query_regions"].logits.shape[1] == 3
 
 
-def test_cannot_be_supervised():
+def test_learns_without_concept_losses(caplog):
     backbone = sgr.add_reasoning(TinyBackbone(), {"stride4": GloRe(16, stride=4)})
-    with pytest.raises(ValueError, match="GloRe learns without concept losses.*WEIGHT to 0.0"):
-        sgr.supervise_concepts(ForeignModel)(
+    with caplog.at_level("INFO"):
+        model = sgr.supervise_concepts(ForeignModel)(
             backbone, concept_criterion=ConceptCriterion(ConceptMatcher())
         )
+    assert "No concept losses: GloRe learns without them" in caplog.text
+    assert model.concept_criterion is None
+    assert model(tiny_inputs()).keys() == {"loss_sem_seg"}

@@ -145,12 +145,12 @@ def test_inputs_without_components():
 
 
 def test_a_model_without_reasoning():
-    with pytest.raises(ValueError, match="no reasoning module"):
+    with pytest.raises(ValueError, match="ForeignModel has no concept regions.*WEIGHT to 0.0"):
         supervise_concepts(ForeignModel)(
             TinyBackbone(), concept_criterion=ConceptCriterion(ConceptMatcher())
         )
     model = supervise_concepts(ForeignModel)(TinyBackbone(), concepts_in_output=True).eval()
-    with pytest.raises(RuntimeError, match="no concept regions"):
+    with pytest.raises(ValueError, match="no concept regions.*TOKENS.ENABLED"):
         model(tiny_inputs())
 
 

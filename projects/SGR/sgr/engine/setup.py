@@ -21,6 +21,7 @@ from detectron2.utils.logger import setup_logger
 from ..config import add_sgr_config
 from ..data.datasets.descriptions import add_described_datasets
 from ..modeling.layers.checks import check_num_classes
+from ..modeling.reasoning import apply_reasoning_defaults
 
 # Installed packages join by an entry point of this group: a function that adds their keys to a
 # config. Its import registers their parts (backbones, heads, losses, ...).
@@ -84,7 +85,9 @@ def load_config(
     """Merge the defaults, the config files and the options of a command line.
 
     It imports the installed projects, the entry points of the group "sgr.projects", and adds their
-    keys to the defaults.
+    keys to the defaults. The reasoning module that MODEL.SGR.NAME names can have defaults of its
+    own: see :func:`apply_reasoning_defaults`.
+
     It registers the datasets that DATASETS.FILES describes. It replaces 0 for
     MODEL.SEM_SEG_HEAD.NUM_CLASSES by the number of classes of the datasets: see
     :func:`add_described_datasets`.
@@ -110,17 +113,28 @@ def load_config(
         add_config(cfg)
     add_sgr_config(cfg)
     projects = _add_projects(cfg)
-    for file in [config_file] if isinstance(config_file, str) else config_file:
-        if file:
-            _check_installed(file, projects)
-            _merge_file(cfg, file, allow_unsafe)
-    opts = opts or []
+    files = [
+        file for file in ([config_file] if isinstance(config_file, str) else config_file) if file
+    ]
+    for file in files:
+        _check_installed(file, projects)
+    defaults = cfg.clone()
+    _merge(cfg, files, opts or [], allow_unsafe)
+    # Once more if the chosen module has other defaults, so that files and options win over them.
+    if apply_reasoning_defaults(defaults, cfg.MODEL.SGR.NAME):
+        cfg = defaults
+        _merge(cfg, files, opts or [], allow_unsafe)
+    add_described_datasets(cfg)
+    return cfg
+
+
+def _merge(cfg: CfgNode, files: Iterable[str], opts: list[str], allow_unsafe: bool) -> None:
+    for file in files:
+        _merge_file(cfg, file, allow_unsafe)
     for key in opts[::2]:
         if key.startswith("--"):
             raise ValueError(f"{key} stands behind KEY VALUE options, which must come last")
     cfg.merge_from_list(opts)
-    add_described_datasets(cfg)
-    return cfg
 
 
 def _add_projects(cfg: CfgNode) -> set[str]:

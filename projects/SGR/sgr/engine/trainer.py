@@ -35,8 +35,7 @@ from ..data.mappers import build_mapper
 from ..data.truth.coco_file import explain_coco_errors
 from ..evaluation import build_evaluator
 from ..modeling.reasoning import ReasoningModule
-from ..modeling.recording import has_regions
-from ..modeling.supervision.meta_arch import WAYS_TO_REGIONS
+from ..modeling.recording import check_has_regions
 from ..testing import PlannedTest, plan_multi_scale_test, plan_test, plan_tests
 from .amp import AutocastTrainer
 from .hooks import ConceptMonitor
@@ -107,7 +106,8 @@ class Trainer(DefaultTrainer):
         """
         model = super().build_model(cfg)
         supervised = cfg.MODEL.SGR.SUPERVISION.WEIGHT > 0 and any(
-            isinstance(module, ReasoningModule) for module in model.modules()
+            isinstance(module, ReasoningModule) and module.supervised_concepts
+            for module in model.modules()
         )
         if (supervised or cfg.TEST.TOKENS.ENABLED) and not hasattr(model, "concept_criterion"):
             name = cfg.MODEL.META_ARCHITECTURE
@@ -116,11 +116,8 @@ class Trainer(DefaultTrainer):
                 f"MODEL.META_ARCHITECTURE to Concept{name} (see sgr.supervise_concepts), or "
                 "MODEL.SGR.SUPERVISION.WEIGHT to 0.0 and TEST.TOKENS.ENABLED to False"
             )
-        if cfg.TEST.TOKENS.ENABLED and not has_regions(model):
-            raise ValueError(
-                f"there are no tokens to measure in {cfg.MODEL.META_ARCHITECTURE}: "
-                f"{WAYS_TO_REGIONS}, or set TEST.TOKENS.ENABLED to False"
-            )
+        if cfg.TEST.TOKENS.ENABLED:
+            check_has_regions(model, "set TEST.TOKENS.ENABLED to False")
         return model
 
     @classmethod

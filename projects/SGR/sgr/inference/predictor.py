@@ -14,8 +14,7 @@ from detectron2.data import transforms as T
 from torch import nn
 
 from ..modeling.outputs import outputs_of
-from ..modeling.recording import has_regions
-from ..modeling.supervision.meta_arch import WAYS_TO_REGIONS
+from ..modeling.recording import check_has_regions
 from ..testing import SlidingWindowSegmentor, build_multi_scale_model
 from .metadata import dataset_metadata, output_metadata
 
@@ -125,8 +124,7 @@ def _check_regions(cfg: CfgNode, model: nn.Module) -> None:
             f"{name} does not put out its concept regions; set MODEL.META_ARCHITECTURE to "
             f"Concept{name} (see sgr.supervise_concepts)"
         )
-    if not has_regions(model):
-        raise ValueError(f"{name} has no concept regions: {WAYS_TO_REGIONS}")
+    check_has_regions(model)
 
 
 def _num_classes(cfg: CfgNode) -> int:

@@ -1,6 +1,6 @@
 """Modules between features and features. Imports torch and fvcore only."""
 
-from .build import REASONING_REGISTRY, ReasoningModule, build_reasoning
+from .build import REASONING_REGISTRY, ReasoningModule, apply_reasoning_defaults, build_reasoning
 from .concept_regions import ConceptRegions
 from .glore import GloRe
 from .position_encoding import sine_encoding
@@ -12,6 +12,7 @@ __all__ = [
     "GloRe",
     "ReasoningModule",
     "SemanticGlobalReasoning",
+    "apply_reasoning_defaults",
     "build_reasoning",
     "sine_encoding",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fvcore.common.registry import Registry
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from .concept_regions import ConceptRegions
 
-__all__ = ["REASONING_REGISTRY", "ReasoningModule", "build_reasoning"]
+__all__ = ["REASONING_REGISTRY", "ReasoningModule", "apply_reasoning_defaults", "build_reasoning"]
 
 REASONING_REGISTRY = Registry("REASONING")
 REASONING_REGISTRY.__doc__ = """
@@ -22,12 +23,19 @@ class ReasoningModule(nn.Module):
 
     Optimisers, recorders and cost tables find reasoning modules by this class.
 
+    Attributes:
+        supervised_concepts: whether its regions learn from connected components, if the model is
+            trained with concept losses.
+        config_defaults: key below ``cfg.MODEL.SGR`` -> default, where the module wants another than
+            :mod:`sgr.config` has. See :func:`apply_reasoning_defaults`.
+
     Args:
         in_channels: C.
         stride: pixels per cell of the input; :meth:`concept_regions` adds it to the regions.
     """
 
-    supervised_concepts = True  # by connected components, where the model is trained with them
+    supervised_concepts = True
+    config_defaults: Mapping[str, Any] = {}
 
     def __init__(self, in_channels: int, *, stride: int | None = None):
         super().__init__()
@@ -42,6 +50,22 @@ class ReasoningModule(nn.Module):
     def concept_regions(self, output: tuple[Tensor, ConceptRegions]) -> ConceptRegions:
         """The regions in an output of :meth:`forward`, with their stride (what recorders call)."""
         return output[1]._replace(stride=self.stride)
+
+
+def apply_reasoning_defaults(cfg, name: str) -> bool:
+    """Replace defaults of ``cfg.MODEL.SGR`` by those of a reasoning module.
+
+    Args:
+        cfg: a config into which no file is merged yet, so that explicit values win.
+        name: of the module in :data:`REASONING_REGISTRY`. Nothing happens for an unknown one.
+
+    Returns:
+        Whether the module has defaults of its own.
+    """
+    module = REASONING_REGISTRY.get(name) if name in REASONING_REGISTRY else ReasoningModule
+    for key, value in module.config_defaults.items():
+        cfg.merge_from_list([f"MODEL.SGR.{key}", value])
+    return bool(module.config_defaults)
 
 
 def build_reasoning(cfg, in_channels: int, *, stride: int | None = None) -> ReasoningModule:

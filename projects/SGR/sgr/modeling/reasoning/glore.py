@@ -97,6 +97,12 @@ class GloRe(ReasoningModule):
     """
 
     supervised_concepts = False
+    config_defaults = {
+        "NUM_CONCEPTS": 64,
+        "TOKEN_DIM": 128,
+        "INIT_AS_IDENTITY": True,
+        "SUPERVISION.WEIGHT": 0.0,
+    }
 
     def __init__(
         self,
@@ -128,10 +134,9 @@ class GloRe(ReasoningModule):
     def from_config(cls, cfg) -> dict[str, Any]:
         """NUM_CONCEPTS (N), TOKEN_DIM (D) and INIT_AS_IDENTITY of ``cfg.MODEL.SGR``.
 
-        Their defaults are SGR's; this unit is usually built with 64, 128 and True. The other keys
-        there (token mixer and pooling, embeddings, prior, supervision) have no meaning for it. The
-        batch norm is synchronised where that of the head is (``cfg.MODEL.SEM_SEG_HEAD.NORM``
-        "SyncBN").
+        The other keys there (token mixer and pooling, embeddings, prior, supervision) have no
+        meaning for it. The batch norm is synchronised if that of the head is
+        (``cfg.MODEL.SEM_SEG_HEAD.NORM`` "SyncBN").
         """
         return {
             "num_concepts": cfg.MODEL.SGR.NUM_CONCEPTS,

@@ -1,165 +1,160 @@
-"""Concept supervision for any Detectron2 meta-architecture."""
+"""Side criteria, concept supervision the first of them, for any Detectron2 meta-architecture."""
 
 from __future__ import annotations
 
+import copy
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.utils.events import get_event_storage
-from torch import Tensor, nn
+from torch import nn
 
 from ..reasoning import ConceptRegions, ReasoningModule
-from ..recording import record_concepts
+from ..recording import check_has_regions, record_concepts
 from .criterion import ConceptCriterion
-
-__all__ = ["WAYS_TO_REGIONS", "supervise_concepts"]
-
-# For the errors of those who ask for regions of a model without.
-WAYS_TO_REGIONS = (
-    "put a reasoning module on the backbone (MODEL.BACKBONE.NAME: build_sgr_resnet_backbone, or "
-    "sgr.add_reasoning) or into an FCNHead (MODEL.SEM_SEG_HEAD.REASONING: True)"
+from .side_criteria import (
+    ConceptSupervision,
+    SideCriterion,
+    build_side_criteria,
+    learns_concepts,
 )
 
+__all__ = ["Supervised", "supervise", "supervise_concepts"]
 
-def supervise_concepts(meta_arch_class: type[nn.Module]) -> type[nn.Module]:
-    """Make a meta-architecture learn from, and put out, the concept regions of its model.
 
-    The result is a subclass of the same parameters and arguments. It records the regions that its
-    reasoning modules make during ``forward`` and
+class Supervised:
+    """Mixin of the classes that :func:`supervise` makes, before the meta-architecture.
 
-    * in training adds the concept losses (Eq. 6, 7) to the loss dict, as ``loss_concept_focal``,
-      ``loss_concept_dice`` and ``loss_concept_cosine``. Every dict of the batch then has
-      ``component_map`` (H, W) and ``component_classes`` (C,), as the mappers of
-      :mod:`sgr.data` make them.
-    * in evaluation, where asked, adds to each image's output dict ``concept_regions``, the
-      :class:`~sgr.modeling.reasoning.ConceptRegions` of batch size 1 of the coarsest reasoning
-      module, cut to the image. The query masks of a mask classifier come as ``query_regions``
-      beside them, or, where there is no reasoning module, in their place.
+    Attributes:
+        side_criteria: name of its class -> criterion.
+        concepts_in_output: whether outputs have the regions of their image.
+    """
 
-    Built from a config, it reads ``cfg.MODEL.SGR.SUPERVISION`` (no losses where WEIGHT is 0) and
-    ``cfg.TEST.TOKENS.ENABLED``; built with arguments, it takes two more, by keyword:
+    extra_criteria: Sequence[SideCriterion] = ()
+
+    def __init__(
+        self,
+        *args: Any,
+        concept_criterion: ConceptCriterion | None = None,
+        concepts_in_output: bool | None = None,
+        **kwargs: Any,
+    ):
+        cfg = _find_config(args, kwargs)
+        super().__init__(*args, **kwargs)
+        criteria = [] if cfg is None else build_side_criteria(cfg, self)
+        criteria += [copy.deepcopy(criterion) for criterion in self.extra_criteria]
+        if concept_criterion is not None and learns_concepts(self):
+            criteria.append(ConceptSupervision(concept_criterion))
+        if concepts_in_output is None:
+            concepts_in_output = cfg is not None and cfg.TEST.TOKENS.ENABLED
+        self.concepts_in_output = concepts_in_output
+        self.side_criteria = nn.ModuleDict({type(one).__name__: one for one in criteria})
+
+    @property
+    def concept_criterion(self) -> ConceptCriterion | None:
+        """What gives the concept losses; None if the model trains without them."""
+        supervision = dict(self.side_criteria.items()).get(ConceptSupervision.__name__)
+        return supervision and supervision.criterion
+
+    def forward(self, batched_inputs: list[dict[str, Any]]):
+        criteria = list(self.side_criteria.values()) if self.training else []
+        if not criteria and (self.training or not self.concepts_in_output):
+            return super().forward(batched_inputs)
+        modules = [name for criterion in criteria for name in criterion.recorded_modules]
+        with record_concepts(self, modules=modules) as record:
+            outputs = super().forward(batched_inputs)
+        if self.training:
+            losses = dict(outputs)
+            for criterion in criteria:
+                more = criterion(self, record, batched_inputs)
+                if not losses.keys().isdisjoint(more):
+                    name = type(criterion).__name__
+                    raise ValueError(f"{name} gives a loss that is there: {', '.join(more)}")
+                losses.update(more)
+            _log_components(batched_inputs)
+            return losses
+        shown = _regions_to_show(self, record)
+        for index, (image, output) in enumerate(zip(batched_inputs, outputs)):
+            size = image["image"].shape[-2:]
+            output.update((key, regions.crop(index, *size)) for key, regions in shown.items())
+        return outputs
+
+
+def supervise(
+    meta_arch_class: type[nn.Module], criteria: Sequence[SideCriterion] = ()
+) -> type[nn.Module]:
+    """Make a meta-architecture learn from side criteria, and put out its concept regions.
+
+    The result is a subclass with the same parameters and arguments. It records the regions that its
+    reasoning modules make during ``forward``.
+
+    * In training, it adds the losses of its criteria to the loss dict: of ``criteria``, and of
+      those that ``cfg.MODEL.SIDE_CRITERIA`` names if it is built from a config. By default, these
+      are the concept losses (Eq. 6, 7): ``loss_concept_focal``, ``loss_concept_dice`` and
+      ``loss_concept_cosine``. They need inputs with components: see :class:`ConceptSupervision`.
+    * In evaluation, it adds ``concept_regions`` to the output dict of each image if it is told to:
+      the :class:`~sgr.modeling.reasoning.ConceptRegions` of batch size 1 of the coarsest reasoning
+      module, cut to the image. The query masks of a mask classifier come as ``query_regions``.
+      Without a reasoning module, they come as ``concept_regions``.
+
+    Built from a config, it reads ``cfg.MODEL.SGR.SUPERVISION`` (no concept losses if WEIGHT is 0)
+    and ``cfg.TEST.TOKENS.ENABLED``. Built with arguments, it takes two more, by keyword:
     ``concept_criterion`` (a :class:`ConceptCriterion` or None) and ``concepts_in_output`` (bool).
 
     Args:
-        meta_arch_class: a module whose ``forward`` takes a list of dicts with "image" (3, H, W),
-            and returns a dict of losses in training, a list of output dicts in evaluation.
+        meta_arch_class: a module whose ``forward`` takes a list of dicts with "image" (3, H, W). It
+            returns a dict of losses in training, a list of output dicts in evaluation.
+        criteria: at most one of each class; each model gets a copy. One replaces the criterion of
+            its class that a config asks for.
 
     Returns:
-        A class named "Concept" and the name of the given one, the name for registries too. It is
-        of the module that calls; assigned there under its name, it can be pickled.
+        A class named "Concept" and the name of the given one; registries use this name. It is of
+        the module that calls. If it is assigned there under its name, it can be pickled.
 
     Example::
 
         ConceptMyModel = sgr.supervise_concepts(MyModel)
         META_ARCH_REGISTRY.register(ConceptMyModel)  # MODEL.META_ARCHITECTURE: ConceptMyModel
     """
+    attributes = {
+        "extra_criteria": tuple(criteria),
+        # Where pickle looks for it, as for a namedtuple: in the caller's module.
+        "__module__": sys._getframe(1).f_globals.get("__name__", "__main__"),
+        "__doc__": f":class:`{meta_arch_class.__name__}`, supervised: see :func:`sgr.supervise`.",
+    }
+    name = f"Concept{meta_arch_class.__name__}"
+    return type(meta_arch_class)(name, (Supervised, meta_arch_class), attributes)
 
-    class ConceptSupervised(meta_arch_class):
-        def __init__(
-            self,
-            *args: Any,
-            concept_criterion: ConceptCriterion | None = None,
-            concepts_in_output: bool | None = None,
-            **kwargs: Any,
-        ):
-            cfg = _find_config(args, kwargs)
-            super().__init__(*args, **kwargs)
-            if cfg is not None:
-                if concept_criterion is None and cfg.MODEL.SGR.SUPERVISION.WEIGHT > 0:
-                    concept_criterion = ConceptCriterion.from_config(cfg)
-                if concepts_in_output is None:
-                    concepts_in_output = cfg.TEST.TOKENS.ENABLED
-            if concept_criterion is not None:
-                _check_supervisable(self)
-            self.concept_criterion = concept_criterion
-            self.concepts_in_output = bool(concepts_in_output)
 
-        def forward(self, batched_inputs: list[dict[str, Any]]):
-            if not (self.concept_criterion if self.training else self.concepts_in_output):
-                return super().forward(batched_inputs)
-            with record_concepts(self) as record:
-                outputs = super().forward(batched_inputs)
-            if self.training:
-                return {**outputs, **_concept_losses(self, record, batched_inputs)}
-            shown = _regions_to_show(self, record)
-            for index, (image, output) in enumerate(zip(batched_inputs, outputs)):
-                size = image["image"].shape[-2:]
-                output.update((key, each.crop(index, *size)) for key, each in shown.items())
-            return outputs
-
-    ConceptSupervised.__name__ = f"Concept{meta_arch_class.__name__}"
-    ConceptSupervised.__qualname__ = ConceptSupervised.__name__
-    # Where pickle looks for it, as for a namedtuple: in the caller's module.
-    ConceptSupervised.__module__ = sys._getframe(1).f_globals.get("__name__", "__main__")
-    ConceptSupervised.__doc__ = (
-        f":class:`{meta_arch_class.__name__}` with concept supervision; see "
-        ":func:`sgr.supervise_concepts`."
-    )
-    return ConceptSupervised
+# Concept losses are what a config asks for by default.
+supervise_concepts = supervise
 
 
 def _find_config(args, kwargs) -> CfgNode | None:
-    candidates = [*args[:1], kwargs.get("cfg")]
-    cfg = next((each for each in candidates if isinstance(each, CfgNode)), None)
+    candidates = (*args[:1], kwargs.get("cfg"))
+    cfg = next((value for value in candidates if isinstance(value, CfgNode)), None)
     if cfg is not None and "SGR" not in cfg.MODEL:
         raise ValueError("the config has no MODEL.SGR; call sgr.add_sgr_config(cfg) first")
     return cfg
 
 
-def _check_supervisable(model: nn.Module) -> None:
-    if any(_is_supervised(model, name) for name, _ in model.named_modules()):
+def _log_components(batched_inputs: list[dict[str, Any]]) -> None:
+    if any("component_classes" not in image for image in batched_inputs):
         return
-    unsupervised = {
-        type(module).__name__ for module in model.modules() if isinstance(module, ReasoningModule)
-    }
-    if unsupervised:
-        raise ValueError(
-            f"{', '.join(sorted(unsupervised))} learns without concept losses: set "
-            "MODEL.SGR.SUPERVISION.WEIGHT to 0.0"
-        )
-    raise ValueError(
-        f"{type(model).__name__} has no reasoning module to supervise: {WAYS_TO_REGIONS}, or set "
-        "MODEL.SGR.SUPERVISION.WEIGHT to 0.0"
-    )
-
-
-def _concept_losses(
-    model: nn.Module, record: dict[str, ConceptRegions], batched_inputs: list[dict[str, Any]]
-) -> dict[str, Tensor]:
-    missing = [i for i, image in enumerate(batched_inputs) if "component_map" not in image]
-    if missing:
-        raise ValueError(
-            f"input {missing[0]} ({batched_inputs[missing[0]].get('file_name', 'no file name')}) "
-            "has no 'component_map'; train with a mapper of sgr.data (INPUT.DATASET_MAPPER_NAME), "
-            "or set MODEL.SGR.SUPERVISION.WEIGHT to 0.0"
-        )
-    component_maps = [image["component_map"] for image in batched_inputs]
     counts = [len(image["component_classes"]) for image in batched_inputs]
-    losses: dict[str, Tensor] = {}
-    for name, regions in record.items():
-        if not _is_supervised(model, name):
-            continue
-        result = model.concept_criterion(regions, component_maps, counts)
-        for term, loss in result.losses.items():
-            key = f"loss_concept_{term}"
-            losses[key] = losses[key] + loss if key in losses else loss
     try:
         get_event_storage().put_scalar("sgr/components_per_image", sum(counts) / len(counts))
-    except AssertionError:  # outside of a trainer there is nobody to tell
+    except AssertionError:  # outside of a trainer there is no storage
         pass
-    return losses
 
 
 def _regions_to_show(
     model: nn.Module, record: dict[str, ConceptRegions]
 ) -> dict[str, ConceptRegions]:
     """The coarsest regions of each kind, by their key in an image's output."""
-    if not record:
-        raise RuntimeError(
-            f"{type(model).__name__} made no concept regions: {WAYS_TO_REGIONS}, or set "
-            "TEST.TOKENS.ENABLED to False"
-        )
+    check_has_regions(model, "set TEST.TOKENS.ENABLED to False")
     reasoned, queries = [], []
     for name, regions in record.items():
         from_reasoning = isinstance(model.get_submodule(name), ReasoningModule)
@@ -168,7 +163,3 @@ def _regions_to_show(
         max(kind, key=lambda regions: regions.stride or 0) for kind in (reasoned, queries) if kind
     ]
     return dict(zip(("concept_regions", "query_regions"), found))
-
-
-def _is_supervised(model: nn.Module, name: str) -> bool:
-    return getattr(model.get_submodule(name), "supervised_concepts", False)

@@ -1,0 +1,46 @@
+"""Loading a config: the defaults of the chosen reasoning module."""
+
+import pytest
+import yaml
+from detectron2.modeling import build_model
+
+from sgr.engine import load_config
+from tiny_model import CONFIG
+
+
+def write(path, name, **sgr):
+    path.write_text(yaml.safe_dump({"MODEL": {"SGR": {"NAME": name, **sgr}}, "VERSION": 2}))
+    return str(path)
+
+
+def sizes(cfg):
+    sgr = cfg.MODEL.SGR
+    return sgr.NUM_CONCEPTS, sgr.TOKEN_DIM, sgr.INIT_AS_IDENTITY, sgr.SUPERVISION.WEIGHT
+
+
+def test_the_name_alone_gives_the_sizes_of_the_module():
+    assert sizes(load_config("")) == (512, 512, False, 0.25)
+    assert sizes(load_config("", ["MODEL.SGR.NAME", "GloRe"])) == (64, 128, True, 0.0)
+
+
+def test_explicit_values_win_also_where_they_are_those_of_sgr(tmp_path):
+    file = write(tmp_path / "file.yaml", "GloRe", NUM_CONCEPTS=512)
+    cfg = load_config(file, ["MODEL.SGR.SUPERVISION.WEIGHT", "0.25"])
+    assert sizes(cfg) == (512, 128, True, 0.25)
+
+
+def test_the_last_name_counts(tmp_path):
+    files = [write(tmp_path / "a.yaml", "GloRe"), write(tmp_path / "b.yaml", "Nonsense")]
+    assert sizes(load_config(files)) == (512, 512, False, 0.25)
+    assert sizes(load_config(files[::-1])) == (64, 128, True, 0.0)
+
+
+@pytest.mark.parametrize("config", ["maskformer_R50_sgr", "fcn_R50_sgr", "fcn_R50"])
+def test_glore_by_its_name_alone(config, caplog):
+    """With the weight of the concept losses that the config has for SGR."""
+    options = ["MODEL.SGR.NAME", "GloRe", "MODEL.DEVICE", "cpu", "MODEL.RESNETS.NORM", "BN"]
+    cfg = load_config(str(CONFIG.with_name(f"{config}.yaml")), options)
+    with caplog.at_level("INFO"):
+        model = build_model(cfg)
+    assert model.concept_criterion is None
+    assert ("No concept losses: GloRe" in caplog.text) == config.endswith("sgr")
