@@ -113,9 +113,8 @@ def load_config(
         add_config(cfg)
     add_sgr_config(cfg)
     projects = _add_projects(cfg)
-    files = [
-        file for file in ([config_file] if isinstance(config_file, str) else config_file) if file
-    ]
+    files = [config_file] if isinstance(config_file, str) else config_file
+    files = list(filter(None, files))
     for file in files:
         _check_installed(file, projects)
     defaults = cfg.clone()

@@ -34,8 +34,8 @@ class SideCriterion(nn.Module):
     """Base of the criteria that :func:`sgr.supervise` adds to a model.
 
     Attributes:
-        recorded_modules: names of modules in the model, such as "backbone". What they return in a forward
-            pass is in the record, beside the regions.
+        recorded_modules: names of modules in the model, such as "backbone". What they return in a
+            forward pass is in the record, beside the regions.
     """
 
     recorded_modules: Sequence[str] = ()
