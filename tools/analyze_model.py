@@ -32,7 +32,6 @@ from torch import Tensor, nn
 
 from sgr.engine.setup import add_mixins_flag
 from sgr.load import load_model
-from sgr.modeling.mask_classification import MaskedAttentionPredictor, TransformerPredictor
 from sgr.modeling.reasoning import ReasoningModule
 
 _ATTENTION = "attention"
@@ -215,8 +214,9 @@ def _count(traced: nn.Module, size: int) -> FlopCountAnalysis:
 @contextmanager
 def _auxiliary_predictions(model: nn.Module) -> Iterator[None]:
     """Let predictors predict from all their layers, as they do in training."""
-    kinds = (MaskedAttentionPredictor, TransformerPredictor)
-    predictors = [module for module in model.modules() if isinstance(module, kinds)]
+    predictors = [
+        module for module in model.modules() if getattr(module, "predicts_inner_layers", False)
+    ]
     for predictor in predictors:
         predictor.train()
     try:

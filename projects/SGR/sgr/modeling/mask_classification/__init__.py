@@ -6,13 +6,15 @@ from .criteria.matcher import HungarianMatcher
 from .criteria.point_criterion import PointSetCriterion
 from .criteria.point_matcher import PointMatcher
 from .criteria.set_criterion import SetCriterion
+from .decoders.base import PixelDecoderOutput, PyramidDecoder, build_pixel_decoder
 from .decoders.deformable import DeformablePixelDecoder
-from .decoders.fpn import FPNPixelDecoder, TransformerFPNPixelDecoder, build_pixel_decoder
+from .decoders.fpn import FPNPixelDecoder, TransformerFPNPixelDecoder
 from .head import MaskClassificationHead
 from .inference import instance_inference, panoptic_inference, semantic_inference
 from .mask2former import Mask2FormerSegmentor
+from .predictors.base import PREDICTOR_REGISTRY, QueryPredictor, build_predictor
 from .predictors.masked_attention import MaskedAttentionPredictor
-from .predictors.transformer import PREDICTOR_REGISTRY, TransformerPredictor, build_predictor
+from .predictors.transformer import TransformerPredictor
 from .segmentor import MaskFormerSegmentor
 
 __all__ = [
@@ -25,8 +27,11 @@ __all__ = [
     "MaskFormerSegmentor",
     "MaskedAttentionPredictor",
     "PREDICTOR_REGISTRY",
+    "PixelDecoderOutput",
     "PointMatcher",
     "PointSetCriterion",
+    "PyramidDecoder",
+    "QueryPredictor",
     "SetCriterion",
     "TransformerFPNPixelDecoder",
     "TransformerPredictor",

@@ -8,8 +8,8 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
 from ..layers.checks import check_num_classes
-from .decoders.fpn import MULTI_SCALE, build_pixel_decoder
-from .predictors.transformer import build_predictor, check_reads
+from .decoders.base import MULTI_SCALE, build_pixel_decoder
+from .predictors.base import build_predictor, check_reads
 
 __all__ = ["MaskClassificationHead"]
 

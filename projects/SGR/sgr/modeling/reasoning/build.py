@@ -8,6 +8,7 @@ from typing import Any
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
+from ..layers.checks import find_registered
 from .concept_regions import ConceptRegions
 
 __all__ = ["REASONING_REGISTRY", "ReasoningModule", "apply_reasoning_defaults", "build_reasoning"]
@@ -74,9 +75,5 @@ def build_reasoning(cfg, in_channels: int, *, stride: int | None = None) -> Reas
     Raises:
         ValueError: if no reasoning module is registered under that name.
     """
-    name = cfg.MODEL.SGR.NAME
-    if name not in REASONING_REGISTRY:
-        known = ", ".join(sorted(key for key, _ in REASONING_REGISTRY))
-        raise ValueError(f"MODEL.SGR.NAME is {name!r}; registered reasoning modules: {known}")
-    module = REASONING_REGISTRY.get(name)
+    module = find_registered(REASONING_REGISTRY, cfg.MODEL.SGR.NAME, "MODEL.SGR.NAME")
     return module(in_channels, stride=stride, **module.from_config(cfg))

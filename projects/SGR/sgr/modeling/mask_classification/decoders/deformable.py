@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import logging
 
-import fvcore.nn.weight_init as weight_init
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import Conv2d, ShapeSpec
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...layers.checks import check_at_least_one, check_heads
+from ...layers.conv import conv_norm
 from ...layers.deformable_attention import DeformableAttention
 from ...layers.transformer import xavier_init
 from ..position_embedding import SinePositionEmbedding
-from .fpn import MULTI_SCALE, PixelDecoderOutput, conv
+from .base import MULTI_SCALE, PixelDecoderOutput, PyramidDecoder
 
 __all__ = ["DeformablePixelDecoder"]
 
@@ -28,7 +28,7 @@ MAX_MULTI_SCALE_FEATURES = 3
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
-class DeformablePixelDecoder(nn.Module):
+class DeformablePixelDecoder(PyramidDecoder):
     """Features of several strides that read each other, and a pyramid (FPN) down to finer ones.
 
     Each cell of the transformer's features reads ``num_points`` points per head of every such
@@ -36,10 +36,9 @@ class DeformablePixelDecoder(nn.Module):
 
     Autocast is switched off within, as in the public code: all is computed, and put out, in the
     type of the parameters.
-
-    Attributes:
-        mask_stride, output_channels: as of :class:`FPNPixelDecoder`.
     """
+
+    upsampling = "bilinear"
 
     @configurable
     def __init__(
@@ -153,13 +152,8 @@ class DeformablePixelDecoder(nn.Module):
             dropout=dropout,
         )
         self.position_embedding = SinePositionEmbedding(conv_dim)
-        # Public checkpoints number the stages from 1 at the finest stride.
-        for stage, name in enumerate(self.pyramid_in_features, 1):
-            lateral = conv(input_shape[name].channels, conv_dim, 1, norm)
-            self.add_module(f"adapter_{stage}", lateral)
-            self.add_module(f"layer_{stage}", conv(conv_dim, conv_dim, 3, norm, F.relu))
-        self.mask_features = Conv2d(conv_dim, mask_dim, kernel_size=1)
-        weight_init.c2_xavier_fill(self.mask_features)
+        self.add_levels([input_shape[name] for name in self.pyramid_in_features], conv_dim, norm)
+        self.mask_features = conv_norm(conv_dim, mask_dim, 1, norm="")
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
@@ -201,17 +195,10 @@ class DeformablePixelDecoder(nn.Module):
         ]
         positions = [self.position_embedding(each) for each in projected]
         encoded = self.transformer(projected, positions)
-        maps = list(encoded)
-        y = encoded[-1]
-        for stage in range(len(self.pyramid_in_features), 0, -1):
-            name = self.pyramid_in_features[stage - 1]
-            lateral = getattr(self, f"adapter_{stage}")(features[name])
-            size = lateral.shape[-2:]
-            upsampled = F.interpolate(y, size=size, mode="bilinear", align_corners=False)
-            y = getattr(self, f"layer_{stage}")(lateral + upsampled)
-            maps.append(y)
+        finer = self.descend(encoded[-1], [features[name] for name in self.pyramid_in_features])
+        maps = [*encoded[:-1], *finer]
         return PixelDecoderOutput(
-            self.mask_features(y), encoded[0], maps[:MAX_MULTI_SCALE_FEATURES]
+            self.mask_features(maps[-1]), encoded[0], maps[:MAX_MULTI_SCALE_FEATURES]
         )
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
+from typing import Any
 
-import fvcore.nn.weight_init as weight_init
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import Conv2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...layers.checks import check_at_least_one, check_heads
 from ...layers.transformer import xavier_init
-from ...reasoning.concept_regions import ConceptRegions
-from ..position_embedding import SinePositionEmbedding
-from .transformer import MLP, PREDICTOR_REGISTRY, collect_predictions, predictor_options
+from .base import PREDICTOR_REGISTRY, QueryPredictor
 
 __all__ = ["MaskedAttention", "MaskedAttentionPredictor"]
 
@@ -115,7 +111,7 @@ class _FeedForwardBlock(_Block):
 
 
 @PREDICTOR_REGISTRY.register()
-class MaskedAttentionPredictor(nn.Module):
+class MaskedAttentionPredictor(QueryPredictor):
     """Mask2Former's transformer decoder (its Sec. 3.2): masked attention over several scales.
 
     Every layer lets the queries read one scale, the coarsest first and in turns: each query only
@@ -131,8 +127,6 @@ class MaskedAttentionPredictor(nn.Module):
       all of them, by one product.
     """
 
-    # As for MaskFormer's: queries have their own set criterion.
-    supervised_concepts = False
     reads_multi_scale = True
 
     @configurable
@@ -140,53 +134,36 @@ class MaskedAttentionPredictor(nn.Module):
         self,
         in_channels: Sequence[int],
         *,
-        num_classes: int,
-        hidden_dim: int = 256,
-        num_queries: int = 100,
-        num_heads: int = 8,
         dropout: float = 0.0,
         feedforward_dim: int = 2048,
         decoder_layers: int = 9,
         pre_norm: bool = False,
-        deep_supervision: bool = True,
-        mask_dim: int = 256,
         enforce_input_proj: bool = False,
-        mask_stride: int | None = None,
+        **options: Any,
     ):
         """
         Args:
             in_channels: channels of the feature maps that the queries read, one per scale, the
                 coarsest first.
-            num_classes: classes, "no object" not counted.
-            hidden_dim: D, the transformer's width, a multiple of 4 and of ``num_heads``.
-            num_queries: Q.
-            num_heads, dropout, feedforward_dim, pre_norm: of the layers; ``pre_norm`` normalises
-                each block's input instead of the sum after it.
+            dropout, feedforward_dim: of the layers.
             decoder_layers: layers, at least 1; one less than MODEL.MASK_FORMER.DEC_LAYERS, which
                 counts the prediction before the first layer too. Where they are fewer than the
                 scales, the finest scales are not read and have no input convolution.
-            deep_supervision: in training, predict from every layer, and before the first.
-            mask_dim: channels of the mask features.
+            pre_norm: normalise each block's input instead of the sum after it.
             enforce_input_proj: keep the 1x1 input convolutions of scales that have ``hidden_dim``
                 channels and need none.
-            mask_stride: pixels per cell of the mask features; only for :meth:`concept_regions`.
+            **options: see :class:`QueryPredictor`; ``num_classes`` is needed.
 
         Raises:
-            ValueError: no layer, no query, or heads that do not divide ``hidden_dim``.
+            ValueError: there is no layer; see :class:`QueryPredictor` for others.
         """
-        super().__init__()
-        check_at_least_one("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", num_queries)
-        check_heads(
-            num_heads, hidden_dim, "MODEL.MASK_FORMER.NHEADS", "MODEL.MASK_FORMER.HIDDEN_DIM"
-        )
+        super().__init__(**options)
+        hidden_dim, num_heads = self.hidden_dim, self.num_heads
         if decoder_layers < 1:
             raise ValueError(
                 f"masked attention needs at least 1 layer, got {decoder_layers}; "
                 "MODEL.MASK_FORMER.DEC_LAYERS counts one more and must be at least 2"
             )
-        self.mask_stride = mask_stride
-        self.deep_supervision = deep_supervision
-        self.position_embedding = SinePositionEmbedding(hidden_dim)
         self.transformer_cross_attention_layers = nn.ModuleList(
             _CrossAttentionBlock(hidden_dim, num_heads, dropout, pre_norm)
             for _ in range(decoder_layers)
@@ -206,30 +183,25 @@ class MaskedAttentionPredictor(nn.Module):
         ):
             xavier_init(layers)
         self.decoder_norm = nn.LayerNorm(hidden_dim)
-        self.query_feat = nn.Embedding(num_queries, hidden_dim)
-        self.query_embed = nn.Embedding(num_queries, hidden_dim)
+        self.query_feat = nn.Embedding(self.num_queries, hidden_dim)
+        self.query_embed = nn.Embedding(self.num_queries, hidden_dim)
         self.level_embed = nn.Embedding(len(in_channels), hidden_dim)
         self.input_proj = nn.ModuleList()
         for level, channels in enumerate(in_channels):
             # Parameters without a gradient would stop distributed training.
             is_read = level < decoder_layers
-            if is_read and (channels != hidden_dim or enforce_input_proj):
-                self.input_proj.append(Conv2d(channels, hidden_dim, kernel_size=1))
-                weight_init.c2_xavier_fill(self.input_proj[-1])
-            else:
-                self.input_proj.append(nn.Identity())
-        self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
-        self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, num_layers=3)
+            self.input_proj.append(
+                self.input_projection(channels, enforce_input_proj) if is_read else nn.Identity()
+            )
+        self.add_outputs()
 
     @classmethod
     def from_config(
         cls, cfg: CfgNode, in_channels: Sequence[int], *, mask_stride: int | None = None
     ) -> dict:
         return {
-            **predictor_options(cfg),
-            "in_channels": in_channels,
+            **super().from_config(cfg, in_channels, mask_stride=mask_stride),
             "decoder_layers": cfg.MODEL.MASK_FORMER.DEC_LAYERS - 1,
-            "mask_stride": mask_stride,
         }
 
     def forward(self, features: Sequence[Tensor], mask_features: Tensor) -> dict:
@@ -239,10 +211,8 @@ class MaskedAttentionPredictor(nn.Module):
             mask_features: (B, mask_dim, h, w) embeddings of the cells.
 
         Returns:
-            A dict of ``pred_logits`` (B, Q, num_classes + 1), whose last class is "no object", and
-            ``pred_masks`` (B, Q, h, w) logits. In training with deep supervision, ``aux_outputs``
-            is a list of such dicts: the prediction before the first layer and those of the layers
-            but the last, in order.
+            See :meth:`QueryPredictor.predict`. In training with deep supervision ``aux_outputs``
+            begins with the prediction before the first layer. Otherwise there are none.
 
         Raises:
             ValueError: if there are not as many ``features`` as scales.
@@ -275,12 +245,7 @@ class MaskedAttentionPredictor(nn.Module):
             embeddings.append(self.mask_embed(states[-1]))
         if not (self.training and self.deep_supervision):
             states, embeddings = states[-1:], embeddings[-1:]
-        masks = torch.einsum("lbqc,bchw->lbqhw", torch.stack(embeddings), mask_features)
-        return collect_predictions(self.class_embed(torch.stack(states)), masks)
-
-    def concept_regions(self, output: dict) -> ConceptRegions:
-        """The queries' masks of :meth:`forward`'s output as regions of Q concepts."""
-        return ConceptRegions(logits=output["pred_masks"], stride=self.mask_stride)
+        return self.predict(torch.stack(states), torch.stack(embeddings), mask_features)
 
     def _memory(self, level: int, feature: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, h * w, D) of one scale, the same for all layers that read it."""
