@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from sgr.modeling.layers.strips import Strips
 from sgr.modeling.mask_classification import (
     instance_inference,
-    panoptic_inference,
+    merge_by_pixel_within_masks,
     semantic_inference,
 )
 
@@ -31,9 +31,10 @@ __all__ = [
 ]
 
 COMPARES = (
-    "semantic_inference, panoptic_inference and instance_inference beside the same on all masks at "
-    "full size, in the order of steps of the public MaskFormer and Mask2Former; results are part "
-    "of the memory; deviation: of scores relative, of maps and masks the share of other pixels."
+    "semantic_inference, merge_by_pixel_within_masks and instance_inference beside the same on all "
+    "masks at full size, in the order of steps of the public MaskFormer and Mask2Former; results "
+    "are part of the memory; deviation: of scores relative, of maps and masks the share of other "
+    "pixels."
 )
 
 STRIDE, DIVISIBILITY = 4, 32
@@ -116,13 +117,12 @@ def run(args: argparse.Namespace) -> Iterator[Row]:
         return masks.resize(*_padded(size)).crop(*size)
 
     def panoptic() -> Results:
-        ids, segments = panoptic_inference(
+        ids, segments = merge_by_pixel_within_masks(
             class_logits,
             mask_logits,
             thing_classes=things,
             score_threshold=0.0,
             overlap_threshold=OVERLAP_THRESHOLD,
-            within_masks=True,
             resize=resize,
         )
         return [ids, torch.tensor([segment["category_id"] for segment in segments])]

@@ -134,6 +134,8 @@ def _add_mask_classification(cfg: CN) -> None:
                 "CLASS_WEIGHT": 1.0,
                 "DICE_WEIGHT": 1.0,
                 "MASK_WEIGHT": 20.0,
+                # The criterion (CRITERION_REGISTRY); "" for that of the meta-architecture.
+                "CRITERION_NAME": "",
                 # The transformer between the queries and the last feature map.
                 "NHEADS": 8,
                 "DROPOUT": 0.1,
@@ -165,6 +167,10 @@ def _add_mask_classification(cfg: CN) -> None:
                     # (H, W), their best class, which takes a C-th of the memory.
                     "SEMANTIC_OUTPUT": "scores",
                     "PANOPTIC_ON": False,
+                    # How masks become segments (PANOPTIC_MERGE_REGISTRY): "merge_by_pixel"
+                    # (MaskFormer), "merge_by_pixel_within_masks" (Mask2Former), or "" for that of
+                    # the meta-architecture.
+                    "PANOPTIC_MERGE": "",
                     "INSTANCE_ON": False,
                     # Panoptic: queries below this score, and segments of which less than this
                     # share is left after overlaps are resolved, are dropped.

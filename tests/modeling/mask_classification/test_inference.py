@@ -6,7 +6,8 @@ from torch.nn import functional as F
 from sgr.modeling.layers import strips
 from sgr.modeling.mask_classification import (
     instance_inference,
-    panoptic_inference,
+    merge_by_pixel,
+    merge_by_pixel_within_masks,
     semantic_inference,
 )
 
@@ -129,13 +130,13 @@ def test_panoptic_in_strips_is_that_of_full_size(strip_elements, within_masks, t
         expected, segments = _literal_panoptic(
             class_logits, full, {0, 2}, *thresholds, within_masks
         )
-        panoptic, found = panoptic_inference(
+        merge = merge_by_pixel_within_masks if within_masks else merge_by_pixel
+        panoptic, found = merge(
             class_logits,
             mask_logits,
             thing_classes={0, 2},
             score_threshold=thresholds[0],
             overlap_threshold=thresholds[1],
-            within_masks=within_masks,
             resize=_to_output(*sizes),
         )
         assert found == segments
@@ -176,15 +177,14 @@ def test_instances_in_strips_are_those_of_full_size(strip_elements, thing_classe
 
 
 def _panoptic(
-    class_logits, mask_logits, score_threshold=0.0, overlap_threshold=0.0, within_masks=False
+    class_logits, mask_logits, score_threshold=0.0, overlap_threshold=0.0, merge=merge_by_pixel
 ):
-    panoptic, segments = panoptic_inference(
+    panoptic, segments = merge(
         class_logits,
         mask_logits,
         thing_classes={0, 1},
         score_threshold=score_threshold,
         overlap_threshold=overlap_threshold,
-        within_masks=within_masks,
     )
     assert panoptic.dtype == torch.int32
     return panoptic[0].tolist(), segments
@@ -242,7 +242,7 @@ def test_panoptic_within_masks():
     masks[1, 0, 3] = -1.0
     panoptic, segments = _panoptic(class_logits, masks)
     assert panoptic == [1, 1, 1, 2] and [s["category_id"] for s in segments] == [0, 1]
-    panoptic, segments = _panoptic(class_logits, masks, within_masks=True)
+    panoptic, segments = _panoptic(class_logits, masks, merge=merge_by_pixel_within_masks)
     assert panoptic == [1, 1, 0, 0] and [s["category_id"] for s in segments] == [0]
 
 
@@ -251,13 +251,16 @@ def test_owned_pixels_outside_the_mask_count_for_the_overlap():
     class_logits = torch.cat([_classes(0), _classes(1, confidence=1.0)])
     masks = _masks("##..", ".##.")
     masks[1, 0, 3] = -1.0
-    for within_masks, expected in ((False, [1, 1, 2, 2]), (True, [1, 1, 2, 0])):
-        options = {"overlap_threshold": 0.9, "within_masks": within_masks}
+    for merge, expected in (
+        (merge_by_pixel, [1, 1, 2, 2]),
+        (merge_by_pixel_within_masks, [1, 1, 2, 0]),
+    ):
+        options = {"overlap_threshold": 0.9, "merge": merge}
         assert _panoptic(class_logits, masks, **options)[0] == expected
 
 
 def test_panoptic_without_objects_has_the_output_size():
-    panoptic, segments = panoptic_inference(
+    panoptic, segments = merge_by_pixel(
         _classes(NO_OBJECT),
         torch.zeros(1, 4, 6),
         thing_classes={0},

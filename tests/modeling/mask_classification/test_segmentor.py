@@ -15,9 +15,13 @@ from torch.nn import functional as F
 from sgr.config import add_sgr_config
 from sgr.modeling.layers import strips
 from sgr.modeling.mask_classification import (
+    CRITERION_REGISTRY,
+    PANOPTIC_MERGE_REGISTRY,
     HungarianMatcher,
     MaskFormerSegmentor,
     SetCriterion,
+    merge_by_pixel,
+    merge_by_pixel_within_masks,
     semantic_inference,
 )
 
@@ -164,11 +168,11 @@ def test_semantic_results_do_not_depend_on_the_others(make_model, first):
 
 def test_panoptic_within_masks_leaves_pixels_empty(make_model):
     model = make_model(panoptic_on=True, semantic_on=False, thing_classes=[0, 1, 5]).eval()
-    assert model.panoptic_within_masks is False
+    assert model.panoptic_merge is merge_by_pixel
     inputs = [{"image": _image(50, 70)}]
     with torch.no_grad():
         everywhere, _ = model(inputs)[0]["panoptic_seg"]
-        model.panoptic_within_masks = True
+        model.panoptic_merge = merge_by_pixel_within_masks
         within, _ = model(inputs)[0]["panoptic_seg"]
     assert (within == 0).sum() > (everywhere == 0).sum()
 
@@ -272,6 +276,61 @@ def test_build_from_config():
     with torch.no_grad():
         result = model.eval()([{"image": _image(40, 50)}])[0]
     assert result["sem_seg"].shape == (40, 50) and len(result["instances"]) == 4
+
+
+@pytest.fixture
+def parts_of_others():
+    """A criterion and a rule of merging, registered as another package does it."""
+
+    class DoubledCriterion(SetCriterion):
+        def weighted(self, losses):
+            return {name: 2 * loss for name, loss in super().weighted(losses).items()}
+
+    def merge_all(class_logits, mask_logits, *, thing_classes, resize, **thresholds):
+        size = resize(strips.Strips.of(mask_logits)).shape[1:]
+        segment = {"id": 1, "isthing": 0 in thing_classes, "category_id": 0}
+        return torch.ones(size, dtype=torch.int32), [segment]
+
+    parts = {CRITERION_REGISTRY: DoubledCriterion, PANOPTIC_MERGE_REGISTRY: merge_all}
+    for registry, part in parts.items():
+        registry.register(part)
+    yield
+    for registry, part in parts.items():
+        registry._obj_map.pop(part.__name__)
+
+
+def test_criterion_and_merging_rule_can_be_chosen(parts_of_others):
+    cfg = _small_config()
+    metadata = MetadataCatalog.get("mask_classification_test_choices")
+    metadata.thing_dataset_id_to_contiguous_id = {1: 0}
+    cfg.DATASETS.TRAIN = (metadata.name,)
+    cfg.MODEL.MASK_FORMER.DROPOUT = 0.0
+    cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON = True
+    default = build_model(cfg).train()
+    assert default.panoptic_merge is merge_by_pixel and type(default.criterion) is SetCriterion
+    cfg.MODEL.MASK_FORMER.CRITERION_NAME = "DoubledCriterion"
+    cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_MERGE = "merge_all"
+    model = build_model(cfg).train()
+    model.load_state_dict(default.state_dict())
+    expected = {name: 2 * loss for name, loss in default(_batch()).items()}
+    torch.testing.assert_close(model(_batch()), expected)
+    with torch.no_grad():
+        panoptic, segments = model.eval()([{"image": _image(40, 50)}])[0]["panoptic_seg"]
+    assert panoptic.shape == (40, 50) and (panoptic == 1).all() and segments[0]["isthing"]
+
+
+@pytest.mark.parametrize(
+    ("key", "known"),
+    [
+        ("CRITERION_NAME", "PointSetCriterion, SetCriterion"),
+        ("TEST.PANOPTIC_MERGE", "merge_by_pixel, merge_by_pixel_within_masks"),
+    ],
+)
+def test_unknown_choices(key, known):
+    cfg = _small_config()
+    cfg.merge_from_list([f"MODEL.MASK_FORMER.{key}", "other"])
+    with pytest.raises(ValueError, match=f"MASK_FORMER.{key} is 'other'; registered: {known}"):
+        build_model(cfg)
 
 
 def test_a_dataset_without_things_leaves_them_unknown():

@@ -5,12 +5,18 @@ from ..layers.deformable_sampling import multi_scale_deformable_attention
 from .criteria.matcher import HungarianMatcher
 from .criteria.point_criterion import PointSetCriterion
 from .criteria.point_matcher import PointMatcher
-from .criteria.set_criterion import SetCriterion
+from .criteria.set_criterion import CRITERION_REGISTRY, SetCriterion
 from .decoders.base import PixelDecoderOutput, PyramidDecoder, build_pixel_decoder
 from .decoders.deformable import DeformablePixelDecoder
 from .decoders.fpn import FPNPixelDecoder, TransformerFPNPixelDecoder
 from .head import MaskClassificationHead
-from .inference import instance_inference, panoptic_inference, semantic_inference
+from .inference import (
+    PANOPTIC_MERGE_REGISTRY,
+    instance_inference,
+    merge_by_pixel,
+    merge_by_pixel_within_masks,
+    semantic_inference,
+)
 from .mask2former import Mask2FormerSegmentor
 from .predictors.base import PREDICTOR_REGISTRY, QueryPredictor, build_predictor
 from .predictors.masked_attention import MaskedAttentionPredictor
@@ -18,6 +24,7 @@ from .predictors.transformer import TransformerPredictor
 from .segmentor import MaskFormerSegmentor
 
 __all__ = [
+    "CRITERION_REGISTRY",
     "DeformableAttention",
     "DeformablePixelDecoder",
     "FPNPixelDecoder",
@@ -26,6 +33,7 @@ __all__ = [
     "MaskClassificationHead",
     "MaskFormerSegmentor",
     "MaskedAttentionPredictor",
+    "PANOPTIC_MERGE_REGISTRY",
     "PREDICTOR_REGISTRY",
     "PixelDecoderOutput",
     "PointMatcher",
@@ -38,7 +46,8 @@ __all__ = [
     "build_pixel_decoder",
     "build_predictor",
     "instance_inference",
+    "merge_by_pixel",
+    "merge_by_pixel_within_masks",
     "multi_scale_deformable_attention",
-    "panoptic_inference",
     "semantic_inference",
 ]

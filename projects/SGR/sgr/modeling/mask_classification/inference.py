@@ -3,23 +3,36 @@
 The functions take one image: ``class_logits`` (Q, C + 1), whose last class is "no object",
 ``mask_logits`` (Q, h, w) at any resolution, and ``resize``, which says how they get to the size
 (H, W) of the result; by default they have it. The Q masks of that size never exist: they are
-resized and used up strip by strip, so that beside the result a few strips and, for panoptic
-results, a map of the owners are all that takes memory, however large the image.
+resized and used up strip by strip. So beside the result only a few strips and, for panoptic
+results, a map of the owners take memory, however large the image.
 """
 
 from __future__ import annotations
 
-from typing import Callable, Collection
+from collections.abc import Callable, Collection
 
 import torch
 from detectron2.structures import Boxes, Instances
+from fvcore.common.registry import Registry
 from torch import Tensor
 
 from ..layers.strips import Strips
 
-__all__ = ["instance_inference", "panoptic_inference", "semantic_inference"]
+__all__ = [
+    "PANOPTIC_MERGE_REGISTRY",
+    "instance_inference",
+    "merge_by_pixel",
+    "merge_by_pixel_within_masks",
+    "semantic_inference",
+]
 
 Resize = Callable[[Strips], Strips]
+
+PANOPTIC_MERGE_REGISTRY = Registry("PANOPTIC_MERGE")
+PANOPTIC_MERGE_REGISTRY.__doc__ = """
+Rules of merging, chosen by ``cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_MERGE``: functions with the
+arguments and the result of :func:`merge_by_pixel`, but for ``within_masks``.
+"""
 
 
 def _as_they_are(masks: Strips) -> Strips:
@@ -64,7 +77,8 @@ def semantic_inference(
     return result
 
 
-def panoptic_inference(
+@PANOPTIC_MERGE_REGISTRY.register()
+def merge_by_pixel(
     class_logits: Tensor,
     mask_logits: Tensor,
     *,
@@ -131,6 +145,12 @@ def panoptic_inference(
     ids += [0] * num if within_masks else ids
     id_of_owner = torch.tensor(ids, dtype=torch.int32, device=owner.device)
     return id_of_owner.index_select(0, owner.flatten()).view_as(owner), segments
+
+
+@PANOPTIC_MERGE_REGISTRY.register()
+def merge_by_pixel_within_masks(*predictions, **options) -> tuple[Tensor, list[dict]]:
+    """Mask2Former's rule: :func:`merge_by_pixel` with ``within_masks``."""
+    return merge_by_pixel(*predictions, within_masks=True, **options)
 
 
 def instance_inference(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from .criteria.point_criterion import PointSetCriterion
+from .inference import merge_by_pixel_within_masks
 from .segmentor import MaskFormerSegmentor
 
 __all__ = ["Mask2FormerSegmentor"]
@@ -19,4 +20,4 @@ class Mask2FormerSegmentor(MaskFormerSegmentor):
     """
 
     criterion_class = PointSetCriterion
-    panoptic_within_masks = True
+    panoptic_merge = staticmethod(merge_by_pixel_within_masks)

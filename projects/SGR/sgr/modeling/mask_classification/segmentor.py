@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import ImageList
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from ..layers.checks import find_registered
 from ..layers.strips import Strips
 from ..outputs import RESULTS, Outputs, mask_scores
-from .criteria.set_criterion import SetCriterion
-from .inference import instance_inference, panoptic_inference, semantic_inference
+from .criteria.set_criterion import CRITERION_REGISTRY, SetCriterion
+from .inference import (
+    PANOPTIC_MERGE_REGISTRY,
+    instance_inference,
+    merge_by_pixel,
+    semantic_inference,
+)
+from .targets import prepare_targets
 
 __all__ = ["MaskFormerSegmentor"]
 
@@ -26,8 +32,9 @@ class MaskFormerSegmentor(nn.Module):
 
     Attributes:
         outputs: see :class:`~sgr.modeling.outputs.Outputs`.
-        criterion_class: what is built from a config as ``criterion``.
-        panoptic_within_masks: ``within_masks`` of :func:`panoptic_inference`.
+        criterion_class: the criterion, if MODEL.MASK_FORMER.CRITERION_NAME is "".
+        panoptic_merge: the rule that makes segments of masks, see :func:`merge_by_pixel`, if
+            MODEL.MASK_FORMER.TEST.PANOPTIC_MERGE is "".
     """
 
     outputs = Outputs(
@@ -38,7 +45,7 @@ class MaskFormerSegmentor(nn.Module):
         batch_scores=mask_scores,
     )
     criterion_class = SetCriterion
-    panoptic_within_masks = False
+    panoptic_merge = staticmethod(merge_by_pixel)
 
     @configurable
     def __init__(
@@ -57,6 +64,7 @@ class MaskFormerSegmentor(nn.Module):
         thing_classes: Sequence[int] | None = None,
         object_mask_threshold: float = 0.0,
         overlap_threshold: float = 0.0,
+        panoptic_merge: Callable | None = None,
         max_instances: int = 100,
         postprocess_before_inference: bool = False,
     ):
@@ -73,7 +81,8 @@ class MaskFormerSegmentor(nn.Module):
                 "labels" (H, W), their best class, which takes a C-th of the memory.
             thing_classes: classes that have instances; None if not known, which panoptic results do
                 not allow and instance results take to mean all.
-            object_mask_threshold, overlap_threshold: see :func:`panoptic_inference`.
+            object_mask_threshold, overlap_threshold: of the panoptic rule.
+            panoptic_merge: the panoptic rule; None for the class's own.
             max_instances: see :func:`instance_inference`.
             postprocess_before_inference: resize the masks, not the semantic result, to the size
                 asked for. Slower where there are more queries than classes, a little more exact;
@@ -108,6 +117,8 @@ class MaskFormerSegmentor(nn.Module):
         self.thing_classes = None if thing_classes is None else frozenset(thing_classes)
         self.object_mask_threshold = object_mask_threshold
         self.overlap_threshold = overlap_threshold
+        if panoptic_merge is not None:
+            self.panoptic_merge = panoptic_merge
         self.max_instances = max_instances
         self.postprocess_before_inference = postprocess_before_inference
         # Not persistent, as in Detectron2: they are the config's, not the checkpoint's.
@@ -119,10 +130,20 @@ class MaskFormerSegmentor(nn.Module):
         backbone = build_backbone(cfg)
         sem_seg_head = build_sem_seg_head(cfg, backbone.output_shape())
         options, test = cfg.MODEL.MASK_FORMER, cfg.MODEL.MASK_FORMER.TEST
+        key = "MODEL.MASK_FORMER"
+        criterion, panoptic_merge = cls.criterion_class, None
+        if options.CRITERION_NAME:
+            criterion = find_registered(
+                CRITERION_REGISTRY, options.CRITERION_NAME, f"{key}.CRITERION_NAME"
+            )
+        if test.PANOPTIC_MERGE:
+            panoptic_merge = find_registered(
+                PANOPTIC_MERGE_REGISTRY, test.PANOPTIC_MERGE, f"{key}.TEST.PANOPTIC_MERGE"
+            )
         return {
             "backbone": backbone,
             "sem_seg_head": sem_seg_head,
-            "criterion": cls.criterion_class(cfg, num_classes=sem_seg_head.num_classes),
+            "criterion": criterion(cfg, num_classes=sem_seg_head.num_classes),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "size_divisibility": options.SIZE_DIVISIBILITY,
@@ -133,6 +154,7 @@ class MaskFormerSegmentor(nn.Module):
             "thing_classes": _thing_classes(cfg),
             "object_mask_threshold": test.OBJECT_MASK_THRESHOLD,
             "overlap_threshold": test.OVERLAP_THRESHOLD,
+            "panoptic_merge": panoptic_merge,
             "max_instances": cfg.TEST.DETECTIONS_PER_IMAGE,
             # As in the public models, where one set of resized masks serves all results.
             "postprocess_before_inference": (
@@ -159,19 +181,17 @@ class MaskFormerSegmentor(nn.Module):
         Returns:
             In training, the weighted losses. In evaluation, per image a dict of what is switched
             on: ``sem_seg`` (C, height, width) scores or (height, width) int32 labels (see
-            ``semantic_output``), ``panoptic_seg`` (see :func:`panoptic_inference`), ``instances``
+            ``semantic_output``), ``panoptic_seg`` (see :func:`merge_by_pixel`), ``instances``
             (see :func:`instance_inference`).
 
         Raises:
-            ValueError: in training, an image has no ``instances``, or these have no masks, polygons
-                or masks of another size than the image, or labels that are no class of the head
-                (looked at on CPUs only: elsewhere it would have to wait for the device).
+            ValueError: in training, see :func:`prepare_targets`.
         """
         images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
         images = ImageList.from_tensors(images, self.size_divisibility)
         if self.training:
-            targets = self._prepare_targets(batched_inputs, images)
+            targets = prepare_targets(batched_inputs, images, self.criterion.num_classes)
             outputs = self.sem_seg_head(self.backbone(images.tensor))
             return self.criterion.weighted(self.criterion(outputs, targets))
 
@@ -189,59 +209,6 @@ class MaskFormerSegmentor(nn.Module):
                     )
                 )
         return results
-
-    def _prepare_targets(
-        self, batched_inputs: list[dict], images: ImageList
-    ) -> list[dict[str, Tensor]]:
-        """Labels and masks of each image, the masks padded to the size of the batch."""
-        height, width = images.tensor.shape[-2:]
-        targets = []
-        for index, (inputs, size) in enumerate(zip(batched_inputs, images.image_sizes)):
-            if "instances" not in inputs:
-                raise ValueError(
-                    f"image {index} of the batch has no 'instances' to train on, only "
-                    f"{sorted(inputs)}; INPUT.DATASET_MAPPER_NAME must be a mask-classification "
-                    "mapper"
-                )
-            self._check_labels(index, inputs["instances"])
-            instances: Instances = inputs["instances"].to(self.device)
-            if not instances.has("gt_masks"):
-                if len(instances):
-                    raise ValueError(
-                        f"the instances of image {index} of the batch have no gt_masks, only "
-                        f"{sorted(instances.get_fields())}; set MODEL.MASK_ON to True, which "
-                        "Detectron2's own mapper goes by, or INPUT.DATASET_MAPPER_NAME to a "
-                        "mask-classification mapper (mask_former_..., coco_..._lsj_concept)"
-                    )
-                # Detectron2's own mapper gives none where it finds no instance.
-                instances.gt_masks = torch.zeros(0, *size, dtype=torch.bool, device=self.device)
-            masks = getattr(instances.gt_masks, "tensor", instances.gt_masks)
-            if not isinstance(masks, Tensor):
-                raise ValueError(
-                    f"gt_masks of image {index} of the batch are {type(masks).__name__}; set "
-                    "INPUT.MASK_FORMAT to 'bitmask'"
-                )
-            if tuple(masks.shape[-2:]) != tuple(size):
-                raise ValueError(
-                    f"masks of image {index} of the batch are {tuple(masks.shape[-2:])}, but the "
-                    f"image is {tuple(size)}"
-                )
-            padding = (0, width - size[1], 0, height - size[0])
-            targets.append({"labels": instances.gt_classes, "masks": F.pad(masks, padding)})
-        return targets
-
-    def _check_labels(self, index: int, instances: Instances) -> None:
-        """Raise a ValueError if labels are no classes of the head, where looking is free."""
-        labels, num_classes = instances.gt_classes, self.criterion.num_classes
-        if labels.device.type != "cpu" or not len(labels):
-            return
-        for label in (labels.min().item(), labels.max().item()):
-            if not 0 <= label < num_classes:
-                raise ValueError(
-                    f"an instance of image {index} of the batch has the label {label}, but the "
-                    f"head has the classes 0 to {num_classes - 1}; set "
-                    f"MODEL.SEM_SEG_HEAD.NUM_CLASSES ({num_classes}) to those of the dataset"
-                )
 
     def _inference(
         self,
@@ -274,13 +241,12 @@ class MaskFormerSegmentor(nn.Module):
                 labels=self.semantic_output == "labels",
             )
         if self.panoptic_on:
-            result["panoptic_seg"] = panoptic_inference(
+            result["panoptic_seg"] = self.panoptic_merge(
                 class_logits,
                 mask_logits,
                 thing_classes=self.thing_classes,
                 score_threshold=self.object_mask_threshold,
                 overlap_threshold=self.overlap_threshold,
-                within_masks=self.panoptic_within_masks,
                 resize=to_output,
             )
         if self.instance_on:

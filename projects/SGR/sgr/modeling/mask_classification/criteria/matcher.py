@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -68,9 +67,6 @@ class HungarianMatcher(nn.Module):
         class_weight, mask_weight, dice_weight: weights of the terms; at least one is not zero.
     """
 
-    # (B, Q, P) logits and (B, T, P) targets -> (B, Q, T).
-    _pairwise_mask_cost = staticmethod(pairwise_focal_cost)
-
     @configurable
     def __init__(
         self, *, class_weight: float = 1.0, mask_weight: float = 20.0, dice_weight: float = 1.0
@@ -116,7 +112,7 @@ class HungarianMatcher(nn.Module):
 
         with torch.autocast(predictions[0]["pred_logits"].device.type, enabled=False):
             labels = pad_sequence([target["labels"] for target in targets], batch_first=True)
-            logits, masks = self._masks_to_compare(predictions, targets)
+            logits, masks = self.read_all(predictions, targets)
             costs = torch.stack(
                 [
                     self._cost(layer["pred_logits"].float(), layer_logits, labels, masks)
@@ -130,32 +126,39 @@ class HungarianMatcher(nn.Module):
             for layer in costs
         ]
 
-    def _masks_to_compare(
+    def read_all(
         self, predictions: Sequence[dict[str, Tensor]], targets: Sequence[dict[str, Tensor]]
     ) -> tuple[Iterable[Tensor], Tensor]:
-        """Logits and targets at the P places where they are compared, in float32.
+        """Read the masks of all queries and targets at P places, the same for a whole image.
+
+        Here these are the cells of the predictions.
 
         Returns:
-            Per set of predictions (B, Q, P) logits, made one after the other; (B, T, P) targets in
-            [0, 1], T the most masks of an image, 0 where an image has fewer.
+            Float32 (B, Q, P) logits of each set of predictions, made one after the other, and
+            (B, T, P) targets in [0, 1]. T is the largest number of masks in an image; the masks
+            that an image lacks are 0.
         """
         size = predictions[0]["pred_masks"].shape[-2:]
         logits = (layer["pred_masks"].float().flatten(2) for layer in predictions)
         masks = [_resize(target["masks"], size).flatten(1) for target in targets]
         return logits, pad_sequence(masks, batch_first=True).float()
 
+    def mask_cost(self, logits: Tensor, masks: Tensor) -> Tensor:
+        """(B, Q, T) mask term of the cost, from what :meth:`read_all` gives."""
+        return pairwise_focal_cost(logits, masks)
+
     def _cost(self, class_logits: Tensor, logits: Tensor, labels: Tensor, masks: Tensor) -> Tensor:
         """(B, Q, T) cost of all pairs.
 
         Args:
             class_logits: (B, Q, classes + 1).
-            logits, masks: of :meth:`_masks_to_compare`.
+            logits, masks: of :meth:`read_all`.
             labels: (B, T).
         """
         index = labels[:, None, :].expand(-1, class_logits.shape[1], -1)
         return (
             -self.class_weight * class_logits.softmax(-1).gather(2, index)
-            + self.mask_weight * self._pairwise_mask_cost(logits, masks)
+            + self.mask_weight * self.mask_cost(logits, masks)
             + self.dice_weight * pairwise_dice_cost(logits, masks)
         )
 

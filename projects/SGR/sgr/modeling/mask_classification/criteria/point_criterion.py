@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from .matcher import HungarianMatcher
 from .point_matcher import PointMatcher
 from .points import sample_masks
-from .set_criterion import SetCriterion
+from .set_criterion import CRITERION_REGISTRY, SetCriterion
 
 __all__ = ["PointSetCriterion", "sigmoid_cross_entropy_loss"]
 
@@ -24,6 +24,7 @@ def sigmoid_cross_entropy_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1).sum()
 
 
+@CRITERION_REGISTRY.register()
 class PointSetCriterion(SetCriterion):
     """:class:`SetCriterion` with cross entropy and dice at points, as in PointRend and Mask2Former.
 
@@ -33,9 +34,6 @@ class PointSetCriterion(SetCriterion):
     so that nothing of full size is made: a pair costs ``(oversample_ratio + 1) * num_points``
     bilinear reads of the prediction and ``num_points`` of the target.
     """
-
-    _mask_loss = staticmethod(sigmoid_cross_entropy_loss)
-    _matcher_class = PointMatcher
 
     @configurable
     def __init__(
@@ -83,15 +81,13 @@ class PointSetCriterion(SetCriterion):
         options = cfg.MODEL.MASK_FORMER
         return {
             **super().from_config(cfg),
+            "matcher": PointMatcher(cfg),
             "num_points": options.TRAIN_NUM_POINTS,
             "oversample_ratio": options.OVERSAMPLE_RATIO,
             "importance_sample_ratio": options.IMPORTANCE_SAMPLE_RATIO,
         }
 
-    def _masks_to_compare(
-        self, logits: Tensor, masks: Tensor, index: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """(N, P) logits and targets at the points of each pair."""
+    def read_pairs(self, logits: Tensor, masks: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         logits = logits[:, None]
         with torch.no_grad():
             points = get_uncertain_point_coords_with_randomness(
@@ -103,6 +99,9 @@ class PointSetCriterion(SetCriterion):
             )
             targets = sample_masks(masks, points, index)
         return point_sample(logits, points, align_corners=False)[:, 0], targets
+
+    def mask_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return sigmoid_cross_entropy_loss(logits, targets)
 
 
 def _uncertainty(logits: Tensor) -> Tensor:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -46,8 +45,6 @@ class PointMatcher(HungarianMatcher):
         class_weight, mask_weight, dice_weight: weights of the terms; at least one is not zero.
     """
 
-    _pairwise_mask_cost = staticmethod(pairwise_cross_entropy_cost)
-
     @configurable
     def __init__(
         self,
@@ -71,7 +68,7 @@ class PointMatcher(HungarianMatcher):
     def from_config(cls, cfg: CfgNode) -> dict:
         return {**super().from_config(cfg), "num_points": cfg.MODEL.MASK_FORMER.TRAIN_NUM_POINTS}
 
-    def _masks_to_compare(
+    def read_all(
         self, predictions: Sequence[dict[str, Tensor]], targets: Sequence[dict[str, Tensor]]
     ) -> tuple[Iterable[Tensor], Tensor]:
         device = predictions[0]["pred_masks"].device
@@ -85,6 +82,9 @@ class PointMatcher(HungarianMatcher):
             for target, image_points in zip(targets, points[:, None])
         ]
         return logits, pad_sequence(masks, batch_first=True)
+
+    def mask_cost(self, logits: Tensor, masks: Tensor) -> Tensor:
+        return pairwise_cross_entropy_cost(logits, masks)
 
     def extra_repr(self) -> str:
         return f"num_points={self.num_points}, {super().extra_repr()}"

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
+from fvcore.common.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...layers.losses import dice_loss, mean_over_workers
 from .matcher import HungarianMatcher, Match
 
-__all__ = ["SetCriterion", "sigmoid_focal_loss"]
+__all__ = ["CRITERION_REGISTRY", "SetCriterion", "sigmoid_focal_loss"]
+
+CRITERION_REGISTRY = Registry("CRITERION")
+CRITERION_REGISTRY.__doc__ = """
+Criteria of mask classification, chosen by ``cfg.MODEL.MASK_FORMER.CRITERION_NAME``. A registered
+class is called as ``(cfg, num_classes=...)``. Its modules have ``num_classes``, ``forward`` and
+``weighted`` of :class:`SetCriterion`.
+"""
 
 
 def sigmoid_focal_loss(
@@ -33,16 +41,13 @@ def sigmoid_focal_loss(
     return (loss * torch.where(targets, alpha, 1 - alpha)).mean(1).sum()
 
 
+@CRITERION_REGISTRY.register()
 class SetCriterion(nn.Module):
     """Classification, focal and dice losses of every decoder layer.
 
     Each layer is matched by itself. Queries without a mask learn "no object"; only the others have
     mask losses, which are divided by the number of masks, averaged over the workers.
     """
-
-    # (N, P) logits and their targets -> mean over the places, sum over the masks.
-    _mask_loss = staticmethod(sigmoid_focal_loss)
-    _matcher_class = HungarianMatcher
 
     @configurable
     def __init__(
@@ -74,7 +79,7 @@ class SetCriterion(nn.Module):
         options = cfg.MODEL.MASK_FORMER
         return {
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-            "matcher": cls._matcher_class(cfg),
+            "matcher": HungarianMatcher(cfg),
             "weight_dict": {
                 "loss_ce": options.CLASS_WEIGHT,
                 "loss_mask": options.MASK_WEIGHT,
@@ -138,21 +143,31 @@ class SetCriterion(nn.Module):
         if len(logits) == 0:
             # Zero, but of the predictions: distributed training wants every parameter in the graph.
             return logits.sum(), logits.sum()
-        logits, targets = self._masks_to_compare(logits, masks, index)
+        logits, targets = self.read_pairs(logits, masks, index)
         prob = logits.sigmoid()
         dice = dice_loss((prob * targets).sum(1), prob.sum(1), targets.sum(1))
-        return self._mask_loss(logits, targets), dice.sum()
+        return self.mask_loss(logits, targets), dice.sum()
 
-    def _masks_to_compare(
-        self, logits: Tensor, masks: Tensor, index: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """(N, P) logits and targets at the places where they are compared: at every pixel.
+    def read_pairs(self, logits: Tensor, masks: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Read each matched pair of a prediction and a target at P places of its own.
 
-        Args: as for :meth:`_mask_losses`, N at least 1.
+        Here these are all pixels.
+
+        Args:
+            logits: (N, h, w), float32, N at least 1.
+            masks: (T, H, W), bool.
+            index: (N,) the target of each prediction.
+
+        Returns:
+            (N, P) logits and targets.
         """
         size = masks.shape[-2:]
         logits = F.interpolate(logits[:, None], size=size, mode="bilinear", align_corners=False)
         return logits.flatten(1), masks[index].flatten(1)
+
+    def mask_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mask loss of what :meth:`read_pairs` gives: mean over the places, sum over the pairs."""
+        return sigmoid_focal_loss(logits, targets)
 
     @staticmethod
     def _to_device(
