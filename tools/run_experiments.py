@@ -45,8 +45,6 @@ from pathlib import Path
 
 import torch
 
-from sgr.visualization import higher_is_better
-
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # also when loaded from elsewhere
 from experiments.processes import (  # noqa: E402
     Launcher,
@@ -155,8 +153,6 @@ def plan(args: argparse.Namespace) -> tuple[list[Run], Launcher]:
     Raises:
         FileNotFoundError, ValueError: for what cannot be.
     """
-    for metric in args.metrics or ():
-        higher_is_better(metric)  # raises if it is unknown
     gpus = visible_gpus()
     if gpus and args.num_gpus > len(gpus):
         raise ValueError(f"--num-gpus {args.num_gpus}: there are {len(gpus)} here")

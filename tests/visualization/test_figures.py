@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sgr.visualization import (
+    HIGHER_IS_BETTER,
     draw_comparison,
     draw_panel,
     draw_segments,
@@ -195,15 +196,16 @@ def test_comparison_shows_mean_and_spread(monkeypatch):
     assert axes.yaxis_inverted()  # the first is on top
 
 
-def test_which_way_metrics_are_better():
+def test_which_way_metrics_are_better(monkeypatch):
     higher = "sem_seg/mIoU sem_seg/IoU-car sem_seg/pACC bbox/AP segm/AP50 bbox/AP-dog segm/APl"
     for metric in f"{higher} panoptic_seg/PQ_th panoptic_seg/RQ tokens/D_C queries/D_I".split():
-        assert higher_is_better(metric), metric
+        assert higher_is_better(metric) is True, metric
     for metric in ("tokens/S_C", "queries/S_I", "tokens/S_C_active", "val/tokens/S_C"):
-        assert not higher_is_better(metric), metric
+        assert higher_is_better(metric) is False, metric
     for metric in ("total_loss", "tokens/active_tokens", "tokens/images_C", "sem_seg/", "XAP"):
-        with pytest.raises(ValueError, match=f"unknown metric '{metric}'"):
-            higher_is_better(metric)
+        assert higher_is_better(metric) is None, metric
+    monkeypatch.setitem(HIGHER_IS_BETTER, "XAP", True)
+    assert higher_is_better("other/XAP") is True
 
 
 def test_titles_of_metrics():

@@ -1,30 +1,7 @@
 import numpy as np
 import pytest
 
-from sgr.visualization import (
-    class_colors,
-    color_labels,
-    distinct_colors,
-    overlay_heat,
-    overlay_labels,
-)
-
-
-def test_colours_are_distinct_and_stable():
-    colors = distinct_colors(171)
-    assert colors.shape == (171, 3) and colors.dtype == np.uint8
-    assert len(np.unique(colors, axis=0)) == 171
-    np.testing.assert_array_equal(distinct_colors(12), colors[:12])
-    first = colors[:12].astype(int)
-    distance = np.abs(first[:, None] - first).sum(-1) + 999 * np.eye(12, dtype=int)
-    assert distance.min() > 40
-    assert distinct_colors(0).shape == (0, 3)
-
-
-def test_a_datasets_own_colours_come_first():
-    own = [[1, 2, 3], [4, 5, 6]]
-    assert class_colors({"stuff_colors": own}, 2).tolist() == own
-    assert class_colors({}, 2).tolist() == distinct_colors(2).tolist()
+from sgr.visualization import color_labels, distinct_colors, overlay_heat, overlay_labels
 
 
 def test_labels_outside_the_classes_are_grey():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -124,8 +124,8 @@ def _headers(metrics: Sequence[str]) -> dict[str, str]:
     headers = {}
     for metric in metrics:
         name = metric.rpartition("/")[2]
-        arrow = "↑" if higher_is_better(metric) else "↓"
-        headers[metric] = f"{name if short[name] == 1 else metric} {arrow}"
+        arrow = {True: " ↑", False: " ↓", None: ""}[higher_is_better(metric)]
+        headers[metric] = f"{name if short[name] == 1 else metric}{arrow}"
     return headers
 
 
@@ -140,19 +140,21 @@ def _describe_seeds(statuses: Counter[str]) -> str:
 
 
 def _column(values: Sequence[Sequence[float]], metric: str) -> list[str]:
-    """The cells of a metric, one per config."""
+    """The cells of a metric, one per config; the best mean is bold where several have one."""
     # Tokens are measured in nats and shares, everything else in percent.
     digits = 3 if metric.rpartition("/")[2][:2] in ("S_", "D_") else 1
-    means = [f"{mean(each):.{digits}f}" if each else "" for each in values]
-    choose: Callable = max if higher_is_better(metric) else min
-    # By what is shown: two that read the same are equally good.
-    best = choose((float(each) for each in means if each), default=None)
-    several = sum(map(bool, means)) > 1
+    means = [f"{mean(of_config):.{digits}f}" if of_config else "" for of_config in values]
+    # Rounded, because two that read the same are equally good.
+    shown = [float(text) for text in means if text]
+    best = None
+    if len(shown) > 1:
+        best = {True: max, False: min, None: lambda _: None}[higher_is_better(metric)](shown)
     cells = []
-    for each, center in zip(values, means):
-        if several and center and float(center) == best:
+    for of_config, center in zip(values, means):
+        if center and float(center) == best:
             center = f"**{center}**"
-        cells.append(f"{center} ± {stdev(each):.{digits}f}" if len(each) > 1 else center)
+        spread = f" ± {stdev(of_config):.{digits}f}" if len(of_config) > 1 else ""
+        cells.append(center + spread)
     return cells
 
 

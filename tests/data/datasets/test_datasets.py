@@ -23,7 +23,6 @@ from official_layouts import (
 )
 from sgr.config import add_sgr_config
 from sgr.data.datasets import ade20k, camvid, cityscapes, coco_stuff_10k
-from sgr.data.datasets.classes import distinct_label_colors
 from sgr.data.datasets.missing import IncompleteDataset
 from sgr.data.datasets.pairs import load_sem_seg_pairs
 from sgr.data.datasets.registration import add_metadata, register, replace_builtin
@@ -159,14 +158,6 @@ def test_colours_come_with_the_first_loading(root):
             with pytest.raises(FileNotFoundError):
                 DatasetCatalog.get(name)
             assert len(metadata.stuff_colors) == len(metadata.stuff_classes)
-
-
-def test_distinct_label_colors():
-    colors = distinct_label_colors(255)
-    assert len(set(colors)) == 255 and (0, 0, 0) not in colors
-    # Those of Pascal VOC, from its class 1 on.
-    assert colors[:4] == [(128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128)]
-    assert colors[19] == (0, 64, 128)
 
 
 def test_coco_stuff_classes():

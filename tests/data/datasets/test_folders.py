@@ -163,7 +163,7 @@ class TestMetadata:
         sgr.register_sem_seg("mine", "images", "labels", classes=["sky", "road"])
         metadata = MetadataCatalog.get("mine")
         assert metadata.stuff_classes == ["sky", "road"]
-        assert len(set(metadata.stuff_colors)) == 2
+        assert len(set(map(tuple, metadata.stuff_colors))) == 2
         assert metadata.ignore_label == 255 and metadata.evaluator_type == "sem_seg"
         assert (metadata.image_root, metadata.sem_seg_root) == ("images", "labels")
         assert metadata.get("thing_classes") is None and metadata.get("json_file") is None

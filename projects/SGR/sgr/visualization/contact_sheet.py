@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .colors import distinct_colors
+from ..data.colors import distinct_colors
 from .figure import DPI, new_figure, render
 from .legend import Legend
 from .overlays import check_same_size, overlay_labels

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from .colors import distinct_colors
+from ..data.colors import distinct_colors
 from .figure import add_axes, new_figure, picture_axes, render
 from .overlays import overlay_heat, overlay_labels
 from .segments import show_segments

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from .colors import UNLABELLED
+from ..data.colors import UNLABELLED
 
 __all__ = ["Legend"]
 

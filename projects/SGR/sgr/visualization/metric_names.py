@@ -1,10 +1,10 @@
-"""What the metrics of an evaluation are called, and which way they are better."""
+"""What the metrics of an evaluation are called, and whether more of them is better."""
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["higher_is_better", "metric_title"]
+__all__ = ["HIGHER_IS_BETTER", "higher_is_better", "metric_title"]
 
 _TITLES = {
     "total_loss": "total loss",
@@ -18,8 +18,12 @@ _TITLES = {
     "tokens/D_I": "$D_I$ (higher is better)",
 }
 
-# The last part of a name in metrics.json: semantic, instance and panoptic segmentation over all
-# classes and of one class ("IoU-car"), then the tokens.
+# A project adds its own metrics here: the last part of a name in metrics.json -> whether higher is
+# better.
+HIGHER_IS_BETTER: dict[str, bool] = {}
+
+# Semantic, instance and panoptic segmentation, over all classes and of one class ("IoU-car"), then
+# the tokens.
 _HIGHER = re.compile(
     r"mIoU|fwIoU|mACC|pACC|(IoU|ACC|AP|PQ)-.+|AP(50|75|s|m|l)?|[PSR]Q(_th|_st)?|D_[CI](_active)?"
 )
@@ -27,29 +31,26 @@ _LOWER = re.compile(r"S_[CI](_active)?")
 
 
 def metric_title(metric: str) -> str:
-    """A metric's title in a plot: it says which way is better of what few people know by heart.
+    """The title of a metric in a plot; the name itself if the metric is unknown.
+
+    The titles of the token metrics say which way is better, because few people know it.
 
     Args:
-        metric: a name in metrics.json; of an unknown one it is the title.
+        metric: a name in metrics.json.
     """
     return _TITLES.get(metric, metric)
 
 
-def higher_is_better(metric: str) -> bool:
-    """Whether more of a metric is better, by the last part of its name.
+def higher_is_better(metric: str) -> bool | None:
+    """Whether more of a metric is better; None if this is unknown.
 
     Args:
-        metric: a name in metrics.json, such as "sem_seg/mIoU" or "queries/S_C".
-
-    Raises:
-        ValueError: for a name of which this is not known.
+        metric: a name in metrics.json, such as "sem_seg/mIoU" or "queries/S_C". Its last part
+            counts.
     """
     name = metric.rpartition("/")[2]
+    if name in HIGHER_IS_BETTER:
+        return HIGHER_IS_BETTER[name]
     if _HIGHER.fullmatch(name):
         return True
-    if _LOWER.fullmatch(name):
-        return False
-    raise ValueError(
-        f"unknown metric {metric!r}; known are those of evaluations, as metrics.json names them: "
-        "sem_seg/mIoU, tokens/S_C, queries/D_C_active, bbox/AP50, segm/AP, panoptic_seg/PQ, ..."
-    )
+    return False if _LOWER.fullmatch(name) else None

@@ -6,7 +6,7 @@ import cv2
 import matplotlib
 import numpy as np
 
-from .colors import UNLABELLED
+from ..data.colors import UNLABELLED
 
 __all__ = ["check_same_size", "color_labels", "overlay_heat", "overlay_labels"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .colors import distinct_colors
+from ..data.colors import distinct_colors
 from .figure import new_figure, picture_axes, render
 from .legend import Legend
 from .overlays import check_same_size, color_labels, overlay_heat, overlay_labels

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 
-from .colors import distinct_colors
+from ..data.colors import distinct_colors
 from .figure import DPI, new_figure, picture_axes, render
 from .overlays import overlay_labels
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..files import read_text
 
-__all__ = ["as_class_names", "as_colors", "check_ignore_label", "distinct_label_colors"]
+__all__ = ["as_class_names", "as_colors", "check_ignore_label"]
 
 PathLike = str | os.PathLike
 
@@ -89,19 +89,3 @@ def check_ignore_label(ignore_label: int, num_classes: int) -> None:
             f"{num_classes - 1}); classes count from 0 on, so where 0 means unlabelled in the "
             "files, subtract 1 from the labels and let 0 become 255"
         )
-
-
-def distinct_label_colors(count: int) -> list[tuple[int, int, int]]:
-    """Colours for datasets that come without: up to 255 different ones, none of them black.
-
-    The bits of a label's number, from the lowest, go in turn to red, green and blue, and there
-    from the highest bit down; so are the colours of Pascal VOC made.
-
-    Returns:
-        ``count`` colours, RGB.
-    """
-    colors = np.zeros((count, 3), np.uint8)
-    numbers = np.arange(1, count + 1)
-    for bit in range(8):
-        colors[:, bit % 3] |= ((numbers >> bit & 1) << 7 - bit // 3).astype(np.uint8)
-    return [tuple(color) for color in colors.tolist()]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
-from .classes import distinct_label_colors
+from ..colors import distinct_colors
 from .missing import check_present, datasets_root
 from .pairs import load_sem_seg_pairs
 from .registration import register, set_paths
@@ -32,8 +32,8 @@ window-other wood
 """.split()
 
 # Things as in COCO; the release has no colours for stuff.
-COCO_STUFF_COLORS = [tuple(each["color"]) for each in COCO_CATEGORIES if each["isthing"]]
-COCO_STUFF_COLORS += distinct_label_colors(len(COCO_STUFF_CLASSES))[len(COCO_STUFF_COLORS) :]
+COCO_STUFF_COLORS = [category["color"] for category in COCO_CATEGORIES if category["isthing"]]
+COCO_STUFF_COLORS += distinct_colors(len(COCO_STUFF_CLASSES))[len(COCO_STUFF_COLORS) :].tolist()
 
 HOW_TO_GET_COCO_STUFF_10K = """
 COCO-Stuff-10K is expected as the release cocostuff-10k-v1.1.zip (GitHub repository

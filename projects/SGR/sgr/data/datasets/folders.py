@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ..colors import distinct_colors
 from ..faults import list_values
 from ..truth.image_files import read_labels
 from .classes import (
@@ -17,7 +18,6 @@ from .classes import (
     as_class_names,
     as_colors,
     check_ignore_label,
-    distinct_label_colors,
 )
 from .image_folders import Folders, add_annotations
 
@@ -125,7 +125,7 @@ def register_folders(
         if classes is not None:
             metadata.set(
                 stuff_classes=list(classes),
-                stuff_colors=colors or distinct_label_colors(len(classes)),
+                stuff_colors=colors or distinct_colors(len(classes)).tolist(),
             )
 
 
@@ -183,5 +183,5 @@ def _find_classes(datasets: Mapping[str, Folders]) -> None:
     for name in datasets:
         MetadataCatalog.get(name).set(
             stuff_classes=as_class_names(num_classes),
-            stuff_colors=distinct_label_colors(num_classes),
+            stuff_colors=distinct_colors(num_classes).tolist(),
         )
