@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .modeling.outputs import outputs_of
+from .modeling.outputs import BatchScores, outputs_of
 
 __all__ = ["SemanticExport", "export_onnx", "export_program"]
 
@@ -38,14 +38,14 @@ class SemanticExport(nn.Module):
 
     def __init__(self, model: nn.Module, size: Sequence[int], *, labels: bool = False):
         super().__init__()
-        _check_semantic(model)
+        batch_scores = _check_semantic(model)
         if len(size) != 2 or any(not isinstance(side, int) or side < 1 for side in size):
             raise ValueError(
                 f"the size must be a positive height and width in pixels, got {tuple(size)}"
             )
         self.model = model
-        self._batch_scores = outputs_of(model).batch_scores
-        self.size = tuple(size)
+        self._batch_scores = batch_scores
+        self.size = (size[0], size[1])
         self.labels = labels
         divisibility = getattr(model, "size_divisibility", model.backbone.size_divisibility)
         self.padded_size = tuple(_round_up(side, divisibility) for side in size)
@@ -173,7 +173,8 @@ def _round_up(length: int, divisibility: int) -> int:
     return -(-length // divisibility) * divisibility if divisibility > 1 else length
 
 
-def _check_semantic(model: nn.Module) -> None:
+def _check_semantic(model: nn.Module) -> BatchScores:
+    """The model's ``batch_scores``; a ValueError if it has no such results."""
     name = type(model).__name__
     outputs = outputs_of(model)
     parts = ("backbone", "sem_seg_head", "pixel_mean", "pixel_std")
@@ -190,3 +191,4 @@ def _check_semantic(model: nn.Module) -> None:
             f"{name} is built without semantic results; set MODEL.MASK_FORMER.TEST.SEMANTIC_ON to "
             "True"
         )
+    return outputs.batch_scores

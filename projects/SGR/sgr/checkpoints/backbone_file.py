@@ -97,7 +97,8 @@ def backbone_names(names: Iterable[str]) -> dict[str, str]:
         Name in the model -> name within the backbone.
     """
     names = list(names)
-    root = WRAPPERS.match(os.path.commonprefix(names)).group() + "backbone."
+    wrappers = WRAPPERS.match(os.path.commonprefix(names))
+    root = f"{wrappers.group() if wrappers else ''}backbone."
     below = f"{root}bottom_up."
     has_pyramid = any(name.startswith(below) for name in names)
     found = {}

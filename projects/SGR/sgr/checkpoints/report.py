@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from tabulate import tabulate
 from torch import nn
@@ -42,20 +43,20 @@ def report_differences(
     """
     tensors = model.state_dict(keep_vars=True)
     model_shapes = {name: tuple(getattr(value, "shape", ())) for name, value in tensors.items()}
-    mismatched = {name: (in_file, in_model) for name, in_file, in_model in mismatched}
-    missing = set(missing) - mismatched.keys()
-    loaded = {id(value) for name, value in tensors.items() if name not in missing}
-    missing = [name for name in tensors if name in missing and id(tensors[name]) not in loaded]
-    shapes = {
-        "missing": {name: ("", model_shapes[name]) for name in missing},
+    differing = {name: (in_file, in_model) for name, in_file, in_model in mismatched}
+    absent = set(missing) - differing.keys()
+    loaded = {id(value) for name, value in tensors.items() if name not in absent}
+    absent = {name for name in absent if id(tensors[name]) not in loaded}
+    shapes: dict[str, dict[str, tuple[Any, Any]]] = {
+        "missing": {name: ("", model_shapes[name]) for name in tensors if name in absent},
         "unexpected": {name: (file_shapes.get(name, ""), "") for name in unexpected},
-        "mismatched": mismatched,
+        "mismatched": differing,
     }
-    universe = {"missing": tensors, "unexpected": file_shapes, "mismatched": ()}
+    universe: dict[str, Iterable[str]] = {"missing": tensors, "unexpected": file_shapes}
     rows = [
         (kind, label, *map(_join, zip(*(found[name] for name in names))))
         for kind, found in shapes.items()
-        for label, names in _group(found, universe[kind]).items()
+        for label, names in _group(found, universe.get(kind, ())).items()
     ]
     headers = ("", "name", "shape in the file", "shape in the model")
     return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True) if rows else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def samples_of(records: Iterable[dict], options: CheckOptions) -> Iterator[Sampl
         yield sample
 
 
-def legend_of(options: CheckOptions, metadata: Any) -> dict[str, Sequence]:
+def legend_of(options: CheckOptions, metadata: Any) -> dict[str, Any]:
     """Names and colours of the classes that are drawn, as the contact sheet takes them."""
     if options.truth == ("annotations",):  # the last class, the background, shows the image
         names, key = options.thing_names, "thing_colors"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from detectron2.engine import HookBase
@@ -28,7 +30,7 @@ class ConceptMonitor(HookBase):
 
     def __init__(self, iterations_per_epoch: int):
         self.iterations_per_epoch = max(iterations_per_epoch, 1)
-        self._matched: np.ndarray | None = None
+        self._matched: Any = None  # (K,) bool, after the first step
         self._active: list[torch.Tensor] = []
 
     def before_train(self):

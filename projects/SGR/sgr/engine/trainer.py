@@ -184,7 +184,7 @@ class Trainer(DefaultTrainer):
 
     def _evaluate(self, test: PlannedTest) -> OrderedDict[str, Any]:
         results = self.run_test(test)
-        before = {} if test is self.tests[0] else self._last_eval_results
+        before: dict[str, Any] = {} if test is self.tests[0] else self._last_eval_results
         self._last_eval_results = OrderedDict({**before, **results})
         return results
 

@@ -37,7 +37,7 @@ _PANOPTIC = {
 }
 # ``evaluator_type`` of a dataset -> evaluator of each result that it can serve to measure. Of a
 # model that declares nothing, the first result is measured.
-_EVALUATORS = {
+_EVALUATORS: dict[str, dict[str, type[DatasetEvaluator]]] = {
     "ade20k_panoptic_seg": _PANOPTIC,
     "cityscapes_panoptic_seg": _PANOPTIC,
     "cityscapes_sem_seg": {"semantic": CityscapesMeanIoUEvaluator},
@@ -192,7 +192,8 @@ def _report(cfg: CfgNode, dataset_name: str, results: list[str], missing: dict[s
             f"there is nothing to evaluate on {dataset_name}, whose evaluator_type is "
             f"{_evaluator_type(dataset_name)!r}: {cfg.MODEL.META_ARCHITECTURE} puts out no {keys}"
         )
-        if declared_outputs(cfg).switchable:
+        outputs = declared_outputs(cfg)
+        if outputs is not None and outputs.switchable:
             advice = f"; set {_switches(possible, 'or')} to True"
     if not (cfg.TEST.TOKENS.ENABLED or cfg.TEST.EVALUATORS):
         message += f"{advice}. TEST.TOKENS.ENABLED True measures a model's tokens alone"

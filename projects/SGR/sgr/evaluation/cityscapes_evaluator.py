@@ -88,7 +88,7 @@ class CityscapesMeanIoUEvaluator(MeanIoUEvaluator):
                 f"the stuff_classes of {dataset_name} are not the 19 of Cityscapes in their order; "
                 'with other classes, set its evaluator_type to "sem_seg"'
             )
-        self._folder = output_dir and os.path.join(output_dir, "cityscapes_predictions")
+        self._folder = os.path.join(output_dir, "cityscapes_predictions") if output_dir else ""
 
     def reset(self) -> None:
         super().reset()
@@ -166,7 +166,9 @@ class CityscapesMeanIoUEvaluator(MeanIoUEvaluator):
             by_category = np.stack([everything, of_category]) @ to_category
             countable = np.unique(_CATEGORY_OF[_HAS_INSTANCES])  # humans and vehicles
             means["iIoU"] = _mean_instance_iou(confusion, everything, of_class, _HAS_INSTANCES)
-            means["iIoU_sup"] = _mean_instance_iou(of_categories, *by_category, countable)
+            means["iIoU_sup"] = _mean_instance_iou(
+                of_categories, by_category[0], by_category[1], countable
+            )
         order = ("IoU", "iIoU", "IoU_sup", "iIoU_sup")
         return {key: 100 * means[key] for key in order if np.isfinite(means.get(key, np.nan))}
 

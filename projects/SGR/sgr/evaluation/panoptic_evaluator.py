@@ -125,7 +125,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
 
         measured, qualities = counts.measured, 100 * counts.qualities()
         groups = {"": measured, "_th": measured & self._is_thing, "_st": measured & ~self._is_thing}
-        means = OrderedDict()
+        means: OrderedDict[str, float] = OrderedDict()
         rows = []
         for (suffix, chosen), title in zip(groups.items(), ("all", "things", "stuff")):
             if chosen.any():

@@ -264,6 +264,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
         Returns:
             The names of what was written.
         """
+        assert self._output_dir is not None
         folder = Path(self._output_dir)
         classes = {
             name: {"IoU": float(iou[i]), "ACC": float(accuracy[i]), "pixels": int(pixels)}

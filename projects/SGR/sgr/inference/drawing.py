@@ -109,7 +109,7 @@ def draw_output_regions(
     shown = upsample_regions(
         tokens.probabilities[concepts], tokens.stride, input_size, region_tile_size(image.shape[:2])
     )
-    if names and len(tokens.classes.labels):
+    if names and tokens.classes is not None and len(tokens.classes.labels):
         shares = tokens.classes.values[concepts]
         best = tokens.classes.labels[shares.argmax(axis=1)]
         notes = [f"{names[label]} {100 * row.max():.0f} %" for label, row in zip(best, shares)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -69,7 +69,9 @@ class BatchPredictor:
         )
         outputs = outputs_of(model)
         self.metadata = output_metadata(
-            dataset_metadata(cfg), _num_classes(cfg), outputs and outputs.num_classes(model)
+            dataset_metadata(cfg),
+            _num_classes(cfg),
+            outputs.num_classes(model) if outputs else None,
         )
 
     def prepare(self, image: np.ndarray) -> dict[str, Any]:
@@ -103,7 +105,7 @@ def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
 
     What making them raises is raised here.
     """
-    iterator, end = iter(items), object()
+    iterator, end = iter(items), cast(Item, object())
     with ThreadPoolExecutor(max_workers=1) as executor:
         coming = executor.submit(next, iterator, end)
         while (item := coming.result()) is not end:

@@ -122,7 +122,7 @@ class Inspector:
 
         tokens = inspect(REGIONS["tokens"])
         queries = inspect(REGIONS["queries"]) if REGIONS["queries"] in output else None
-        if instances is not None:
+        if tokens.instances is not None:
             instance_names = self._instance_names(record, tokens.instances.labels)
         prediction = None
         if "sem_seg" in output:

@@ -109,37 +109,36 @@ def inspect_tokens(
     Raises:
         ValueError: if the regions do not cover the image.
     """
+    stride = regions.stride
+    assert stride is not None  # a recorder asks the module for it
     probabilities = regions.probabilities[0].cpu()
     cells = probabilities.numpy()
     if input_size is None:
-        input_size = cells.shape[1] * regions.stride, cells.shape[2] * regions.stride
+        input_size = cells.shape[1] * stride, cells.shape[2] * stride
     mass, peak = cells.sum(axis=(1, 2)), cells.max(axis=(1, 2))
     rows, columns = (np.arange(1, length + 1, dtype=np.float32) for length in cells.shape[1:])
     centroids = np.stack([cells.sum(axis=1) @ columns, cells.sum(axis=2) @ rows], axis=1)
 
-    def histograms(values: np.ndarray | None) -> Histograms | None:
-        if values is None:
-            return None
-        return _histograms(probabilities, values, regions.stride, input_size)
-
     return Tokens(
         probabilities=cells,
-        stride=regions.stride,
+        stride=stride,
         mass=mass,
         peak=peak,
         active=peak > active_threshold,
         centroids=centroids / np.maximum(mass, np.finfo(np.float32).tiny)[:, None],
         components=None
         if components is None
-        else _match(regions, components, input_size, matcher or ConceptMatcher()),
-        classes=histograms(labels),
-        instances=histograms(instances),
+        else _match(regions.logits, components, stride, input_size, matcher or ConceptMatcher()),
+        classes=_histograms(probabilities, labels, stride, input_size),
+        instances=_histograms(probabilities, instances, stride, input_size),
     )
 
 
 def _histograms(
-    probabilities: Tensor, labels: np.ndarray, stride: int, input_size: tuple[int, int]
-) -> Histograms:
+    probabilities: Tensor, labels: np.ndarray | None, stride: int, input_size: tuple[int, int]
+) -> Histograms | None:
+    if labels is None:
+        return None
     values, present, bins = (
         result.numpy()
         for result in label_histograms(
@@ -158,13 +157,15 @@ def _histograms(
 
 
 def _match(
-    regions: ConceptRegions,
+    logits: Tensor,
     components: ComponentMap,
+    stride: int,
     input_size: tuple[int, int],
     matcher: ConceptMatcher,
 ) -> np.ndarray:
     """(K,) int64: the component of each token, or -1."""
-    logits = regions.logits.float().cpu().flatten(2)
+    grid = tuple(logits.shape[-2:])
+    logits = logits.float().cpu().flatten(2)
     height, width = components.indices.shape
     # The pixel of the map that a pixel of the input falls into.
     rows = (2 * np.arange(input_size[0]) + 1) * height // (2 * input_size[0])
@@ -172,8 +173,8 @@ def _match(
     targets = component_targets(
         [torch.from_numpy(components.indices[rows[:, None], columns])],
         [len(components.classes)],
-        tuple(regions.logits.shape[-2:]),
-        regions.stride,
+        grid,
+        stride,
         logits.device,
     )
     matcher = copy(matcher)

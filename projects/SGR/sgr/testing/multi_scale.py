@@ -168,14 +168,16 @@ class MultiScaleSemanticSegmentor(nn.Module):
     def _segment(self, inputs: dict) -> Tensor:
         image = self._image(inputs)
         own = image.shape[:2]
-        size = (inputs.get("height", own[0]), inputs.get("width", own[1]))
-        total, passes = None, 0
+        size = (int(inputs.get("height", own[0])), int(inputs.get("width", own[1])))
+        total: Tensor | None = None
+        passes = 0
         for scaled in self.sizes(*own):
             view = ResizeTransform(*own, *scaled).apply_image(image)
             view = torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1)))
             for flip in (False, True) if self.flip else (False,):
                 total = self._add(total, view.flip(-1) if flip else view, size, flip)
                 passes += 1
+        assert total is not None  # there is a scale
         return to_output(total.div_(passes), size, self.semantic_output)
 
     def _add(

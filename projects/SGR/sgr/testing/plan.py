@@ -67,7 +67,7 @@ class PlannedTest:
             ``folder``/results.json, with null for nan; empty in all processes but the main one.
         """
         with keep_datasets(self.datasets):
-            results = test(self.cfg, self.model, self.evaluators)
+            results: dict[str, Any] = test(self.cfg, self.model, self.evaluators)
         names = self.cfg.DATASETS.TEST
         if self.by_dataset and len(names) == 1:
             results = {names[0]: results}
@@ -225,7 +225,7 @@ def _semantic_config(cfg: CfgNode, views: str, *, all_datasets: bool) -> CfgNode
     cfg.TEST.TOKENS.ENABLED = switches.PANOPTIC_ON = switches.INSTANCE_ON = False
     cfg.TEST.EVALUATORS = []
     if not all_datasets:
-        missing = {}
+        missing: dict[str, str] = {}
         for name in cfg.DATASETS.TEST:
             missing.update((name, why) for why in measurable(cfg, name, ["semantic"])[1].values())
         left = tuple(name for name in cfg.DATASETS.TEST if name not in missing)

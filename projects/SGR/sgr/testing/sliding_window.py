@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -111,7 +112,7 @@ class SlidingWindowSegmentor(nn.Module):
 
     def _mean_of_windows(self, image: Tensor) -> Tensor:
         """(3, h, w) -> (C, h, w)."""
-        total = None
+        total: Any = None
         rows, columns = (
             [slice(start, start + window) for start in window_starts(side, window, stride)]
             for side, window, stride in zip(image.shape[-2:], self.size, self.stride)

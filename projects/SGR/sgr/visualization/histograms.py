@@ -53,10 +53,10 @@ def draw_token_histograms(
         (height, width, 3) uint8, RGB.
     """
     kinds = []
-    if len(instance_names):
+    if instance_histograms is not None and len(instance_names):
         instance_colors = distinct_colors(len(instance_names))
         kinds.append(("instances", instance_histograms, instance_names, instance_colors))
-    if len(class_names):
+    if class_histograms is not None and len(class_names):
         if class_colors is None:
             class_colors = distinct_colors(len(class_names))
         kinds.append(("classes", class_histograms, class_names, class_colors))
@@ -69,7 +69,7 @@ def draw_token_histograms(
     width = first_bars + len(kinds) * (_BARS_WIDTH + _AXIS_NUMBERS + _LEFT) - _AXIS_NUMBERS
     figure = new_figure(width, len(regions) * row_height + _LEFT)
 
-    if len(instance_names):
+    if instance_map is not None and len(instance_names):
         picture = overlay_labels(image, instance_map, instance_colors)
         axes = picture_axes(figure, picture, _LEFT, _TITLE, _PICTURE_WIDTH, "instances")
         show_segments(axes, instance_map, instance_names)

@@ -51,7 +51,8 @@ def draw_panel(
     """
     if class_colors is None:
         class_colors = distinct_colors(len(class_names))
-    regions = () if regions is None else regions
+    if regions is None:
+        regions = np.empty((0, *image.shape[:2]))
     if len(regions) != len(region_names):
         raise ValueError(f"{len(regions)} regions have {len(region_names)} names")
     maps = [labels for labels in (ground_truth, prediction) if labels is not None]

@@ -68,7 +68,7 @@ def draw_regions_beside(
         )
         top = (index % 2) * (tile_height + _GAP)
         left = width + _GAP + (index // 2) * (tile_width + _GAP)
-        canvas[top : top + tile_height, left : left + tile_width] = tile
+        canvas[top : top + tile_height, left : left + tile_width] = np.asarray(tile)
     return canvas
 
 

@@ -22,7 +22,7 @@ _FONT_SIZES = (8, 6.5)
 
 def number_names(names: Sequence[str]) -> list[str]:
     """["car", "road", "car"] -> ["car 1", "road", "car 2"]."""
-    totals, seen = Counter(names), Counter()
+    totals, seen = Counter(names), Counter[str]()
     numbered = []
     for name in names:
         seen[name] += 1
@@ -62,7 +62,7 @@ def show_segments(axes: Axes, indices: np.ndarray, names: Sequence[str]) -> None
         indices, names: as in :func:`draw_segments`.
     """
     areas = np.bincount(indices[(indices >= 0) & (indices < len(names))], minlength=len(names))
-    taken = []
+    taken: list = []
     for index in np.argsort(-areas, kind="stable"):
         if areas[index] == 0:
             break

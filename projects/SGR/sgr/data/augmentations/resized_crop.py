@@ -46,7 +46,7 @@ class ResizedCrop(T.Augmentation):
         elif not isinstance(resize, T.ResizeTransform):
             raise TypeError(f"{self.resize} does not resize only: it made a {resize}")
         shape_alone = np.empty((resize.new_h, resize.new_w, 0), image.dtype)
-        if _looks_at_labels(self.crop):
+        if sem_seg is not None and _looks_at_labels(self.crop):
             crop = self.crop.get_transform(shape_alone, _read_nearest(sem_seg, resize))
         else:
             crop = self.crop.get_transform(shape_alone)
@@ -92,16 +92,16 @@ class ResizedCropTransform(T.Transform):
         resize = self.resize
         _check_size(img, resize)
         in_bytes = img.dtype == np.uint8 and img.ndim == 3 and img.shape[2] == 3
-        rows_first = resize.interp == Image.BILINEAR and resize.new_h >= resize.h
+        rows_first = resize.interp == Image.Resampling.BILINEAR and resize.new_h >= resize.h
         if not (in_bytes and rows_first):
             return self.crop.apply_image(resize.apply_image(img))
         rows, columns = self.rows, self.columns
         first, last = _rows_under(rows, resize.h, resize.new_h)
         band = Image.fromarray(img[first:last])
-        band = band.resize((resize.new_w, last - first), Image.BILINEAR)
+        band = band.resize((resize.new_w, last - first), Image.Resampling.BILINEAR)
         # At its place in an image of full height; what it lacks there is black and never seen.
         strip = band.crop((columns.start, -first, columns.stop, resize.h - first))
-        strip = strip.resize((strip.width, resize.new_h), Image.BILINEAR)
+        strip = strip.resize((strip.width, resize.new_h), Image.Resampling.BILINEAR)
         return np.asarray(strip.crop((0, rows.start, strip.width, rows.stop)))
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
@@ -158,4 +158,4 @@ def _check_size(array: np.ndarray, resize: T.ResizeTransform) -> None:
 def _nearest(length: int, new_length: int) -> np.ndarray:
     """(new_length,) int32: which of ``length`` pixels Pillow takes, by its own arithmetic."""
     ruler = Image.fromarray(np.arange(length, dtype=np.int32)[None])
-    return np.asarray(ruler.resize((new_length, 1), Image.NEAREST))[0]
+    return np.asarray(ruler.resize((new_length, 1), Image.Resampling.NEAREST))[0]

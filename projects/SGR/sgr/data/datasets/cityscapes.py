@@ -68,7 +68,7 @@ def load_cityscapes(split: str) -> list[dict]:
     """
     paths = _paths(split)
     check_present(paths.values(), HOW_TO_GET_CITYSCAPES)
-    found, missing = _find(**paths)
+    found, missing = _find(paths["image_dir"], paths["gt_dir"])
     records = []
     for image, stem in found:
         polygons = json.loads(Path(f"{stem}_polygons.json").read_text(encoding="utf-8"))

@@ -227,7 +227,7 @@ def _parse(content: dict[str, Any], folder: Path) -> _Description:
         classes = folder / Path(classes).expanduser()
     if classes is not None:
         classes = as_class_names(classes)
-    options = {key: content[key] for key in ("ignore_label", "colors") if key in content}
+    options: dict[str, Any] = {k: content[k] for k in ("ignore_label", "colors") if k in content}
     return _Description(datasets, classes, options)
 
 

@@ -109,7 +109,7 @@ def register_folders(
     if classes is not None:
         check_ignore_label(ignore_label, len(classes))
     if colors is not None:
-        colors = as_colors(colors, len(classes))
+        colors = as_colors(colors, len(classes or ()))
     for name in replaced:
         if name in DatasetCatalog:
             DatasetCatalog.remove(name)

@@ -98,7 +98,7 @@ class Folders:
 
 def add_annotations(name: str, folders: Folders, records: list[dict]) -> None:
     """Add size and instances to records, from the file of annotations; costs reading it."""
-    if not folders.instances_json.is_file():
+    if folders.instances_json is None or not folders.instances_json.is_file():
         raise FileNotFoundError(f"there is no file of instances {folders.instances_json}")
     # The name makes it number the categories from 0, and put them into the metadata.
     of_file = {

@@ -7,6 +7,8 @@ MaskFormer. Token sequences are batch first: (B, N, D).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -252,7 +254,7 @@ class Transformer(nn.Module):
         return_intermediate: bool = False,
     ):
         super().__init__()
-        layer_options = {
+        layer_options: dict[str, Any] = {
             "num_heads": num_heads,
             "feedforward_dim": feedforward_dim,
             "dropout": dropout,

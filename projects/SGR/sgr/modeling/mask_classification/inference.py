@@ -127,7 +127,9 @@ def merge_by_pixel(
     owned_inside, owned_outside = torch.bincount(owner.flatten(), minlength=2 * num).view(2, num)
     table = torch.stack([classes, owned_inside, owned_outside, mask_area], dim=1).tolist()
 
-    ids, stuff_ids, segments = [], {}, []
+    ids: list[int] = []
+    stuff_ids: dict[int, int] = {}
+    segments: list[dict] = []
     for category, inside_area, outside_area, area in table:
         owned = inside_area + outside_area
         # Pixels without an id would be a segment that nobody sees.

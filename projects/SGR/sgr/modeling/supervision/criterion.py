@@ -123,6 +123,7 @@ class ConceptCriterion(nn.Module):
             num_components: for each image, C.
         """
         logits = regions.logits
+        assert regions.stride is not None  # recorders ask the module for it
         with torch.autocast(logits.device.type, enabled=False):
             targets = component_targets(
                 component_maps, num_components, logits.shape[-2:], regions.stride, logits.device
