@@ -24,7 +24,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
@@ -35,8 +35,8 @@ from PIL import Image
 import sgr  # noqa: F401 (registers)
 from sgr.data.datasets.missing import IncompleteDataset
 from sgr.data.faults import Fault, FaultKind, list_faults
+from sgr.data.loading import load_dataset
 from sgr.data.threads import available_cores
-from sgr.data.truth.coco_file import explain_coco_errors
 from sgr.dataset_check import (
     Report,
     check_component_keys,
@@ -51,6 +51,7 @@ from sgr.dataset_check import (
     training_mapper,
 )
 from sgr.engine import load_config
+from sgr.engine.setup import add_mixins_flag
 from sgr.evaluation.json_file import write_json
 from sgr.visualization import draw_contact_sheet
 
@@ -74,6 +75,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--config-file", default="", metavar="FILE", help="of the training that the data are for"
     )
+    add_mixins_flag(parser)
     parser.add_argument("--allow-unsafe-yaml", action="store_true", help="as in train_net.py")
     parser.add_argument(
         "--limit", type=_at_least(1), metavar="N", help="N images only, spread over the dataset"
@@ -128,18 +130,75 @@ def _at_least(least: int):
     return number
 
 
+def config_and_names(args: argparse.Namespace) -> tuple[CfgNode, list[str]]:
+    """The config and the names of the datasets to check; checks all arguments.
+
+    Raises:
+        ValueError, KeyError, AssertionError, OSError, yaml.YAMLError: an argument is wrong. The
+            config raises the first three for wrong keys and values.
+    """
+    files = [args.config_file, *args.mixins]
+    cfg = load_config(files, args.opts, allow_unsafe=args.allow_unsafe_yaml)
+    check_component_keys(cfg)
+    names = args.names or list(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]))
+    if not names:
+        raise ValueError(
+            "name a dataset, or give a --config-file with DATASETS.TRAIN or DATASETS.TEST"
+        )
+    known = DatasetCatalog.list()
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=4)
+            guess = f"; do you mean {' or '.join(close)}?" if close else "."
+            raise ValueError(
+                f"there is no dataset {name!r}{guess} Datasets of your own become known by a YAML "
+                "file, DATASETS.FILES \"['FILE.yaml']\" at the end of the command line; "
+                "datasets/README.md says how, and has the names of the others"
+            )
+    if args.json and args.json.is_dir():
+        raise IsADirectoryError(f"--json {args.json} is a folder, not a file")
+    for folder in ([args.output] if args.num_samples else []) + (
+        [args.json.parent] if args.json else []
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # an OSError now, not after the work
+            pass
+    return cfg, names
+
+
+def load(name: str) -> tuple[list[dict], list[str]]:
+    """The records of a dataset, and messages about its missing files.
+
+    Raises:
+        OSError: the dataset is not there.
+        ValueError: it cannot be loaded for another reason.
+    """
+    try:
+        return load_dataset(name), []
+    except OSError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, IncompleteDataset):
+            cause = cause.__cause__
+        if cause is None or not cause.records:
+            raise
+        return cause.records, cause.faults
+    except ValueError:
+        raise
+    except Exception as error:  # the dataset's own code may raise anything
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
 def open_dataset(name: str, cfg: CfgNode, args: argparse.Namespace) -> tuple[list[dict], Report]:
     """Load a dataset.
 
     Returns:
-        Its records, and a report with what is wrong with it as a whole.
+        Its records, and a report with the faults of the dataset as a whole.
 
     Raises:
-        OSError: it is not there.
-        ValueError: it cannot be loaded, or its records are of no kind that is known here.
+        OSError: the dataset is not there.
+        ValueError: it cannot be loaded, or its records have no known kind of ground truth.
     """
     records, missing = load(name)
-    metadata = MetadataCatalog.get(name)
     mapper, faults, warnings = None, [], []
     if args.config_file:
         try:
@@ -147,7 +206,7 @@ def open_dataset(name: str, cfg: CfgNode, args: argparse.Namespace) -> tuple[lis
         except ValueError as error:
             faults.append(Fault(str(error), FaultKind.TRAINING))
     try:
-        options = options_for(records, metadata, cfg, mapper=mapper)
+        options = options_for(records, MetadataCatalog.get(name), cfg, mapper=mapper)
     except ValueError as error:
         others = [*(fault.message for fault in faults), *missing]
         if not others:
@@ -155,30 +214,23 @@ def open_dataset(name: str, cfg: CfgNode, args: argparse.Namespace) -> tuple[lis
         raise ValueError(f"{error}\nFurthermore:\n{list_faults(others)}") from error
     faults += class_faults(options)
     if mapper is not None:
-        datasets = cfg.DATASETS
+        train, test = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
+        is_trained_on = name in train or (name in args.names and name not in test)
         more_faults, warnings = training_faults(
-            mapper,
-            records,
-            options,
-            cfg,
-            is_trained_on=name in datasets.TRAIN
-            or (name in args.names and name not in datasets.TEST),
+            mapper, records, options, cfg, is_trained_on=is_trained_on
         )
         faults += more_faults
-    report = Report(options, name, len(records))
-    report.faults += faults
-    report.warnings += warnings
     if missing and args.partial:
-        report.warnings.append(
+        warnings.append(
             f"files that are missing, or without a partner: {len(missing)}\n{list_faults(missing)}"
         )
     else:
-        report.faults += [Fault(message, FaultKind.PAIRS) for message in missing]
-    return records, report
+        faults += [Fault(message, FaultKind.PAIRS) for message in missing]
+    return records, Report(options, name, len(records), faults=faults, warnings=warnings)
 
 
 def draw_samples(records: Sequence[dict], report: Report, num_samples: int, folder: Path) -> str:
-    """Draw the contact sheet of records that have been looked at.
+    """Draw the contact sheet of records that have been checked.
 
     Returns:
         The end of a sentence: where it is, or why there is none.
@@ -200,127 +252,71 @@ def draw_samples(records: Sequence[dict], report: Report, num_samples: int, fold
     return f"samples in {path}"
 
 
-def load(name: str) -> tuple[list[dict], list[str]]:
-    """The records of a dataset, and what is missing; of errors, all but an OSError become a
-    ValueError."""
-    try:
-        with explain_coco_errors([name]):
-            return DatasetCatalog.get(name), []
-    except OSError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, IncompleteDataset):
-            cause = cause.__cause__
-        if cause is None or not cause.records:
-            raise
-        return cause.records, cause.faults
-    except ValueError:
-        raise
-    except Exception as error:  # whatever the dataset's own code may raise
-        raise ValueError(f"{type(error).__name__}: {error}") from error
+def check(
+    name: str, cfg: CfgNode, args: argparse.Namespace, keep: Callable[[str, dict], None]
+) -> bool:
+    """Check one dataset and tell what was found; whether all is well.
 
+    ``keep`` gets the name of the dataset and its figures.
 
-def check_names(names: Sequence[str]) -> None:
-    """
     Raises:
-        ValueError: one of the names is not registered.
+        KeyboardInterrupt: it was stopped. What was found until then has been told and kept.
     """
-    known = DatasetCatalog.list()
-    for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=4)
-            guess = f"; do you mean {' or '.join(close)}?" if close else "."
-            raise ValueError(
-                f"there is no dataset {name!r}{guess} Datasets of your own become known by a YAML "
-                "file, DATASETS.FILES \"['FILE.yaml']\" at the end of the command line; "
-                "datasets/README.md says how, and has the names of the others"
-            )
-
-
-def check_folder(folder: Path) -> None:
-    """Make a folder; raises OSError where that, or writing to it, is not possible."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
-
-
-def check_all(args: argparse.Namespace) -> int:
-    """Look at all datasets; the exit status."""
     try:
-        cfg = load_config(args.config_file, args.opts, allow_unsafe=args.allow_unsafe_yaml)
-        check_component_keys(cfg)
-        names = args.names or list(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]))
-        if not names:
-            raise ValueError(
-                "name a dataset, or give a --config-file with DATASETS.TRAIN or DATASETS.TEST"
-            )
-        check_names(names)
-        if args.num_samples:
-            check_folder(args.output)
-        if args.json:
-            if args.json.is_dir():
-                raise IsADirectoryError(f"--json {args.json} is a folder, not a file")
-            check_folder(args.json.parent)
-    except (ValueError, KeyError, AssertionError, OSError, yaml.YAMLError) as error:
-        # yacs raises the first three for wrong keys and values.
-        print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
-        return 2
+        records, report = open_dataset(name, cfg, args)
+    except (OSError, ValueError) as error:
+        print(f"{name}: cannot be checked: {error}\n", flush=True)
+        keep(name, {"dataset": name, "error": str(error)})
+        return False
+    if args.limit:
+        records = [records[index] for index in spread(args.limit, len(records))]
+    start = time.perf_counter()
+    try:
+        check_records(records, report, workers=args.workers)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"stopped after {report.num_checked} of the {len(records)} images of {name}"
+        ) from None
+    finally:
+        # Before the pictures, which can fail.
+        seconds = time.perf_counter() - start
+        print(f"{tell(report)}\n", flush=True)
+        keep(name, {**report.figures(), "seconds": seconds})
+    is_well = not report.faults
+    try:
+        samples = draw_samples(records, report, args.num_samples, args.output)
+    except OSError as error:
+        samples = f"no samples, for they cannot be written: {error}"
+        is_well = False
+    per_1000 = 1000 * seconds / max(1, report.num_checked)
+    print(f"{seconds:.1f} s, {per_1000:.1f} s per 1000 images; {samples}\n", flush=True)
+    return is_well
 
+
+def main(arguments: list[str] | None = None) -> int:
+    """Check all datasets; the exit status."""
+    args = parse_args(arguments)
     figures: dict[str, dict] = {}
-    failed = []
 
     def keep(name: str, content: dict) -> None:
         figures[name] = content
         if args.json:
             write_json(args.json, figures)
 
-    for name in names:
-        try:
-            records, report = open_dataset(name, cfg, args)
-        except (OSError, ValueError) as error:
-            print(f"{name}: cannot be checked: {error}\n", flush=True)
-            keep(name, {"dataset": name, "error": str(error)})
-            failed.append(name)
-            continue
-        if args.limit:
-            records = [records[index] for index in spread(args.limit, len(records))]
-        start = time.perf_counter()
-        stopped = False
-        try:
-            check_records(records, report, workers=args.workers)
-        except KeyboardInterrupt:
-            stopped = True
-        seconds = time.perf_counter() - start
-        # Before the pictures, which can fail.
-        print(f"{tell(report)}\n", flush=True)
-        keep(name, {**report.figures(), "seconds": seconds})
-        if stopped:
-            print(
-                f"stopped after {report.num_checked} of the {len(records)} images of {name}",
-                file=sys.stderr,
-            )
-            return 130
-        if report.faults:
-            failed.append(name)
-        per_1000 = 1000 * seconds / max(1, report.num_checked)
-        try:
-            samples = draw_samples(records, report, args.num_samples, args.output)
-        except OSError as error:
-            samples = f"no samples, for they cannot be written: {error}"
-            failed.append(name)
-        print(f"{seconds:.1f} s, {per_1000:.1f} s per 1000 images; {samples}\n", flush=True)
-    if failed:
-        names = ", ".join(dict.fromkeys(failed))
-        print(f"There are errors in {names}.", file=sys.stderr)
-    return int(bool(failed))
-
-
-def main(arguments: list[str] | None = None) -> int:
-    args = parse_args(arguments)
     try:
-        return check_all(args)
-    except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+        try:
+            cfg, names = config_and_names(args)
+        except (ValueError, KeyError, AssertionError, OSError, yaml.YAMLError) as error:
+            message = error.args[0] if isinstance(error, KeyError) else error
+            print(f"error: {message}", file=sys.stderr)
+            return 2
+        failed = [name for name in names if not check(name, cfg, args, keep)]
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "\nstopped", file=sys.stderr)
         return 130
+    if failed:
+        print(f"There are errors in {', '.join(failed)}.", file=sys.stderr)
+    return int(bool(failed))
 
 
 if __name__ == "__main__":

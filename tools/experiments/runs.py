@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from sgr.data.files import draft_of
 from sgr.engine import load_config
 
 __all__ = [
@@ -241,9 +242,8 @@ def status(run: Run) -> str:
 def write_record(run: Run, status: str) -> None:
     """Note the run's status and config; at once or not at all, should we be killed meanwhile."""
     text = json.dumps({"status": status, "settings": run.settings}, indent=1)
-    draft = run.record.with_suffix(".draft")
-    draft.write_text(text + "\n")
-    os.replace(draft, run.record)
+    with draft_of(run.record) as draft:
+        draft.write_text(text + "\n")
 
 
 def check_weights(runs: Sequence[Run]) -> None:

@@ -114,7 +114,7 @@ def test_beside_mask2former(order, root):
         + """
 for ending, count in {"": 4, "_panoptic": 4, "_panoptic_with_sem_seg": 1}.items():
     assert len(DatasetCatalog.get("coco_2017_val" + ending)) == count
-assert DatasetCatalog["coco_2017_val_panoptic"].func.__module__ == "sgr.data.datasets.coco"
+assert DatasetCatalog["coco_2017_val_panoptic"].func.__module__ == "sgr.data.datasets.registration"
 assert MetadataCatalog.get("coco_2017_val_panoptic").thing_classes == ["a", "b"]
 assert len(MetadataCatalog.get("coco_2017_val_panoptic").stuff_classes) == 133
 """
@@ -257,12 +257,12 @@ def test_data_of_users_are_left_alone(monkeypatch):
         for mine in (["mine/a.json", "mine/a"], elsewhere, [in_place[0], elsewhere[1]]):
             register_coco_instances(name, {}, *mine)
             before = DatasetCatalog.data[name]
-            replace_builtin(name, lambda: [], **dict(zip(keys, paths)))
+            replace_builtin(name, lambda: [], only_at=dict(zip(keys, paths)))
             assert DatasetCatalog.data[name] is before
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
         register_coco_instances(name, {}, *in_place)
-        replace_builtin(name, lambda: [], **dict(zip(keys, paths)))
+        replace_builtin(name, lambda: [], only_at=dict(zip(keys, paths)))
         assert DatasetCatalog.get(name) == []
     finally:
         DatasetCatalog.remove(name)

@@ -26,6 +26,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from ..data.files import draft_of
+
 __all__ = [
     "backbone_names",
     "differing_settings",
@@ -153,14 +155,11 @@ def save_backbone(
         "source": source,
         "settings": dict(settings or {}),
     }
-    draft = Path(f"{path}.draft")
     try:
-        torch.save(content, draft)
-        os.replace(draft, path)
+        with draft_of(path) as draft:
+            torch.save(content, draft)
     except RuntimeError as error:  # PyTorch's, for files that cannot be opened and for full disks
         raise OSError(f"{str(path)!r} cannot be written: {error}") from error
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def place_backbone(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -29,13 +29,7 @@ from ..data.truth.records import (
 from ..modeling.outputs import REGIONS, regions_of
 from ..modeling.reasoning.concept_regions import ConceptRegions
 from .json_file import write_json
-from .token_metrics import (
-    cell_label_counts,
-    diversity,
-    present_bins,
-    semantics,
-    token_histograms,
-)
+from .token_metrics import cell_label_counts, measure_tokens, present_bins
 
 __all__ = ["TokenSemanticsEvaluator"]
 
@@ -174,9 +168,9 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
     def _measure(
         self, input_: dict, measured: dict[str, ConceptRegions]
     ) -> dict[tuple[str, str], Tensor]:
-        """The image's values by block and name, scalars on the regions' device.
+        """The values of one image by block and name, as scalars on the device of the regions.
 
-        NaN stands for what is not measurable in this image.
+        A value that this image does not have is NaN.
         """
         record = find_image(self._records, input_["file_name"], self._dataset_name)
         input_size = tuple(input_["image"].shape[-2:])
@@ -187,9 +181,9 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
             active[block] = probabilities[block].flatten(1).amax(dim=1) > self._active_threshold
             values[block, "active_tokens"] = active[block].sum().float()
 
-        def add(kind: str, labels: np.ndarray) -> None:
-            on_device = torch.from_numpy(labels).to(probabilities["tokens"].device)
-            bins, present = present_bins(on_device)
+        def add(names: tuple[str, ...], labels: np.ndarray) -> None:
+            on_device = torch.from_numpy(apply_test_transform(input_, labels))
+            bins, present = present_bins(on_device.to(probabilities["tokens"].device))
             for block, regions in measured.items():
                 counts = cell_label_counts(
                     bins,
@@ -198,21 +192,17 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
                     input_size=input_size,
                     num_bins=len(present),
                 )
-                histograms = token_histograms(probabilities[block].flatten(1), counts)
-                of_active = histograms * active[block][:, None]  # Rows of zeros are left out.
-                values[block, f"S_{kind}"] = semantics(histograms)
-                values[block, f"D_{kind}"] = diversity(histograms)
-                values[block, f"S_{kind}_active"] = semantics(of_active)
-                values[block, f"D_{kind}_active"] = diversity(of_active)
+                results = measure_tokens(probabilities[block], counts, active[block])
+                values.update(((block, name), value) for name, value in zip(names, results))
 
         if has_classes(record):
             labels = read_class_map(
                 record, num_classes=self._num_classes, ignore_label=self._ignore_label
             )
-            add("C", apply_test_transform(input_, labels))
+            add(("S_C", "D_C", "S_C_active", "D_C_active"), labels)
         if has_instances(record):
             instances = read_instance_map(record, file_size(record, input_), self._thing_ids)
-            add("I", apply_test_transform(input_, instances))
+            add(("S_I", "D_I", "S_I_active", "D_I_active"), instances)
         return values
 
 

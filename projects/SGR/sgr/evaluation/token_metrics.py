@@ -14,10 +14,37 @@ __all__ = [
     "cell_label_counts",
     "diversity",
     "label_histograms",
+    "measure_tokens",
     "present_bins",
     "semantics",
     "token_histograms",
 ]
+
+
+def measure_tokens(
+    regions: Tensor, counts: Tensor, active: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """S and D of one image: of all its tokens, and of its active ones.
+
+    With counts of classes these are S_C and D_C of the paper, with counts of instances S_I and D_I.
+
+    Args:
+        regions: (K, h, w) weights in [0, 1].
+        counts: (h * w, bins), from :func:`cell_label_counts`.
+        active: (K,) bool.
+
+    Returns:
+        S, D, and the same of the active tokens: scalars, see :func:`semantics` and
+        :func:`diversity`.
+    """
+    histograms = token_histograms(regions.flatten(1), counts)
+    of_active = histograms * active[:, None]  # rows of zeros are left out
+    return (
+        semantics(histograms),
+        diversity(histograms),
+        semantics(of_active),
+        diversity(of_active),
+    )
 
 
 def label_histograms(

@@ -9,9 +9,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from .missing import IncompleteDataset, check_present, datasets_root
-from .pairs import load_sem_seg_pairs
-from .registration import add_metadata, replace_builtin, set_paths
+from .missing import datasets_root
+from .pairs import load_sem_seg_dataset
+from .registration import replace_builtin
 
 __all__ = ["ADE20K_COLORS", "load_ade20k"]
 
@@ -47,7 +47,7 @@ _SPLITS = {"train": "training", "val": "validation"}
 
 
 def load_ade20k(split: str) -> list[dict]:
-    """Records of ADE20K, see :func:`~.pairs.load_sem_seg_pairs`.
+    """Load the records of ADE20K, see :func:`~.pairs.load_sem_seg_pairs`.
 
     Args:
         split: "train" or "val".
@@ -55,13 +55,7 @@ def load_ade20k(split: str) -> list[dict]:
     Raises:
         FileNotFoundError: the split is not there, or an image has no label map.
     """
-    paths = _paths(split)
-    check_present(paths.values(), HOW_TO_GET_ADE20K)
-    try:
-        return load_sem_seg_pairs(paths["image_root"], paths["sem_seg_root"])
-    except IncompleteDataset as error:
-        message = f"{error}.\n{HOW_TO_GET_ADE20K.strip()}"
-        raise IncompleteDataset(message, faults=error.faults, records=error.records) from error
+    return load_sem_seg_dataset(_paths(split), HOW_TO_GET_ADE20K)
 
 
 def _paths(split: str) -> dict[str, Path]:
@@ -72,13 +66,10 @@ def _paths(split: str) -> dict[str, Path]:
     }
 
 
-def _load_registered(name: str, split: str) -> list[dict]:
-    set_paths(name, **_paths(split))
-    # Not at import: Mask2Former sets them on its own, and Metadata accept no other value after.
-    add_metadata(name, stuff_colors=ADE20K_COLORS)
-    return load_ade20k(split)
-
-
 for _split in _SPLITS:
-    _name = f"ade20k_sem_seg_{_split}"
-    replace_builtin(_name, partial(_load_registered, _name, _split))
+    replace_builtin(
+        f"ade20k_sem_seg_{_split}",
+        partial(load_ade20k, _split),
+        partial(_paths, _split),
+        stuff_colors=ADE20K_COLORS,
+    )

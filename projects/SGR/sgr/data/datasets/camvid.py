@@ -8,9 +8,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from .missing import check_present, datasets_root
-from .pairs import load_sem_seg_pairs
-from .registration import register, set_paths
+from .missing import datasets_root
+from .pairs import load_sem_seg_dataset
+from .registration import register
 
 __all__ = ["CAMVID_CLASSES", "CAMVID_COLORS", "load_camvid"]
 
@@ -57,7 +57,7 @@ Copy or link that folder into the root of all datasets; no script is needed.
 
 
 def load_camvid(split: str) -> list[dict]:
-    """Records of CamVid.
+    """Load the records of CamVid.
 
     Args:
         split: "train", "val" or "test".
@@ -65,35 +65,22 @@ def load_camvid(split: str) -> list[dict]:
     Raises:
         FileNotFoundError: the split is not there, or an image has no label map.
     """
-    folder = _camvid_folder()
-    image_dir, label_dir = folder / split, folder / f"{split}annot"
-    check_present((image_dir, label_dir), HOW_TO_GET_CAMVID)
-    return load_sem_seg_pairs(image_dir, label_dir)
-
-
-def _camvid_folder() -> Path:
-    upper, lower = datasets_root() / "CamVid", datasets_root() / "camvid"
-    return lower if lower.is_dir() and not upper.is_dir() else upper
-
-
-def _load_registered(name: str, split: str) -> list[dict]:
-    set_paths(name, **_paths(split))
-    return load_camvid(split)
+    return load_sem_seg_dataset(_paths(split), HOW_TO_GET_CAMVID)
 
 
 def _paths(split: str) -> dict[str, Path]:
-    folder = _camvid_folder()
+    upper, lower = datasets_root() / "CamVid", datasets_root() / "camvid"
+    folder = lower if lower.is_dir() and not upper.is_dir() else upper
     return {"image_root": folder / split, "sem_seg_root": folder / f"{split}annot"}
 
 
 for _split in ("train", "val", "test"):
-    _name = f"camvid_sem_seg_{_split}"
     register(
-        _name,
-        partial(_load_registered, _name, _split),
+        f"camvid_sem_seg_{_split}",
+        partial(load_camvid, _split),
+        partial(_paths, _split),
         stuff_classes=CAMVID_CLASSES,
         stuff_colors=CAMVID_COLORS,
         ignore_label=CAMVID_IGNORE_LABEL,
         evaluator_type="sem_seg",
-        **{key: str(path) for key, path in _paths(_split).items()},
     )

@@ -17,7 +17,7 @@ from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 
 from ..faults import list_faults
 from .missing import IncompleteDataset, check_present, datasets_root, incomplete_dataset
-from .registration import add_metadata, replace_builtin, set_paths
+from .registration import replace_builtin
 
 __all__ = ["CITYSCAPES_COLORS", "load_cityscapes", "load_cityscapes_panoptic"]
 
@@ -209,23 +209,22 @@ def _panoptic_paths(split: str) -> dict[str, Path]:
     }
 
 
-def _load_registered(name: str, split: str) -> list[dict]:
-    set_paths(name, **_paths(split))
-    # Not at import, where others may want to set theirs: Metadata accept no other value after.
-    add_metadata(name, stuff_colors=CITYSCAPES_COLORS)
-    return load_cityscapes(split)
-
-
-def _load_registered_panoptic(name: str, split: str) -> list[dict]:
+def _all_paths(split: str) -> dict[str, Path]:
     paths = _paths(split)
-    set_paths(name, image_root=paths["image_dir"], gt_dir=paths["gt_dir"], **_panoptic_paths(split))
-    return load_cityscapes_panoptic(split)
+    return {"image_root": paths["image_dir"], "gt_dir": paths["gt_dir"], **_panoptic_paths(split)}
 
 
 for _split in ("train", "val", "test"):
-    _name = f"cityscapes_fine_sem_seg_{_split}"
-    replace_builtin(_name, partial(_load_registered, _name, _split))
+    replace_builtin(
+        f"cityscapes_fine_sem_seg_{_split}",
+        partial(load_cityscapes, _split),
+        partial(_paths, _split),
+        stuff_colors=CITYSCAPES_COLORS,
+    )
 
 for _split in ("train", "val"):
-    _name = f"cityscapes_fine_panoptic_{_split}"
-    replace_builtin(_name, partial(_load_registered_panoptic, _name, _split))
+    replace_builtin(
+        f"cityscapes_fine_panoptic_{_split}",
+        partial(load_cityscapes_panoptic, _split),
+        partial(_all_paths, _split),
+    )

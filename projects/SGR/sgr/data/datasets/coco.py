@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from detectron2.data.datasets.coco import load_coco_json
 from detectron2.data.datasets.coco_panoptic import load_coco_panoptic_json
 
 from .missing import check_present, datasets_root, incomplete_dataset
-from .registration import replace_builtin, set_paths
+from .registration import replace_builtin
 
 __all__ = [
     "load_coco_instances",
@@ -216,51 +216,36 @@ def _paths_by_stem(folder: Path, suffix: str) -> dict[str, str]:
 
 def _existing(split: str, *keys: str) -> dict[str, Path]:
     """All paths; raises FileNotFoundError unless the files and folders of the keys are there."""
-    paths = _paths(split)
+    paths = _paths(split, _RELATIVE_PATHS)
     check_present([paths[key] for key in keys], HOW_TO_GET_COCO)
     return paths
 
 
-def _paths(split: str) -> dict[str, Path]:
-    folder = datasets_root()
-    return {key: folder / path for key, path in _relative_paths(split).items()}
+def _paths(split: str, keys: Iterable[str]) -> dict[str, Path]:
+    return {key: datasets_root() / _RELATIVE_PATHS[key].format(split) for key in keys}
 
 
-def _relative_paths(split: str) -> dict[str, str]:
-    """Paths under the root of all datasets, by their names in the metadata."""
-    return {
-        "image_root": f"coco/{split}2017",
-        "json_file": f"coco/annotations/instances_{split}2017.json",
-        "panoptic_root": f"coco/panoptic_{split}2017",
-        "panoptic_json": f"coco/annotations/panoptic_{split}2017.json",
-        "sem_seg_root": f"coco/panoptic_stuff_{split}2017",
-    }
-
-
+# By their names in the metadata.
+_RELATIVE_PATHS = {
+    "image_root": "coco/{}2017",
+    "json_file": "coco/annotations/instances_{}2017.json",
+    "panoptic_root": "coco/panoptic_{}2017",
+    "panoptic_json": "coco/annotations/panoptic_{}2017.json",
+    "sem_seg_root": "coco/panoptic_stuff_{}2017",
+}
 _INSTANCES = ("image_root", "json_file")
 _PANOPTIC = (*_INSTANCES, "panoptic_root", "panoptic_json")
-# Ends of the names, loaders, and the paths in the metadata.
-_DATASETS: dict[str, tuple[Callable[[str], list[dict]], tuple[str, ...]]] = {
-    "": (load_coco_instances, _INSTANCES),
-    "_panoptic": (load_coco_panoptic, _PANOPTIC),
-    "_panoptic_separated": (load_coco_separated, (*_PANOPTIC, "sem_seg_root")),
-    "_panoptic_stuffonly": (load_coco_stuff, ("image_root", "sem_seg_root")),
-}
-
-
-def _load_registered(name: str, ending: str, split: str) -> list[dict]:
-    load, keys = _DATASETS[ending]
-    paths = _paths(split)
-    set_paths(name, **{key: paths[key] for key in keys})
-    return load(split)
-
 
 for _split in ("train", "val"):
-    for _ending, (_, _keys) in _DATASETS.items():
-        _name = f"coco_2017_{_split}{_ending}"
-        _ends = _relative_paths(_split)
+    for _ending, _loader, _keys in (
+        ("", load_coco_instances, _INSTANCES),
+        ("_panoptic", load_coco_panoptic, _PANOPTIC),
+        ("_panoptic_separated", load_coco_separated, (*_PANOPTIC, "sem_seg_root")),
+        ("_panoptic_stuffonly", load_coco_stuff, ("image_root", "sem_seg_root")),
+    ):
         replace_builtin(
-            _name,
-            partial(_load_registered, _name, _ending, _split),
-            **{_key: _ends[_key] for _key in _keys},
+            f"coco_2017_{_split}{_ending}",
+            partial(_loader, _split),
+            partial(_paths, _split, _keys),
+            only_at={_key: _RELATIVE_PATHS[_key].format(_split) for _key in _keys},
         )

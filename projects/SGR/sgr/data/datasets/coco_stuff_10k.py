@@ -11,9 +11,9 @@ from pathlib import Path
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
 from ..colors import distinct_colors
-from .missing import check_present, datasets_root
-from .pairs import load_sem_seg_pairs
-from .registration import register, set_paths
+from .missing import datasets_root
+from .pairs import load_sem_seg_dataset
+from .registration import register
 
 __all__ = ["COCO_STUFF_CLASSES", "COCO_STUFF_COLORS", "load_coco_stuff_10k"]
 
@@ -49,7 +49,7 @@ which goes on where it was broken off. They are those of MaskFormer's users.
 
 
 def load_coco_stuff_10k(split: str) -> list[dict]:
-    """Records of COCO-Stuff-10K.
+    """Load the records of COCO-Stuff-10K.
 
     Args:
         split: "train" or "test".
@@ -57,9 +57,7 @@ def load_coco_stuff_10k(split: str) -> list[dict]:
     Raises:
         FileNotFoundError: the split is not there, or an image has no label map.
     """
-    paths = _paths(split)
-    check_present(paths.values(), HOW_TO_GET_COCO_STUFF_10K)
-    return load_sem_seg_pairs(paths["image_root"], paths["sem_seg_root"])
+    return load_sem_seg_dataset(_paths(split), HOW_TO_GET_COCO_STUFF_10K)
 
 
 def _paths(split: str) -> dict[str, Path]:
@@ -70,19 +68,13 @@ def _paths(split: str) -> dict[str, Path]:
     }
 
 
-def _load_registered(name: str, split: str) -> list[dict]:
-    set_paths(name, **_paths(split))
-    return load_coco_stuff_10k(split)
-
-
 for _split in ("train", "test"):
-    _name = f"coco_stuff_10k_sem_seg_{_split}"
     register(
-        _name,
-        partial(_load_registered, _name, _split),
+        f"coco_stuff_10k_sem_seg_{_split}",
+        partial(load_coco_stuff_10k, _split),
+        partial(_paths, _split),
         stuff_classes=COCO_STUFF_CLASSES,
         stuff_colors=COCO_STUFF_COLORS,
         ignore_label=255,
         evaluator_type="sem_seg",
-        **{key: str(path) for key, path in _paths(_split).items()},
     )

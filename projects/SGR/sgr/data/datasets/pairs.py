@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 
 from ..files import visible_files
-from .missing import IncompleteDataset
+from .missing import IncompleteDataset, check_present
 
-__all__ = ["IMAGE_SUFFIXES", "load_sem_seg_pairs"]
+__all__ = ["IMAGE_SUFFIXES", "load_sem_seg_dataset", "load_sem_seg_pairs"]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def load_sem_seg_dataset(paths: Mapping[str, Path], how_to_get: str) -> list[dict]:
+    """Load a dataset that consists of a folder of images and one of label maps.
+
+    Args:
+        paths: ``image_root`` and ``sem_seg_root``.
+        how_to_get: what to download or run, and the expected tree, for messages.
+
+    Returns:
+        Records, see :func:`load_sem_seg_pairs`.
+
+    Raises:
+        FileNotFoundError: a folder is not there, or an image has no label map.
+    """
+    check_present(paths.values(), how_to_get)
+    try:
+        return load_sem_seg_pairs(paths["image_root"], paths["sem_seg_root"])
+    except IncompleteDataset as error:
+        message = f"{error}.\n{how_to_get.strip()}"
+        raise IncompleteDataset(message, faults=error.faults, records=error.records) from error
 
 
 def load_sem_seg_pairs(

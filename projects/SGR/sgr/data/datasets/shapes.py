@@ -13,7 +13,7 @@ from pathlib import Path
 from detectron2.data.datasets.coco import load_coco_json
 
 from .missing import IncompleteDataset, check_present, datasets_root
-from .registration import register, set_paths
+from .registration import register
 
 __all__ = [
     "SHAPES_CLASSES",
@@ -89,8 +89,7 @@ def load_shapes_sem_seg(split: str) -> list[dict]:
 def _load(split: str, name: str) -> list[dict]:
     paths = _paths(split)
     check_present(paths.values(), HOW_TO_GET_SHAPES)
-    set_paths(name, **paths)
-    # The name makes it number the categories from 0, and check them against the metadata.
+    # With the name, Detectron2 numbers the categories from 0, and checks them against the metadata.
     return load_coco_json(str(paths["json_file"]), str(paths["image_root"]), name)
 
 
@@ -103,25 +102,27 @@ def _paths(split: str) -> dict[str, Path]:
     }
 
 
+_THINGS = {
+    "thing_classes": SHAPES_THINGS,
+    "thing_colors": SHAPES_COLORS[len(SHAPES_STUFF) :],
+    "thing_dataset_id_to_contiguous_id": {i + 1: i for i in range(len(SHAPES_THINGS))},
+}
+
 for _split in ("train", "val"):
-    _metadata = {
-        "thing_classes": SHAPES_THINGS,
-        "thing_colors": SHAPES_COLORS[len(SHAPES_STUFF) :],
-        "thing_dataset_id_to_contiguous_id": {i + 1: i for i in range(len(SHAPES_THINGS))},
-        **{key: str(path) for key, path in _paths(_split).items()},
-    }
     register(
         f"shapes_sem_seg_{_split}",
         partial(load_shapes_sem_seg, _split),
+        partial(_paths, _split),
         stuff_classes=SHAPES_CLASSES,
         stuff_colors=SHAPES_COLORS,
         ignore_label=255,
         evaluator_type="sem_seg",
-        **_metadata,
+        **_THINGS,
     )
     register(
         f"shapes_instance_{_split}",
         partial(load_shapes_instance, _split),
+        partial(_paths, _split),
         evaluator_type="coco",
-        **_metadata,
+        **_THINGS,
     )
