@@ -1,4 +1,4 @@
-"""Loading checkpoints, also those of strangers."""
+"""Loading checkpoints, also files of strangers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ __all__ = ["SafeCheckpointer", "read_checkpoint"]
 
 
 def read_checkpoint(path: str, *, allow_pickle: bool = False) -> dict[str, Any]:
-    """What is in a checkpoint, on the CPU, with the tensors (or arrays) by name under "model".
+    """Read a checkpoint to the CPU.
 
     Args:
-        path: see :class:`SafeCheckpointer` for what is read.
-        allow_pickle: as there.
+        path: a file that :class:`SafeCheckpointer` can read.
+        allow_pickle: unpickle files from a source that the user trusts.
+
+    Returns:
+        The content of the file, with its tensors (or arrays) by name under "model".
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -36,20 +39,20 @@ def read_checkpoint(path: str, *, allow_pickle: bool = False) -> dict[str, Any]:
 
 
 class SafeCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer, which runs no code out of a file unless it is told to.
+    """Detectron2's checkpointer, but it runs no code of a file unless it is told to.
 
-    ``.pth`` files are read with ``weights_only=True``. Files that only a full unpickling can read,
-    Detectron2's model zoo (``.pkl``) among them, can run any code of their author's, and are
-    refused without ``allow_pickle``.
+    It reads ``.pth`` files with ``weights_only=True``. Some files need a full unpickling, for
+    example those of Detectron2's model zoo (``.pkl``). They can run any code of their author, so it
+    refuses them without ``allow_pickle``.
 
-    A file holds a dict of ``model`` (name -> tensor) and what else belongs to a run, such a dict of
-    ``state_dict``, of which the rest is left alone, or the tensors themselves.
+    A file may have one of three forms: {"model": {name: tensor}} with other entries of a run;
+    {"state_dict": {name: tensor}}, of which other entries are ignored; or {name: tensor}.
 
-    Files of others load where a module of the model, its backbone for one, has a method
-    ``adapt_checkpoint(prefix, state)``. It gets the prefix of its names in the model and the
-    tensors of the file, and returns name in the model -> tensor for those that it renames or
-    changes, nothing if the file is not for it. If it gives a tensor a new name, the file is one of
-    its own kind, a classifier for one, and nothing else of the file is loaded. For example, see
+    A module of the model, for example its backbone, can adapt files of others by a method
+    ``adapt_checkpoint(prefix, state)``. The method gets the prefix of its names in the model and
+    the tensors of the file. It returns name in the model -> tensor, of those that it renames or
+    changes. If the file is not for it, it returns nothing. If it gives a tensor a new name, the
+    file is a model of its own, for example a classifier, and nothing else of it is loaded. See
     :class:`~sgr.modeling.backbone.SwinTransformer`.
 
     It logs one table of what does not fit.
@@ -64,17 +67,17 @@ class SafeCheckpointer(DetectionCheckpointer):
         self.allow_pickle = allow_pickle
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load a file, as Detectron2 does.
+        """Load a file as Detectron2 does.
 
         Raises:
-            FileNotFoundError: if there is none.
+            FileNotFoundError: if there is no such file.
             ValueError: if the file needs ``allow_pickle``, cannot be read, holds no tensors with
-                names, or none that becomes a parameter of the model; if it holds another backbone
-                than the model's, and nothing else.
+                names, or no tensor that becomes a parameter of the model; or if it is a file of
+                another backbone than the model's.
         """
         if path and not os.path.isfile(path):
-            # Perhaps a name such as "detectron2://...", of which a copy is fetched. Newer versions
-            # of Detectron2 take options behind a question mark.
+            # It may be a name such as "detectron2://...", for which Detectron2 fetches a copy.
+            # Newer versions take options behind a question mark.
             if not os.path.isfile(self.path_manager.get_local_path(path.partition("?")[0])):
                 raise FileNotFoundError(
                     f"there is no checkpoint {path!r} (MODEL.WEIGHTS, or the last of --resume)"
@@ -125,14 +128,14 @@ class SafeCheckpointer(DetectionCheckpointer):
         )
         if table is not None:
             logging.getLogger(__name__).warning(
-                "The checkpoint does not fit the model in all; what is missing or mismatched stays "
+                "The checkpoint does not fit the model in all. What is missing or mismatched stays "
                 "as it was:\n%s",
                 table,
             )
         return incompatible
 
     def _place_backbone(self, checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """The tensors of a backbone file under their names in the model."""
+        """Name the tensors of a backbone file as the model does, and log what it is."""
         placed = place_backbone(self.model, checkpoint["model"])
         logging.getLogger(__name__).info(
             "The file holds a backbone only, of %s: %d tensors, of which %d have a place in the "
@@ -141,20 +144,19 @@ class SafeCheckpointer(DetectionCheckpointer):
             len(checkpoint["model"]),
             len(placed.keys() & self.model.state_dict().keys()),
         )
-        for key, (old, new) in differing_settings(
-            self.model, checkpoint.get("settings", {})
-        ).items():
+        differing = differing_settings(self.model, checkpoint.get("settings", {}))
+        for key, (old, new) in differing.items():
             logging.getLogger(__name__).warning(
-                "The backbone was trained with %s %s, the model has %s: set it to that of the "
-                "training, on which the weights depend",
+                "The backbone was trained with %s %s, the model has %s. The weights depend on it: "
+                "set it as in the training",
                 *(key, old, new),
             )
         return placed
 
     def _check_any_loaded(self, in_file: list[str], incompatible) -> None:
-        """Raise a ValueError if no parameter (of a model without any, no buffer) was taken."""
-        # Buffers do not count: statistics of frozen norms are never missing, and constants of Swin
-        # fit any other Swin.
+        """Raise a ValueError if no parameter was loaded; if the model has none, no buffer."""
+        # Buffers do not count: statistics of frozen norms are never missing, and constants fit any
+        # other model of their kind.
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
         in_model = list(parameters or self.model.state_dict())
         mismatched = {name: shapes for name, *shapes in incompatible.incorrect_shapes}
@@ -171,7 +173,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         )
 
     def _log_incompatible_keys(self, incompatible) -> None:
-        """Nothing: the table has told it."""
+        """Log nothing, because the table has it already."""
 
 
 def adapt_checkpoint(
@@ -190,11 +192,11 @@ def adapt_checkpoint(
 
 
 def _with_model(loaded: Any, filename: str) -> dict[str, Any]:
-    """What a file holds as a dict with the model's tensors under "model"."""
+    """Bring the content of a file into a dict with the model's tensors under "model"."""
     if isinstance(loaded, dict):
         if _are_named_arrays(loaded.get("model")):
             return loaded
-        # Of others' trainers; the rest of their files belongs to their optimizers.
+        # Other trainers. The rest of their files belongs to their optimizers.
         for model in (loaded.get("state_dict"), loaded):
             if _are_named_arrays(model):
                 return {"model": model}
@@ -209,8 +211,8 @@ def _with_model(loaded: Any, filename: str) -> dict[str, Any]:
 
 def _are_named_arrays(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        isinstance(name, str) and isinstance(each, (torch.Tensor, np.ndarray))
-        for name, each in value.items()
+        isinstance(name, str) and isinstance(array, (torch.Tensor, np.ndarray))
+        for name, array in value.items()
     )
 
 

@@ -13,7 +13,10 @@ __all__ = ["AutocastTrainer"]
 
 
 class AutocastTrainer(SimpleTrainer):
-    """Mixed precision: bfloat16 where the device has it, else float16 with scaled losses."""
+    """Detectron2's trainer in mixed precision: in bfloat16 if the device has it, else in float16.
+
+    With float16, it scales the losses.
+    """
 
     def __init__(self, model, data_loader, optimizer):
         super().__init__(model, data_loader, optimizer)
@@ -41,7 +44,7 @@ class AutocastTrainer(SimpleTrainer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        # None where the checkpoint is of a training in float32 or bfloat16.
+        # There is none in a checkpoint of a training in float32 or bfloat16.
         if state_dict.get("grad_scaler") and self.grad_scaler.is_enabled():
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
 

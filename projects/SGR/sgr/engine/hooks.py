@@ -1,4 +1,4 @@
-"""What is logged while a model with concepts trains."""
+"""Logging the use of concepts during a training."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class ConceptMonitor(HookBase):
 
     * ``sgr/active_concepts``: share of the regions that pass 0.5 somewhere in their image.
     * ``sgr/concepts_matched_per_epoch``, once per epoch: share of the concepts that were matched
-      at least once in it. The others are never supervised, yet the token metrics count them: the
-      first thing to look at where S_C stays high.
+      at least once in it. The others are not supervised, but the token metrics count them. Look
+      here first if S_C stays high.
 
-    Several reasoning modules are counted together.
+    It counts several reasoning modules together.
 
     Args:
-        iterations_per_epoch: iterations between two logs of the second.
+        iterations_per_epoch: iterations between two logs of the second number.
     """
 
     def __init__(self, iterations_per_epoch: int):
@@ -47,14 +47,14 @@ class ConceptMonitor(HookBase):
 
     def after_step(self):
         if self._active:
-            # The trainer has read the losses by now, so the device is done with these too.
-            active = np.mean([each.item() for each in self._active])
+            # The trainer has read the losses by now, so nothing waits for the device here.
+            active = np.mean([share.item() for share in self._active])
             self.trainer.storage.put_scalar("sgr/active_concepts", active)
             self._active.clear()
         step = self.trainer.iter + 1
         if step % self.iterations_per_epoch and step != self.trainer.max_iter:
             return
-        matched = [each for each in comm.gather(self._matched) if each is not None]
+        matched = [mask for mask in comm.gather(self._matched) if mask is not None]
         if matched:
             share = np.logical_or.reduce(matched).mean()
             self.trainer.storage.put_scalar(

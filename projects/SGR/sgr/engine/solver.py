@@ -28,18 +28,18 @@ NORMS = (
 
 
 def parameter_groups(cfg, model: nn.Module) -> list[dict]:
-    """Group the trainable parameters by learning rate and weight decay.
+    """Group the trainable parameters by learning rate and weight decay, and log a table of them.
 
-    * Rate: ``SOLVER.BASE_LR``; times ``SOLVER.BACKBONE_MULTIPLIER`` for what lies in
-      ``model.backbone``, but for reasoning modules: they get the head's rate wherever they sit.
-    * Weight decay: ``SOLVER.WEIGHT_DECAY``; ``WEIGHT_DECAY_NORM`` for normalisation layers,
-      ``WEIGHT_DECAY_EMBED`` for embeddings, ``WEIGHT_DECAY_BIAS``, where set, for other biases.
-      Embeddings are those of ``nn.Embedding``, and the parameters that a module, a backbone for
-      one, names in a method ``no_weight_decay() -> names``, as timm's models have it.
+    * The rate is ``SOLVER.BASE_LR``. In ``model.backbone`` it is multiplied by
+      ``SOLVER.BACKBONE_MULTIPLIER``, except in reasoning modules: these have the rate of the head
+      wherever they sit.
+    * The weight decay is ``SOLVER.WEIGHT_DECAY``. Normalisation layers have ``WEIGHT_DECAY_NORM``,
+      embeddings ``WEIGHT_DECAY_EMBED``, and other biases ``WEIGHT_DECAY_BIAS``, if it is set.
+      Embeddings are the weights of ``nn.Embedding``, and the parameters that a module names in a
+      method ``no_weight_decay() -> names``, as timm's models do.
 
     Returns:
-        Groups for a torch optimiser, with "name", in the order in which they first come; the
-        table is logged.
+        Groups for a torch optimiser, with "name", in the order in which they first come.
     """
     backbone = getattr(model, "backbone", None)
     slow = {id(p) for p in backbone.parameters()} if backbone is not None else set()
@@ -111,14 +111,15 @@ def _table(groups: list[dict]) -> str:
 
 
 def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD or AdamW (``SOLVER.OPTIMIZER``) over :func:`parameter_groups`.
+    """Build SGD or AdamW (``SOLVER.OPTIMIZER``) for the :func:`parameter_groups` of a model.
 
-    ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` "full_model" clips the norm of all gradients together;
+    ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` "full_model" clips the norm of all gradients together.
     Detectron2's own types clip each parameter by itself.
 
     Raises:
         ValueError: for another optimiser.
     """
+    optimizer_class: type[torch.optim.Optimizer]
     name = cfg.SOLVER.OPTIMIZER.upper()
     if name == "SGD":
         optimizer_class = torch.optim.SGD
@@ -138,7 +139,7 @@ def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
 def _clip_full_model(
     optimizer_class: type[torch.optim.Optimizer], max_norm: float, norm_type: float
 ):
-    class FullModelClipping(optimizer_class):
+    class FullModelClipping(optimizer_class):  # type: ignore[valid-type, misc]
         def step(self, closure=None):
             parameters = chain.from_iterable(group["params"] for group in self.param_groups)
             nn.utils.clip_grad_norm_(parameters, max_norm, norm_type)
@@ -159,7 +160,14 @@ class _Floor(ParamScheduler):
 
 
 def build_lr_scheduler(cfg, optimizer: torch.optim.Optimizer):
-    """Detectron2's schedules, and "WarmupPolyLR": ``(1 - iteration / total)^POLY_LR_POWER``."""
+    """Build a schedule of Detectron2, or "WarmupPolyLR": ``(1 - iteration / total)^POLY_LR_POWER``.
+
+    During the warm-up, "WarmupPolyLR" rises from WARMUP_FACTOR to the value of the polynomial at
+    the end of the warm-up, as Detectron2's own schedules do. The schedule of this name in
+    Detectron2's DeepLab project multiplies the polynomial by the ramp instead. During the warm-up
+    the two are up to 0.02 of BASE_LR apart; then they are equal. Ours stays, so that the figures of
+    configs with a warm-up stay.
+    """
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME != "WarmupPolyLR":
         return build_detectron2_lr_scheduler(cfg, optimizer)

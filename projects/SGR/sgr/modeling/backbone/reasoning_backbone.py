@@ -13,23 +13,23 @@ __all__ = ["add_reasoning", "add_reasoning_from_config"]
 
 
 def add_reasoning(backbone: Backbone, modules: Mapping[str, ReasoningModule]) -> Backbone:
-    """Let ``modules`` enhance output features of ``backbone``, in place.
+    """Let reasoning modules enhance output features of a backbone, in place.
 
-    The modules become the backbone's child ``reasoning`` and run in a forward hook. So the
-    backbone stays what it was, class, methods and parameter names; its checkpoints load, and it
-    goes wherever it went before, under a feature pyramid for one.
+    The modules become the backbone's child ``reasoning`` and run in a forward hook. The backbone
+    keeps its class, its methods and its parameter names. So its checkpoints load, and it goes
+    wherever it went before, for example under a feature pyramid.
 
     Args:
         backbone: any Detectron2 backbone.
-        modules: name of an output feature -> the module for it. Names, channels and strides of
-            the output stay as they were.
+        modules: name of an output feature -> the module for it. The output keeps its names,
+            channels and strides.
 
     Returns:
         The same backbone.
 
     Raises:
-        ValueError: for a feature that the backbone does not put out, for a module of other
-            ``in_channels``, or where the backbone has reasoning modules already.
+        ValueError: if the backbone does not put out a feature, a feature has not the module's
+            ``in_channels``, or the backbone has reasoning modules already.
     """
     shapes = backbone.output_shape()
     _check_feature_names(modules, shapes)

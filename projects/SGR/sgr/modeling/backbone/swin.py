@@ -192,16 +192,16 @@ class SwinTransformer(Backbone):
         }
 
     def freeze(self, freeze_at: int = 0) -> SwinTransformer:
-        """Do not train the first parts, as the method of Detectron2's ResNet.
+        """Freeze the first parts, as the method of Detectron2's ResNet does.
 
-        Dropped paths and dropout are off in them, as in evaluation. The norms of the outputs, which
-        no ImageNet file has, are trained nevertheless. What was frozen before stays so. A line of
-        the log names what is frozen.
+        Frozen parts are not trained, and have no dropped paths and no dropout. The norms of the
+        outputs are trained in any case, because no ImageNet file has them. Parts that were frozen
+        before stay frozen. A line of the log names the frozen parts.
 
         Args:
-            freeze_at: 0 or less freezes nothing, 1 the embedding of the patches and the absolute
-                positions, 2 the first stage ("res2") as well, and so on. The step from one stage to
-                the next belongs to the latter.
+            freeze_at: 0 or less freezes nothing. 1 freezes the embedding of the patches and the
+                absolute positions, 2 the first stage ("res2") as well, and so on. The step from one
+                stage to the next belongs to the latter.
 
         Returns:
             The same backbone.
@@ -229,14 +229,14 @@ class SwinTransformer(Backbone):
         return self
 
     def _parts(self) -> list[list[nn.Module]]:
-        """What can be frozen: the modules at each resolution of the features."""
+        """The modules that :meth:`freeze` counts: the embedding, then those of each stage."""
         steps = [[], *([stage.downsample] for stage in self.layers[:-1])]
         stages = [[*step, *stage.blocks] for step, stage in zip(steps, self.layers)]
         return [[self.patch_embed, self.pos_drop], *stages]
 
     @property
     def size_divisibility(self) -> int:
-        """The last stride. The backbone takes any size; pyramids on top need sizes that halve."""
+        """The largest stride: pyramids on top need such sizes. The backbone itself takes any."""
         return max(self._out_feature_strides[name] for name in self._out_features)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -297,7 +297,7 @@ class SwinTransformer(Backbone):
         return adapt_swin_weights(self.state_dict(), prefix, state)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that embed positions; see :func:`sgr.engine.solver`."""
+        """Return the names of the parameters that embed positions, for the optimiser."""
         embeddings = ("relative_position_bias_table", "absolute_pos_embed")
         return {name for name, _ in self.named_parameters() if name.endswith(embeddings)}
 

@@ -27,7 +27,7 @@ MAX_HEADS_AT_ONCE = 65_535
 
 
 class PatchEmbed(nn.Module):
-    """Patches of an image -> vectors, by a convolution whose stride is its size."""
+    """Embed the patches of an image, by a convolution whose stride is its size."""
 
     def __init__(self, patch_size: int, in_channels: int, embed_dim: int, normalize: bool):
         super().__init__()
@@ -43,7 +43,7 @@ class PatchEmbed(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Half the resolution and twice the channels, from squares of 2 x 2 patches."""
+    """Merge squares of 2 x 2 patches: half the resolution, twice the channels."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -55,7 +55,7 @@ class PatchMerging(nn.Module):
         maps = pad_to_multiple(maps, 2)
         batch, height, width, dim = maps.shape
         squares = maps.reshape(batch, height // 2, 2, width // 2, 2, dim)
-        # Down a column first, the order in which checkpoints have the channels.
+        # Down a column first: checkpoints have the channels in this order.
         return self.reduction(self.norm(squares.permute(0, 1, 3, 4, 2, 5).flatten(3)))
 
 
@@ -63,14 +63,14 @@ class WindowAttention(nn.Module):
     """Self-attention within windows, with a learned bias per head and relative position.
 
     For a map of n patches with C channels in windows of side M it costs ``4 n C^2 + 2 n M^2 C``
-    multiply-adds. In inference, logits and weights, n M^2 per head, are not stored where PyTorch
-    has a fused kernel; in training as much is, for the gradient of the bias. With a shift mask, the
-    logits' addend is stored too, for one image.
+    multiply-adds. In inference, a fused kernel of PyTorch, if there is one, stores neither logits
+    nor weights, n M^2 per head. Training stores as much for the gradient of the bias. With a shift
+    mask, bias and mask are stored for one image.
 
     Args:
         dim: C, channels.
         window_size: M, side of a window, patches.
-        num_heads: must divide C.
+        num_heads: attention heads; must divide C.
         qkv_bias: give queries, keys and values a bias.
         qk_scale: factor of the logits; None stands for ``(C / num_heads)^-0.5``.
         attn_drop, proj_drop: dropout of the attention's weights and of the result.
@@ -152,7 +152,7 @@ class Mlp(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """Window attention and an MLP, each normalised before and with a residual.
+    """Window attention and an MLP, each with a normalised input and a residual connection.
 
     Args:
         dim, window_size, num_heads, qkv_bias, qk_scale, attn_drop: of :class:`WindowAttention`.
@@ -197,7 +197,7 @@ class SwinBlock(nn.Module):
         """
         Args:
             maps: (B, H, W, C).
-            shift_mask: :func:`make_shift_mask` of the map; not used without a shift.
+            shift_mask: :func:`make_shift_mask` of the map; a block without a shift ignores it.
 
         Returns:
             (B, H, W, C).
@@ -223,9 +223,9 @@ class SwinStage(nn.Module):
     """Blocks on one resolution, every second one with shifted windows.
 
     Args:
-        blocks: in their order, of one window size.
-        downsample: makes the next stage's input, None in the last stage.
-        use_checkpoint: keep only each block's input for the backward pass.
+        blocks: the blocks in their order, of one window size.
+        downsample: makes the input of the next stage; None in the last stage.
+        use_checkpoint: keep only the input of each block for the backward pass.
     """
 
     def __init__(
@@ -240,7 +240,7 @@ class SwinStage(nn.Module):
         self.use_checkpoint = use_checkpoint
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C), without downsampling."""
+        """(B, H, W, C) -> (B, H, W, C). The backbone calls ``downsample`` itself."""
         shift_mask = None
         for block in self.blocks:
             if block.shift and shift_mask is None:
@@ -255,7 +255,7 @@ class SwinStage(nn.Module):
 
 
 def relative_position_index(window_size: int) -> Tensor:
-    """For each pair of patches of a window, the row of the bias table: (M^2, M^2) of int64.
+    """Index the bias table for each pair of patches of a window: (M^2, M^2) of int64.
 
     The row for patches (y, x) and (y', x') is ``(y - y' + M - 1) (2 M - 1) + x - x' + M - 1``.
     """
@@ -268,19 +268,19 @@ def relative_position_index(window_size: int) -> Tensor:
 def make_shift_mask(
     height: int, width: int, window_size: int, shift: int, device: torch.device
 ) -> Tensor:
-    """What keeps patches apart that a cyclic shift has brought into one window.
+    """Make the mask that keeps patches apart that only a cyclic shift has brought together.
 
     Args:
-        height, width: of the map, before it is padded to whole windows.
+        height, width: size of the map in patches, before it is padded to whole windows.
         window_size, shift: patches.
 
     Returns:
-        (windows, M^2, M^2): 0 for pairs of patches that were within a window's reach before the
-        shift, else :data:`NOT_NEIGHBOURS`.
+        (windows, M^2, M^2): 0 for pairs of patches that were neighbours before the shift, else
+        :data:`NOT_NEIGHBOURS`.
     """
 
     def parts(size: int) -> Tensor:
-        # The last window holds the end of the map and, behind it, its beginning.
+        # After the shift, the last window holds the end of the map, then its beginning.
         size += -size % window_size
         place = torch.arange(size, device=device)
         return (place >= size - window_size).int() + (place >= size - shift).int()
@@ -291,14 +291,14 @@ def make_shift_mask(
 
 
 def pad_to_multiple(maps: Tensor, multiple: int) -> Tensor:
-    """Zeros at the bottom and on the right of (B, H, W, C), up to multiples of ``multiple``."""
+    """Pad (B, H, W, C) with zeros at the bottom and on the right, to multiples of ``multiple``."""
     height, width = maps.shape[1:3]
     bottom, right = -height % multiple, -width % multiple
     return F.pad(maps, (0, 0, 0, right, 0, bottom)) if bottom or right else maps
 
 
 def partition(maps: Tensor, window_size: int) -> Tensor:
-    """(B, H, W, C) -> (B, windows, M^2, C), windows and patches row by row."""
+    """Cut maps into windows: (B, H, W, C) -> (B, windows, M^2, C), both row by row."""
     batch, height, width, dim = maps.shape
     rows, columns = height // window_size, width // window_size
     windows = maps.reshape(batch, rows, window_size, columns, window_size, dim).transpose(2, 3)

@@ -20,8 +20,9 @@ Reasoning modules: subclasses of :class:`ReasoningModule`, chosen by ``cfg.MODEL
 
 
 class ReasoningModule(nn.Module):
-    """Base of the modules ``features (B, C, h, w) -> (features (B, C, h, w), ConceptRegions)``.
+    """Base of the modules that enhance a feature map through tokens.
 
+    ``forward`` maps features (B, C, h, w) to features (B, C, h, w) and :class:`ConceptRegions`.
     Optimisers, recorders and cost tables find reasoning modules by this class.
 
     Attributes:
@@ -45,11 +46,11 @@ class ReasoningModule(nn.Module):
 
     @classmethod
     def from_config(cls, cfg) -> dict[str, Any]:
-        """Keyword arguments of the constructor, but for ``in_channels`` and ``stride``."""
+        """Read the constructor's keyword arguments, all but ``stride``, from a config."""
         raise NotImplementedError
 
     def concept_regions(self, output: tuple[Tensor, ConceptRegions]) -> ConceptRegions:
-        """The regions in an output of :meth:`forward`, with their stride (what recorders call)."""
+        """Return the regions in an output of :meth:`forward`, with their stride; for recorders."""
         return output[1]._replace(stride=self.stride)
 
 

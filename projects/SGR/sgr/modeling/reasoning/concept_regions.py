@@ -1,4 +1,4 @@
-"""What a reasoning module says about its tokens."""
+"""The regions and tokens of a reasoning module."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ __all__ = ["ConceptRegions"]
 class ConceptRegions(NamedTuple):
     """K soft masks over the cells of a feature map, and the tokens pooled through them.
 
-    A tuple, so that a module which returns it can be traced and exported.
+    It is a tuple, so that a module that returns it can be traced and exported.
 
     Attributes:
         logits: (B, K, h, w) regions before the sigmoid (the paper's P is :attr:`probabilities`).
         tokens: (B, K, D) tokens before the reasoning, or None.
         centroids: (B, K, 2) centroids (x, y) of the regions, in cells counted from 1 (Eq. 4), or
             None.
-        stride: pixels of the padded input image that a cell covers along each side; cell (y, x)
-            covers rows ``[y * stride, (y + 1) * stride)`` and the like columns. None until a
-            recorder asks the module, and where the module does not know its place.
+        stride: pixels of the padded input image that a cell covers along each side. Cell (y, x)
+            covers rows ``[y * stride, (y + 1) * stride)`` and columns
+            ``[x * stride, (x + 1) * stride)``. None until a recorder asks the module, and if the
+            module does not know its place.
     """
 
     logits: Tensor
@@ -36,7 +37,7 @@ class ConceptRegions(NamedTuple):
         return self.logits.to(torch.promote_types(self.logits.dtype, torch.float32)).sigmoid()
 
     def crop(self, index: int, height: int, width: int) -> ConceptRegions:
-        """The regions of one image, without the cells that lie wholly in the padding.
+        """Cut out the regions of one image, without the cells that lie wholly in the padding.
 
         Args:
             index: the image in the batch.
@@ -44,6 +45,9 @@ class ConceptRegions(NamedTuple):
 
         Returns:
             Regions of batch size 1 whose grid is the smallest that covers the image.
+
+        Raises:
+            ValueError: if the regions have no stride.
         """
         if self.stride is None:
             raise ValueError("regions without a stride cannot be cropped to an image")

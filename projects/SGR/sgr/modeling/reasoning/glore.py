@@ -14,17 +14,16 @@ from .concept_regions import ConceptRegions
 
 __all__ = ["GloRe"]
 
-# Regions are given by their log-odds, which are finite between this and one minus this.
+# Regions are clipped to [this, 1 - this], where their log-odds are finite.
 REGION_FLOOR = 1e-6
 
 
 class NodeGraphConvolution(nn.Module):
-    """One graph convolution whose adjacency is learned, not computed: ``relu(V + A V) W``.
+    """One graph convolution with a learned adjacency A: ``relu(V + A V) W``.
 
-    The formula of Chen et al. is ``(I - A) V W``. The sign of a learned A is arbitrary, and their
-    code has the ReLU (and a bias of A V) that the formula leaves out. The token mixer "graph"
-    (Table 4) takes the same step differently: it stacks layers, each with the ReLU behind W, and
-    normalises the tokens at the end.
+    The formula of Chen et al. is ``(I - A) V W``. The sign of a learned A is arbitrary. Their code
+    has the ReLU, and a bias of A V, which the formula leaves out. The token mixer "graph" (Table 4)
+    differs: it stacks layers with the ReLU behind W, and normalises the tokens at the end.
 
     Args:
         num_nodes: N.
@@ -47,53 +46,45 @@ class NodeGraphConvolution(nn.Module):
 class GloRe(ReasoningModule):
     """The global reasoning unit of Chen et al., "Graph-Based Global Reasoning Networks".
 
-    CVPR 2019, arXiv:1811.12814. A linear projection B (N x cells) of the features pools the
-    reduced features into N nodes, a graph convolution reasons between them, and the same B lays
-    the result back over the cells:
+    CVPR 2019, arXiv:1811.12814. A linear projection B (N x cells) of the features X pools the
+    reduced features into N nodes. A graph convolution reasons between the nodes. The same B brings
+    the result back to the cells:
 
         V = B phi(X)^T / cells,   Z = relu(V + A V) W,   Y = X + BN(extend(Z^T B)),
 
-    where phi, extend and B's own are 1x1 convolutions. Parameters have the names and shapes of
-    the public code (``GloRe_Unit_2D``), whose formulas these are; the division by the number of
-    cells is what it has for images of any size.
+    where phi and extend are 1x1 convolutions, and another one gives B. These are the formulas of
+    the public code (``GloRe_Unit_2D``), and parameters have its names and shapes. It divides by the
+    number of cells for images of any size.
 
-    **Regions.** B is neither positive nor bounded, and no function of it is a probability: the
-    paper does not say how its S_C and D_C read it. Here a cell's share in a node's region is
-    ``|b|``, its weight in the node's sum (and in what it gets back), relative to the node's
-    largest in the image; :class:`ConceptRegions` has the log-odds. Histograms of labels do not
-    depend on a region's scale, so these are exactly "weighted by the projection". Alternatives:
-    ``sigmoid(b)`` reads the scale of B, which the normalisation behind makes all but arbitrary,
-    and gives flat regions where it is small; the positive part drops one of the two sides that a
-    node contrasts; a softmax over the cells sharpens by that same scale. Since every node has its
-    largest weight somewhere, every token counts as active.
-
-    Nothing supervises the regions: the concept losses leave this module alone.
+    **Regions.** A cell's share in a node's region is ``|b|``, its weight in the node's sum,
+    relative to the node's largest weight in the image. :class:`ConceptRegions` has the log-odds.
+    docs/design.md, "GloRe", says why. No concept losses supervise the regions.
 
     Args:
         in_channels: C.
         num_concepts: N, the nodes.
-        token_dim: D, the channels of a node's state, twice as many as nodes in the public code:
-            C/4 and C/2 in its networks for video, options in those for segmentation. The defaults
-            are those of PaddleSeg's model for Cityscapes, a head of 512 channels.
+        token_dim: D, the channels of a node's state. The public code has D = 2N: D is C/2 in its
+            networks for video, an option in those for segmentation. The defaults are those of
+            PaddleSeg's model for Cityscapes, a head of 512 channels.
         init_as_identity: start with a normalisation of weight zero, so that the output equals the
             input, as published.
-        sync_batch_norm: normalise over the batches of all GPUs. The parameters are the same, and
-            :meth:`torch.nn.SyncBatchNorm.convert_sync_batchnorm` does it later as well.
-        stride: pixels per cell, for those who map recorded regions to the image.
+        sync_batch_norm: normalise over the batches of all GPUs.
+        stride: pixels per cell. Recorded regions carry it, to be mapped to the image.
 
     Raises:
         ValueError: for less than one node or channel.
 
     Shape:
-        ``x`` (B, C, h, w) -> features (B, C, h, w) in the dtype of ``x``, and the regions, with
-        tokens (B, N, D), the nodes V, and without centroids.
+        ``x`` (B, C, h, w) -> features (B, C, h, w) in the dtype of ``x``, and the regions. Their
+        tokens (B, N, D) are the nodes V. They have no centroids.
 
     Cost: ``3*h*w*C*N + 2*C*D*N + N*D*(N + D)`` multiply-adds; memory ``h*w*(2*C + 4*N)`` at most
-    beside input and output. No map of D channels is made: both 1x1 convolutions commute with the
-    sums over cells and nodes, so they run on nodes. Literally, it is
-    ``h*w*(C*(N + 2*D) + 2*N*D) + N*D*(N + D)``: more where D is at least 2N, as published, and the
-    map has at least 2N cells. Everything behind the projection runs in float32 under autocast: its
-    result is cubic in the features, and one overflow would stay in the running statistics.
+    beside input and output. There is no map of D channels: both 1x1 convolutions commute with the
+    sums over cells and nodes, so they run on nodes. The literal order costs
+    ``h*w*(C*(N + 2*D) + 2*N*D) + N*D*(N + D)``, which is more if D is at least 2N, as published,
+    and the map has at least 2N cells. Everything behind the projection runs in float32 under
+    autocast: its result is cubic in the features, and an overflow would stay in the running
+    statistics.
     """
 
     supervised_concepts = False
@@ -127,12 +118,12 @@ class GloRe(ReasoningModule):
         norm = nn.SyncBatchNorm if sync_batch_norm else nn.BatchNorm2d
         self.blocker = norm(in_channels, eps=1e-4)
         if init_as_identity:
-            # Not the convolution before it: what has no variance, a norm magnifies the most.
+            # Not the convolution before it: a norm magnifies most what has no variance.
             nn.init.zeros_(self.blocker.weight)
 
     @classmethod
     def from_config(cls, cfg) -> dict[str, Any]:
-        """NUM_CONCEPTS (N), TOKEN_DIM (D) and INIT_AS_IDENTITY of ``cfg.MODEL.SGR``.
+        """Read NUM_CONCEPTS (N), TOKEN_DIM (D) and INIT_AS_IDENTITY of ``cfg.MODEL.SGR``.
 
         The other keys there (token mixer and pooling, embeddings, prior, supervision) have no
         meaning for it. The batch norm is synchronised if that of the head is
@@ -159,8 +150,8 @@ class GloRe(ReasoningModule):
     def _pool(self, weights: Tensor, features: Tensor) -> Tensor:
         """Nodes (B, N, D): means over the cells of the reduced features, weighted by B.
 
-        The features are pooled first, (B, N, cells) by (B, C, cells), and reduced then; the bias
-        of the reduction goes into a node as often as its weights sum up to.
+        It pools the features first, (B, N, cells) by (B, C, cells), and reduces them then. The bias
+        of the reduction counts in a node as much as the mean of its weights.
         """
         pooled = weights @ features.mT / weights.shape[2]
         bias = weights.mean(dim=2, keepdim=True) * self.conv_state.bias

@@ -20,7 +20,10 @@ def sine_encoding(positions: Tensor, channels: int, *, temperature: float = 1000
         temperature: ratio of the slowest to the fastest wavelength.
 
     Returns:
-        (..., channels) encoding of the dtype of ``positions``.
+        (..., channels) encoding, of the dtype of ``positions``.
+
+    Raises:
+        ValueError: for an odd number of channels.
     """
     if channels % 2:
         raise ValueError(f"a sine encoding has an even number of channels, got {channels}")

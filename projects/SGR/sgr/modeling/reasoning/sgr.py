@@ -17,8 +17,8 @@ from .token_mixers import build_token_mixer
 __all__ = ["SemanticGlobalReasoning"]
 
 TOKEN_POOLINGS = ("sum", "mean")
-# Regions of less mass, in cells, are nowhere: their centroids fade to zero, and so do their tokens
-# under mean pooling, before a division by their mass squared overflows in the backward pass.
+# Smallest mass of a region, in cells, that centroids and mean pooling divide by. The backward pass
+# divides by its square, which would overflow for a smaller one.
 MASS_FLOOR = 1e-6
 
 
@@ -32,7 +32,8 @@ class SemanticGlobalReasoning(ReasoningModule):
 
         W X' = (W1 + W2) X + W1 PE(x) + W2 PE(y),
 
-    one convolution on C channels for both, plus two tables of one row and one column.
+    one convolution on C channels for both, plus two tables of one row and one column. The paper's
+    steps, one by one, are in tools/benchmarks/module.py.
 
     Args:
         in_channels: C, even.
@@ -42,20 +43,23 @@ class SemanticGlobalReasoning(ReasoningModule):
         num_heads, num_layers, dim_feedforward, dropout: of the token mixer.
         token_mixer: "transformer" (Sec. 3.2) or "graph" (Table 4).
         token_pooling: "sum" over the cells as Eq. 3 has it, or "mean", which divides by the
-            region's mass and so keeps tokens on the scale of the features.
-        xy_embedding: add PE to the cells (Eq. 1); without it, X' is [X; X].
+            region's mass. So tokens keep the scale of the features.
+        xy_embedding: add PE to the cells (Eq. 1). Without it, X' is [X; X].
         centroid_embedding: add the encoded centroids to the tokens (Eq. 4).
         init_as_identity: start with a zero back-projection, so that the output equals the input.
-        concept_prior: value of every region at the start where the features are zero; low, as the
-            focal loss wants it.
-        stride: pixels per cell, for those who map recorded regions to the image.
+        concept_prior: value of every region at the start, where the features are zero. Focal
+            losses need a low one.
+        stride: pixels per cell. Recorded regions carry it, to be mapped to the image.
+
+    Raises:
+        ValueError: for an option that is unknown, out of its range or does not divide.
 
     Shape:
         ``x`` (B, C, h, w) -> features (B, C, h, w) in the dtype of ``x``, and the regions.
 
-    Cost: ``h*w*(C*(K + 2D) + 2*K*D)`` multiply-adds, plus the mixer's, which does not depend on
-    h, w; memory ``h*w*(2*K + D)`` beside input and output. Under autocast the sums over cells run
-    in float32, and so does the mixer where it is fed sums, which float16 could not hold.
+    Cost: ``h*w*(C*(K + 2D) + 2*K*D)`` multiply-adds, and those of the mixer, which do not depend on
+    h and w. Memory: ``h*w*(2*K + D)`` beside input and output. Under autocast, the sums over cells
+    run in float32. With sum pooling the mixer does too, because float16 could not hold its input.
     """
 
     def __init__(

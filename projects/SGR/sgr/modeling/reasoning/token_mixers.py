@@ -1,4 +1,4 @@
-"""What reasons between the tokens: a transformer encoder, or a graph convolution."""
+"""Reasoning between tokens: a transformer encoder, or a graph convolution."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["GraphConvolution", "build_token_mixer"]
 class GraphConvolution(nn.Module):
     """Graph convolution with a learned, fully connected adjacency (Table 4, "w graph").
 
-    A layer mixes the nodes by a learned K x K matrix beside the identity, then the channels, as
+    A layer mixes the nodes by a learned K x K matrix added to the identity, then the channels, as
     the global reasoning unit of Chen et al. (CVPR 2019) does. A layer norm at the end gives the
-    tokens the scale that a transformer's have, whatever they were pooled by.
+    tokens the scale of a transformer's output, for sum and mean pooling alike.
 
     Args:
         num_tokens: K, the nodes.
@@ -51,11 +51,13 @@ def build_token_mixer(
     """Build a module (B, K, D) -> (B, K, D).
 
     Args:
-        name: "transformer" (Sec. 3.2; post-norm, ReLU) or "graph", which uses neither heads, nor
-            feed-forward width, nor dropout.
+        name: "transformer" (Sec. 3.2; post-norm, ReLU) or "graph" (Table 4). The graph does not
+            use ``num_heads``, ``dim_feedforward`` and ``dropout``.
+        num_tokens, token_dim: K and D.
+        num_layers, num_heads, dim_feedforward, dropout: of the transformer encoder.
 
     Raises:
-        ValueError: for another name, or where the heads do not divide the channels.
+        ValueError: for another name, or if the heads do not divide the channels.
     """
     if name == "graph":
         return GraphConvolution(num_tokens, token_dim, num_layers)

@@ -21,13 +21,13 @@ UNIONS = {"sum": sum_union, "noisy_or": noisy_or_union}
 
 
 class ConceptLosses(NamedTuple):
-    """What :class:`ConceptCriterion` returns.
+    """The result of :class:`ConceptCriterion`.
 
     Attributes:
         losses: "focal", "dice" and "cosine", weighted scalars.
         matched: (B, K) bool on the host: the concepts matched in each image.
-        active: share of the regions that pass 0.5 somewhere in their image; a scalar on the device,
-            not to wait for it.
+        active: share of the regions that pass 0.5 somewhere in their image, a scalar. It stays on
+            the device, so that nobody waits for it.
     """
 
     losses: dict[str, Tensor]
@@ -36,24 +36,26 @@ class ConceptLosses(NamedTuple):
 
 
 class ConceptCriterion(nn.Module):
-    """Focal and dice loss of each component's united regions, and cosine similarity within.
+    """The losses of Eq. 6: focal and dice of each component's united regions, and their cosine.
 
-    Each term is summed over the components of the batch and divided by their number over all
-    workers. The cosine term is the mean over the pairs of regions that share a component: with the
-    sum over all pairs that Eq. 6 writes, its weight would grow with the square of L / C.
+    It sums each term over the components of the batch and divides by their number over all workers.
+    The cosine term is the mean over the pairs of regions that share a component. Eq. 6 has the sum
+    over all pairs; with it, the weight of the term would grow with the square of L / C.
+
+    The same on full-size masks, image by image, is in tools/benchmarks/matcher.py.
 
     Args:
         matcher: gives each component its concepts.
         weight: beta in Eq. 7, a factor of all three terms.
         focal_weight, dice_weight, cosine_weight: 1, rho and gamma in Eq. 6.
-        focal_alpha, focal_gamma: of the focal loss.
+        focal_alpha, focal_gamma: weight of the inside, and focusing exponent, of the focal loss.
         union: "sum" (Eq. 6) or "noisy_or", ``1 - prod(1 - P)``, which stays in [0, 1].
 
     Raises:
         ValueError: for another union.
 
-    Cost: two products of (C, K) by (K, N) matrices per image beside the matcher's. All in float32,
-    whatever the autocast. No parameters, no state.
+    Cost: two products of (C, K) by (K, N) matrices per image, and those of the matcher. It computes
+    in float32, also under autocast. It has neither parameters nor state.
     """
 
     def __init__(
@@ -86,7 +88,7 @@ class ConceptCriterion(nn.Module):
         """Build matcher and criterion from ``cfg.MODEL.SGR``.
 
         Raises:
-            ValueError: if fewer concepts exist (K) than shall be active (L).
+            ValueError: if K (NUM_CONCEPTS) is smaller than L (SUPERVISION.MAX_ACTIVE).
         """
         supervision = cfg.MODEL.SGR.SUPERVISION
         if cfg.MODEL.SGR.NUM_CONCEPTS < supervision.MAX_ACTIVE:
@@ -115,12 +117,12 @@ class ConceptCriterion(nn.Module):
         component_maps: Sequence[Tensor],
         num_components: Sequence[int],
     ) -> ConceptLosses:
-        """Losses of a batch.
+        """Compute the losses of a batch.
 
         Args:
             regions: of the batch, with their stride.
-            component_maps: for each image (H, W) integers, index of the component or -1 for none.
-            num_components: for each image, C.
+            component_maps: for each image (H, W) integers: index of the pixel's component, or -1.
+            num_components: C of each image.
         """
         logits = regions.logits
         assert regions.stride is not None  # recorders ask the module for it
@@ -150,7 +152,7 @@ class ConceptCriterion(nn.Module):
         cells = targets.weights.sum(dim=1).clamp_min(torch.finfo(logits.dtype).eps)[:, None]
         focal = (weights * (masks * inside + (1 - masks) * outside)).sum(dim=2) / cells
         weighted = weights * masks
-        # A sum of regions may pass 1: that gains nothing inside a component and costs mass.
+        # A sum of regions may pass 1. Inside the component, the excess gains nothing.
         dice = dice_loss(
             (weighted * union.clamp_max(1)).sum(dim=2),
             (weights * union).sum(dim=2),

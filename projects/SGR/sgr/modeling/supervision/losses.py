@@ -1,4 +1,7 @@
-"""What is special to concept losses (Eq. 6): unions of regions, and their similarity."""
+"""Parts of the concept losses (Eq. 6): unions of regions, and their similarity.
+
+Literal versions are in tools/benchmarks/matcher.py.
+"""
 
 from __future__ import annotations
 
@@ -8,35 +11,35 @@ from torch.nn import functional as F
 
 __all__ = ["noisy_or_union", "pairwise_cosine", "sum_union"]
 
-# Where a sum of regions comes this close to 1 or passes it, log(1 - sum) goes on as a straight
-# line: it stays finite and keeps pushing down what covers another component.
+# From 1 - SATURATION on, log(1 - sum) of a sum of regions goes on as a straight line. So it stays
+# finite, and still pushes down regions that cover another component.
 SATURATION = 0.05
 
 
 def noisy_or_union(logits: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Union of the regions in each group, ``1 - prod(1 - P_i)``, computed in logarithms.
+    """Unite the regions of each group by noisy or: ``1 - prod(1 - P_i)``, in logarithms.
 
     Args:
         logits: (B, K, N).
         groups: (B, K, C), 1 where a region belongs to a group.
 
     Returns:
-        union, log(union) and log(1 - union), (B, C, N).
+        union, log(union) and log(1 - union), each (B, C, N).
     """
     log_outside = groups.mT @ F.logsigmoid(-logits)
-    # Below, p underflows next to 1; the bound keeps log(p) and its gradient finite.
+    # Closer to 0, the union would underflow. The bound keeps log(union) and its gradient finite.
     log_outside = log_outside.clamp_max(-(torch.finfo(logits.dtype).tiny ** 0.8))
     union = -torch.expm1(log_outside)
     return union, union.log(), log_outside
 
 
 def sum_union(logits: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Union of the regions in each group as Eq. 6 writes it, their sum, which may pass 1.
+    """Unite the regions of each group as in Eq. 6: by their sum, which may pass 1.
 
-    Where the sum is below ``1 - SATURATION``, both logarithms are exact. Above, log(1 - sum) is
-    its tangent there; and log(sum) stops at 0.
+    Below ``1 - SATURATION``, both logarithms are exact. Above, log(1 - sum) goes on along its
+    tangent at this value, and log(sum) stops at 0.
 
-    Args and returns as :func:`noisy_or_union`.
+    Arguments and results are those of :func:`noisy_or_union`.
     """
     union = groups.mT @ logits.sigmoid()
     knee = 1 - SATURATION
@@ -47,9 +50,9 @@ def sum_union(logits: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def pairwise_cosine(regions: Tensor, weights: Tensor, groups: Tensor) -> Tensor:
-    """Mean cosine similarity over the pairs of different regions in each group (last of Eq. 6).
+    """Compute the mean cosine similarity of the pairs in each group (the last term of Eq. 6).
 
-    No K x K matrix: the pairs' sum is ``|sum of unit vectors|^2 - size``.
+    It needs no K x K matrix: the sum over the pairs is ``|sum of unit vectors|^2 - size``.
 
     Args:
         regions: (B, K, N) probabilities.
@@ -57,7 +60,7 @@ def pairwise_cosine(regions: Tensor, weights: Tensor, groups: Tensor) -> Tensor:
         groups: (B, K, C), 1 where a region belongs to a group.
 
     Returns:
-        (B, C) in [0, 1]; 0 for groups of fewer than two regions.
+        (B, C) in [0, 1]. It is 0 for groups of fewer than two regions.
     """
     unit = F.normalize(regions * weights.sqrt()[:, None], dim=2)
     size = groups.sum(dim=1)

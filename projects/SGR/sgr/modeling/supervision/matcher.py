@@ -1,4 +1,4 @@
-"""Which concept answers for which component (Sec. 3.3, Fig. 3)."""
+"""The assignment of concepts to components (Sec. 3.3, Fig. 3)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ __all__ = ["ConceptMatcher"]
 class ConceptMatcher:
     """Match concept regions to components in two stages, many to one.
 
-    First the Hungarian method gives every component one concept (or, with more components than
-    concepts, every concept one component). Then the remaining concepts are taken greedily, the
-    cheapest first, each for its cheapest component, until ``max_active`` are matched.
+    1. The Hungarian method gives every component one concept. With more components than concepts,
+       it gives every concept one component.
+    2. The remaining concepts are taken greedily, the cheapest first, each for its cheapest
+       component, until ``max_active`` are matched.
+
+    A literal version is in tools/benchmarks/matcher.py.
 
     Args:
-        max_active: L, matched concepts per image at most; more only where an image has more
-            components.
+        max_active: L, the most concepts to match in an image. If an image has more components,
+            more are matched.
         focal_weight, dice_weight: of the two terms of the cost (1 and rho in Eq. 5).
         focal_alpha, focal_gamma: of the focal term.
 
@@ -50,14 +53,14 @@ class ConceptMatcher:
 
     @torch.no_grad()
     def __call__(self, logits: Tensor, targets: ComponentTargets) -> Tensor:
-        """Match a batch; one copy from device to host.
+        """Match a batch, with one copy from the device to the host.
 
         Args:
             logits: (B, K, N), float32.
             targets: components on the same cells.
 
         Returns:
-            (B, K) int64 on the host: index of the concept's component, or -1.
+            (B, K) int64 on the host: index of the concept's component, or -1 for none.
 
         Raises:
             ValueError: if there are fewer concepts than ``max_active``.
@@ -66,8 +69,8 @@ class ConceptMatcher:
         batch, num_concepts = logits.shape[:2]
         if num_concepts < self.max_active:
             raise ValueError(
-                f"{self.max_active} concepts shall be matched per image but there are only "
-                f"{num_concepts}; raise NUM_CONCEPTS or lower SUPERVISION.MAX_ACTIVE"
+                f"there are {num_concepts} concepts, but {self.max_active} are to be matched in an "
+                "image; raise NUM_CONCEPTS or lower SUPERVISION.MAX_ACTIVE"
             )
         assignment = np.full((batch, num_concepts), -1)
         if max(targets.counts, default=0) > 0:
@@ -77,9 +80,9 @@ class ConceptMatcher:
         return torch.from_numpy(assignment)
 
     def cost(self, logits: Tensor, targets: ComponentTargets) -> Tensor:
-        """Eq. 5 for all pairs: (B, K, N) and (B, C, N) -> (B, K, C).
+        """Compute the costs of all pairs (Eq. 5): (B, K, N) and (B, C, N) -> (B, K, C).
 
-        Two batched matrix products, ``2 * B * K * C * N`` multiply-adds.
+        It takes two batched matrix products, ``2 * B * K * C * N`` multiply-adds.
         """
         inside, outside = focal_terms(
             F.logsigmoid(logits), F.logsigmoid(-logits), self.focal_alpha, self.focal_gamma

@@ -24,7 +24,7 @@ from .side_criteria import (
 __all__ = ["Supervised", "supervise", "supervise_concepts"]
 
 
-class Supervised:
+class Supervised(nn.Module):
     """Mixin of the classes that :func:`supervise` makes, before the meta-architecture.
 
     Attributes:
@@ -32,6 +32,7 @@ class Supervised:
         concepts_in_output: whether outputs have the regions of their image.
     """
 
+    side_criteria: nn.ModuleDict
     extra_criteria: Sequence[SideCriterion] = ()
 
     def __init__(
@@ -55,8 +56,10 @@ class Supervised:
     @property
     def concept_criterion(self) -> ConceptCriterion | None:
         """What gives the concept losses; None if the model trains without them."""
-        supervision = dict(self.side_criteria.items()).get(ConceptSupervision.__name__)
-        return supervision and supervision.criterion
+        for criterion in self.side_criteria.values():
+            if isinstance(criterion, ConceptSupervision):
+                return criterion.criterion
+        return None
 
     def forward(self, batched_inputs: list[dict[str, Any]]):
         criteria = list(self.side_criteria.values()) if self.training else []
@@ -125,7 +128,7 @@ def supervise(
         "__doc__": f":class:`{meta_arch_class.__name__}`, supervised: see :func:`sgr.supervise`.",
     }
     name = f"Concept{meta_arch_class.__name__}"
-    return type(meta_arch_class)(name, (Supervised, meta_arch_class), attributes)
+    return type(name, (Supervised, meta_arch_class), attributes)
 
 
 # Concept losses are what a config asks for by default.
@@ -155,11 +158,9 @@ def _regions_to_show(
 ) -> dict[str, ConceptRegions]:
     """The coarsest regions of each kind, by their key in an image's output."""
     check_has_regions(model, "set TEST.TOKENS.ENABLED to False")
-    reasoned, queries = [], []
-    for name, regions in record.items():
-        from_reasoning = isinstance(model.get_submodule(name), ReasoningModule)
-        (reasoned if from_reasoning else queries).append(regions)
-    found = [
-        max(kind, key=lambda regions: regions.stride or 0) for kind in (reasoned, queries) if kind
-    ]
-    return dict(zip(("concept_regions", "query_regions"), found))
+    coarsest: dict[bool, ConceptRegions] = {}
+    for name, regions in sorted(record.items(), key=lambda item: -(item[1].stride or 0)):
+        is_query = not isinstance(model.get_submodule(name), ReasoningModule)
+        coarsest.setdefault(is_query, regions)
+    kinds = [coarsest[is_query] for is_query in (False, True) if is_query in coarsest]
+    return dict(zip(("concept_regions", "query_regions"), kinds))

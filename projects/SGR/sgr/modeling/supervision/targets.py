@@ -15,15 +15,15 @@ __all__ = ["ComponentTargets", "component_targets"]
 class ComponentTargets(NamedTuple):
     """Components of a batch, averaged over the cells.
 
-    Losses over cells, weighted by ``weights``, equal those over the pixels that carry a label with
-    every region repeated over the pixels of its cells, because a region is constant on a cell.
+    A region is constant on a cell. Therefore losses over cells, weighted by ``weights``, equal
+    losses over the labelled pixels, with every region repeated over the pixels of its cells.
 
     Attributes:
         masks: (B, C, N) share of a cell's labelled pixels that belong to the component, in [0, 1];
             N = h * w cells, C the largest number of components in the batch.
-        weights: (B, N) share of a cell's pixels that carry a label, in [0, 1]. Pixels that are
-            ignored, that lie in dropped components or in the padding carry none.
-        counts: components of each image, on the host; the masks beyond are zero.
+        weights: (B, N) share of a cell's pixels that carry a label, in [0, 1]. Ignored pixels, and
+            those of dropped components and of the padding, carry none.
+        counts: components of each image, on the host. The masks beyond them are zero.
     """
 
     masks: Tensor
@@ -40,16 +40,16 @@ def component_targets(
 ) -> ComponentTargets:
     """Average component maps over cells of ``stride`` x ``stride`` pixels.
 
-    One scatter-add over the pixels of the batch, O(pixels + B * C * N) memory; no full-size masks
-    and, with pinned or device maps, no wait for the device.
+    It takes one scatter-add over the pixels of the batch and O(pixels + B * C * N) memory, without
+    full-size masks. With maps on the device, or pinned, nothing waits for the device.
 
     Args:
-        component_maps: for each image an integer map (H, W): index of the pixel's component, or
-            -1 for none. Sizes may differ; all fit in the grid.
+        component_maps: for each image (H, W) integers: index of the pixel's component, or -1. The
+            images may differ in size, but must fit in the grid.
         counts: number of components of each image.
         grid: (h, w).
         stride: pixels per cell.
-        device: where the targets shall be.
+        device: the device of the targets.
 
     Raises:
         ValueError: if a map is larger than the grid covers.
