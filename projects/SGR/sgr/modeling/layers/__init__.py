@@ -1,1 +1,1 @@
-"""Parts that several models share; they need PyTorch only, unless they say otherwise."""
+"""Parts that several models share. They need PyTorch only, except :mod:`.conv`."""

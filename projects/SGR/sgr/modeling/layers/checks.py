@@ -22,22 +22,25 @@ def find_registered(registry: Registry, name: str, key: str) -> Any:
 
 
 def check_at_least_one(key: str, value: int) -> None:
-    """Raise a ValueError that names the config's ``key`` if ``value`` is below 1."""
+    """Raise a ValueError that names the config's ``key`` if its ``value`` is below 1."""
     if value < 1:
         raise ValueError(f"{key} must be at least 1, got {value}")
 
 
 def check_num_classes(num_classes: int) -> None:
-    """Raise a ValueError if a head has no class, as in a config that leaves them to the data."""
+    """Raise a ValueError if a head has no class.
+
+    A config may have 0 classes to take their number from the data.
+    """
     if num_classes < 0:
         raise ValueError(
             f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}; it must be at least 1, or 0 to take "
-            "it from the data"
+            "the number from the data"
         )
     if num_classes == 0:
         raise ValueError(
-            "MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0, to be taken from the data, but "
-            "DATASETS.TRAIN and TEST name none that have classes: name yours there (see "
+            "MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0, which takes the number from the data, but "
+            "DATASETS.TRAIN and TEST name no dataset that has classes: name yours there (see "
             "docs/your_data.md), or set the number"
         )
 
@@ -45,7 +48,7 @@ def check_num_classes(num_classes: int) -> None:
 def check_heads(
     num_heads: int, embed_dim: int, heads_key: str = "num_heads", dim_key: str = "embed_dim"
 ) -> None:
-    """Raise a ValueError that names both keys unless the heads share the channels evenly."""
+    """Raise a ValueError that names both keys unless ``num_heads`` divides ``embed_dim``."""
     if num_heads < 1 or embed_dim % num_heads:
         raise ValueError(
             f"{num_heads} heads ({heads_key}) do not divide {embed_dim} channels ({dim_key}) evenly"

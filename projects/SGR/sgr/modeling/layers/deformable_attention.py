@@ -1,6 +1,6 @@
 """Multi-scale deformable attention (Zhu et al., "Deformable DETR", Sec. 4.1) as a module.
 
-The sampling itself, which takes nearly all of the time, is in :mod:`.deformable_sampling`.
+:mod:`.deformable_sampling` has the sampling, which takes nearly all of the time.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ __all__ = ["DeformableAttention"]
 class DeformableAttention(nn.Module):
     """Attention of each query to a few learned points around its place, in maps of several sizes.
 
-    Offsets of the points and weights are linear functions of the query. At the start all weights
-    are equal; each head looks in a direction of its own, its points 1, 2, ... cells away.
-    Parameter names are those of Mask2Former.
+    The offsets of the points and their weights are linear functions of the query. At the start all
+    weights are equal, and each head looks in a direction of its own: its points are 1, 2, ... cells
+    away. Parameter names are those of Mask2Former.
 
     Args:
         embed_dim: C, channels of queries and maps.
         num_levels: L, maps.
-        num_heads: M; must divide C.
+        num_heads: M, a divisor of C.
         num_points: P, points per head and map, at least 1.
 
     Raises:
-        ValueError: ``num_heads`` does not divide ``embed_dim``, or there are no points.
+        ValueError: ``num_heads`` does not divide ``embed_dim``, or there is no point.
     """
 
     def __init__(
@@ -70,13 +70,16 @@ class DeformableAttention(nn.Module):
         """
         Args:
             query: (B, N, C).
-            reference_points: (B or 1, N, 2) places (x, y) of the queries, relative to the maps'
-                sizes as in :func:`multi_scale_deformable_attention`.
+            reference_points: (B or 1, N, 2) places (x, y) of the queries, relative to the size of
+                a map as in :func:`multi_scale_deformable_attention`.
             maps: (B, S, C) cells of all maps, one map after the other, rows first.
             spatial_shapes: (h_l, w_l) of the L maps.
 
         Returns:
             (B, N, C).
+
+        Raises:
+            ValueError: there are not L maps.
         """
         if len(spatial_shapes) != self.num_levels:
             raise ValueError(f"made for {self.num_levels} maps, got {len(spatial_shapes)}")

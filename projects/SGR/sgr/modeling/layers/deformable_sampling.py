@@ -1,10 +1,13 @@
-"""Multi-scale deformable attention (Zhu et al., "Deformable DETR", Sec. 4.1) in plain PyTorch.
+"""The sampling of multi-scale deformable attention (Zhu et al., "Deformable DETR", Sec. 4.1).
 
-Each query reads a few points of every feature map and sums what it reads, weighted. Bilinear
-interpolation is a weighted sum as well, of the four cells around a point; so the whole reading is
-one sparse matrix, of ``4 * levels * points`` entries per row, times the table of all cells. That
-product is what ``embedding_bag`` computes without ever holding the cells it reads, and its
-gradients are products with the same matrix.
+It is plain PyTorch. The literal version is
+tools/benchmarks/deformable_attention.py:literal_deformable_attention.
+
+Each query reads a few points of every feature map and sums what it reads with weights. Bilinear
+interpolation is a weighted sum too: of the four cells around a point. So the whole sampling is the
+product of a sparse matrix, with ``4 * levels * points`` entries per row, and a table of all cells.
+``embedding_bag`` computes this product without a copy of the cells that it reads. The gradients are
+products with the same matrix.
 """
 
 from __future__ import annotations
@@ -28,23 +31,26 @@ _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compil
 def multi_scale_deformable_attention(
     value: Tensor, spatial_shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
-    """Read feature maps of several sizes at given points and sum what was read, weighted.
+    """Read feature maps of several sizes at given points, and sum what was read with weights.
 
-    For query n and head m: ``sum over l, p of weight[n, m, l, p] * map_l(location[n, m, l, p])``,
-    where a map is interpolated bilinearly and is zero outside.
+    For query n and head m the result is ``sum over l, p of weight[n, m, l, p] * map_l(location[n,
+    m, l, p])``. A map is interpolated bilinearly and is zero outside.
 
-    Locations and sums are in float32 if the inputs are of half precision. The gradients are exact,
-    and cannot be differentiated once more. Beside inputs and output the memory is that of a few
-    arrays of B * N * M * L * P numbers forward, of about twenty backward, and of a float32 copy of
-    the maps with zeros around and beside them (1.4 times ``value``'s elements for strides 8, 16 and
-    32), of two such tables backward. What the points read (D numbers each) is never held, and only
-    the inputs are kept for the backward pass. While a model is exported, and on devices other than
-    CPUs and CUDA's, ``grid_sample`` reads the maps level by level: slower, but known to ONNX.
+    Locations and sums are in float32 if the inputs are in half precision. The gradients are exact.
+    They cannot be differentiated again.
+
+    Memory, beside inputs and output: forward, a few arrays of B * N * M * L * P numbers and one
+    float32 copy of the maps with zeros around them (for strides 8, 16 and 32 it has 1.4 times the
+    elements of ``value``); backward, about twenty such arrays and two such copies. What the points
+    read, D numbers each, is never stored. Only the inputs are kept for the backward pass.
+
+    While a model is exported, and on devices other than CPUs and CUDA's, ``grid_sample`` reads the
+    maps level by level. That is slower, but ONNX knows it.
 
     Args:
         value: (B, S, M, D) cells of all maps, one map after the other, rows first; M heads of D
             channels; S is the sum of h_l * w_l.
-        spatial_shapes: (h_l, w_l) of the L maps.
+        spatial_shapes: (h_l, w_l) of each of the L maps.
         sampling_locations: (B, N, M, L, P, 2) points (x, y) relative to the map's size: (0, 0) is
             the corner of the first cell, (1, 1) that of the last one.
         attention_weights: (B, N, M, L, P).
@@ -60,14 +66,15 @@ def multi_scale_deformable_attention(
     inputs = value, sampling_locations, attention_weights
     if _is_exporting() or value.device.type not in ("cpu", "cuda"):
         return _read_by_grid_sample(*inputs, spatial_shapes)
-    needs_gradients = torch.is_grad_enabled() and any(each.requires_grad for each in inputs)
-    if needs_gradients and not torch.jit.is_tracing():  # a trace, to count operations, is forward
+    needs_gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+    if needs_gradients and not torch.jit.is_tracing():  # traces count forward operations
         return _ReadPoints.apply(*inputs, spatial_shapes)
     return _read_points(*inputs, spatial_shapes)
 
 
 def sizes_of(spatial_shapes: Shapes, like: Tensor) -> Tensor:
-    """(L, 2) widths and heights, without the synchronisation that copying a list to a GPU takes."""
+    """Make (L, 2) widths and heights of the type and device of ``like``."""
+    # Copying a list to a GPU would wait for the GPU.
     sizes = [size for height, width in spatial_shapes for size in (width, height)]
     return torch.cat([like.new_full((1,), size) for size in sizes]).view(-1, 2)
 
@@ -75,10 +82,12 @@ def sizes_of(spatial_shapes: Shapes, like: Tensor) -> Tensor:
 class _Canvas(NamedTuple):
     """Where the maps lie in one picture: below each other, with zeros around each.
 
-    Two rows and columns of zeros before a map, and two behind it, let a point that lies anywhere
-    outside be moved to where all four cells around it are zero; so none needs a check. The two
-    behind are those before the next map and, cells being counted through, the next row. As all
-    rows are of one length, the four cells lie at the same distances in every map.
+    There are two rows and columns of zeros before a map and two behind it. A point outside of the
+    map is moved to a place where all four cells around it are zero. So no point needs a check.
+
+    The zeros behind a map are shared: its last rows with the next map, and its last columns with
+    the beginning of the next row, because cells are counted row after row. All rows have one
+    length. So the distances between the four cells of a point are the same in every map.
 
     Attributes:
         tops: first row of the zeros before each map.
@@ -99,23 +108,26 @@ class _Canvas(NamedTuple):
         return cls(tops, rows + 3, max(width for _, width in spatial_shapes) + 2)
 
     def maps(self, picture: Tensor, spatial_shapes: Shapes) -> list[Tensor]:
-        """Views of the maps in a picture (B, M, rows, columns, D), each (B, h_l, w_l, M, D)."""
+        """Give (B, h_l, w_l, M, D) views of the maps in a picture (B, M, rows, columns, D)."""
         return [
             picture[:, :, top + 2 : top + 2 + height, 2 : 2 + width].permute(0, 2, 3, 1, 4)
             for top, (height, width) in zip(self.tops, spatial_shapes)
         ]
 
     def corners(self) -> tuple[int, int, int, int]:
-        """How far the cells around a point are from the first: that, right, below, below right."""
+        """Give the distances from a point's first cell to all four.
+
+        The order is the first cell itself, then right, below and below right.
+        """
         return 0, 1, self.columns, self.columns + 1
 
 
 class _Points(NamedTuple):
-    """Sampling points, a row for each (image, query, head): (B * N * M, L * P).
+    """Sampling points as arrays (B * N * M, L * P), with a row for each image, query and head.
 
     Attributes:
-        cell: index of the upper left of the four cells around a point in the table of all cells.
-        x, y: what lies between the centre of that cell and the point, in [0, 1].
+        cell: index, in the table of all cells, of the upper left of the four cells around a point.
+        x, y: distance from the centre of that cell to the point, in cells, in [0, 1].
     """
 
     cell: Tensor
@@ -124,7 +136,7 @@ class _Points(NamedTuple):
 
 
 def _paint(value: Tensor, spatial_shapes: Shapes, canvas: _Canvas, dtype: torch.dtype) -> Tensor:
-    """(B, S, M, D) maps -> (B * M * rows * columns, D), a table of the cells of all pictures."""
+    """Turn (B, S, M, D) maps into (B * M * rows * columns, D), the cells of all pictures."""
     batch, _, heads, channels = value.shape
     size = (batch, heads, canvas.rows, canvas.columns, channels)
     picture = torch.zeros(size, dtype=dtype, device=value.device)
@@ -139,7 +151,7 @@ def _paint(value: Tensor, spatial_shapes: Shapes, canvas: _Canvas, dtype: torch.
 def _locate(
     locations: Tensor, spatial_shapes: Shapes, canvas: _Canvas, dtype: torch.dtype
 ) -> _Points:
-    """(B, N, M, L, P, 2) relative locations -> points on the canvas."""
+    """Turn (B, N, M, L, P, 2) relative locations into points on the canvas."""
     batch, queries, heads, levels, points, _ = locations.shape
     size_of_rows = (batch * queries * heads, levels * points)
     device = locations.device
@@ -151,7 +163,7 @@ def _locate(
         size = sizes[..., axis]
         at = torch.addcmul(first, locations[..., axis], size)
         at = torch.minimum(at.clamp_(min=0), size + 2)
-        # The index of a NaN must be one of the table; its fraction stays NaN and spoils the result.
+        # A NaN gets a valid index. Its fraction stays NaN and makes the result NaN.
         cell = at.floor().nan_to_num_()
         fractions.append(at.sub_(cell).reshape(size_of_rows))
         cells.append(cell.to(_index_dtype(locations, canvas)))
@@ -164,14 +176,14 @@ def _locate(
 
 
 def _index_dtype(locations: Tensor, canvas: _Canvas) -> torch.dtype:
-    """32 bits where they can number all cells and the four entries of all points."""
+    """Choose 32 bits if they can number all cells and the four entries of all points."""
     batch, _, heads = locations.shape[:3]
     largest = max(batch * heads * canvas.rows * canvas.columns, 2 * locations.numel())
     return torch.int32 if largest < 2**31 else torch.int64
 
 
 def _shares(weights: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What of each point's weight falls to the four cells around it, in :meth:`corners`' order."""
+    """Split each point's weight among the four cells around it, in the order of ``corners``."""
     below = weights * y
     above = weights - below
     above_right, below_right = above * x, below * x
@@ -179,19 +191,19 @@ def _shares(weights: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 def _weighted_sums(table: Tensor, index: Tensor, weights: Tensor, offsets=None) -> Tensor:
-    """Sums of rows of a table: (rows, D) table -> (bags, D), see ``F.embedding_bag``."""
+    """Sum rows of a (rows, D) table to (bags, D) with weights, see ``F.embedding_bag``."""
     return F.embedding_bag(index, table, offsets, mode="sum", per_sample_weights=weights)
 
 
 @torch.no_grad()
 def _read_points(value: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
-    """:func:`multi_scale_deformable_attention` without gradients."""
+    """Compute :func:`multi_scale_deformable_attention` without gradients."""
     canvas = _Canvas.of(shapes)
     dtype = torch.promote_types(value.dtype, torch.float32)
     table = _paint(value, shapes, canvas, dtype)
     cell, x, y = _locate(locations, shapes, canvas, dtype)
     shares = _shares(weights.to(dtype).reshape(cell.shape), x, y)
-    # Shifting the table by a corner's distance saves indices for each corner.
+    # A table that is shifted by a corner's distance needs no new indices for that corner.
     total = _weighted_sums(table, cell, shares[0])
     for distance, share in zip(canvas.corners()[1:], shares[1:]):
         total += _weighted_sums(table[distance:], cell, share)
@@ -200,7 +212,7 @@ def _read_points(value: Tensor, locations: Tensor, weights: Tensor, shapes: Shap
 
 
 class _ReadPoints(torch.autograd.Function):
-    """:func:`_read_points`, which keeps nothing but its inputs for the gradients."""
+    """:func:`_read_points` with gradients. It keeps only its inputs for the backward pass."""
 
     @staticmethod
     def forward(
@@ -219,7 +231,7 @@ class _ReadPoints(torch.autograd.Function):
         dtype = torch.promote_types(value.dtype, torch.float32)
         points = _locate(locations, ctx.shapes, canvas, dtype)
         flat_weights = weights.to(dtype).reshape(points.cell.shape)
-        # A row of D numbers for each (image, query, head), as the points have them.
+        # D numbers for each row of the points.
         channels = value.shape[-1]
         gradient = gradient.to(dtype).reshape(len(points.cell), channels).contiguous()
         of_value = of_locations = of_weights = None
@@ -237,7 +249,7 @@ class _ReadPoints(torch.autograd.Function):
             picture = _gradient_of_table(
                 gradient, flat_weights, points, canvas, batch * heads * canvas.rows
             ).view(batch, heads, canvas.rows, canvas.columns, channels)
-            maps = [each.flatten(1, 2) for each in canvas.maps(picture, ctx.shapes)]
+            maps = [view.flatten(1, 2) for view in canvas.maps(picture, ctx.shapes)]
             of_value = torch.cat(maps, dim=1).to(value.dtype)
         return of_value, of_locations, of_weights, None
 
@@ -245,21 +257,25 @@ class _ReadPoints(torch.autograd.Function):
 def _gradients_of_points(
     gradient: Tensor, table: Tensor, points: _Points, canvas: _Canvas
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What the loss gains as a point moves, per unit of weight, and as its weight grows.
+    """Compute the gradients of the points' places and weights.
 
     Args:
-        gradient: (B * N * M, D) of the output.
-        table: of all cells.
+        gradient: (B * N * M, D) gradient of the output.
+        table: the table of all cells.
 
     Returns:
-        By x, by y (in cells) and by the weight, like ``points.cell``.
+        Three arrays of the shape of ``points.cell``: the derivatives by x and by y, in cells and
+        for a weight of 1, and the derivative by the weight.
     """
     distances = [points.cell.new_full((1,), distance) for distance in canvas.corners()]
     index = points.cell[:, None] + torch.cat(distances)[:, None]  # (B * N * M, 4, L * P)
     rows, entries = len(index), index.shape[1] * index.shape[2]
     bags = torch.arange(rows, device=index.device, dtype=index.dtype)
-    # The product of the gradient and each cell that is read. PyTorch has this only as the gradient
-    # of embedding_bag's weights; made of public operations it would hold all the cells.
+    # The scalar products of the gradient with each cell that is read. PyTorch has no public
+    # operator for them. Public ways make forward and backward longer: 1.2 times by autograd
+    # of F.embedding_bag, which computes its sums once more for nothing, and 1.5 times by
+    # index_select and bmm of the best number of rows at a time (one CPU core, sizes of
+    # ``tools/benchmark.py deformable-attention``).
     products = torch.ops.aten._embedding_bag_per_sample_weights_backward(
         gradient,
         table,
@@ -279,20 +295,21 @@ def _gradients_of_points(
 def _gradient_of_table(
     gradient: Tensor, weights: Tensor, points: _Points, canvas: _Canvas, rows: int
 ) -> Tensor:
-    """(B * N * M, D) gradient of the output -> (rows * columns, D) of the table of all cells.
+    """Turn the (B * N * M, D) gradient of the output into that of the table, (cells, D).
 
-    The matrix transposed: the points are sorted by cell, and each cell sums the gradients of the
-    queries that have read it. No two threads write to one place, and results are reproducible.
+    This is the product with the transposed matrix. The points are sorted by cell, and each cell
+    sums the gradients of the queries that have read it. No two threads write to one place, so the
+    result is reproducible.
     """
     per_row = points.cell.shape[1]
     cell, order = points.cell.flatten().sort()
     cells = torch.arange(rows * canvas.columns, device=cell.device, dtype=cell.dtype)
     offsets = torch.searchsorted(cell, cells).to(cell.dtype)
     reader = order.div(per_row, rounding_mode="floor").to(cell.dtype)
-    weights, x, y = (each.flatten()[order] for each in (weights, points.x, points.y))
+    weights, x, y = (array.flatten()[order] for array in (weights, points.x, points.y))
     total = gradient.new_zeros(len(cells), gradient.shape[1])
     for distance, share in zip(canvas.corners(), _shares(weights, x, y)):
-        # No point has its first cell so near the end that its others lie behind it.
+        # The zeros at the end keep the other three cells of every point inside of the table.
         sums = _weighted_sums(gradient, reader, share, offsets[: len(cells) - distance])
         total[distance:] += sums
     return total
@@ -301,22 +318,22 @@ def _gradient_of_table(
 def _read_by_grid_sample(
     value: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes
 ) -> Tensor:
-    """:func:`multi_scale_deformable_attention` level by level, of operations that ONNX has."""
+    """Compute :func:`multi_scale_deformable_attention` level by level with operators of ONNX."""
     dtype = torch.promote_types(value.dtype, torch.float32)
     cells = value.to(dtype).split([height * width for height, width in shapes], dim=1)
     grids = (2 * locations.to(dtype) - 1).transpose(1, 2).flatten(0, 1).unbind(dim=2)
     weights = weights.to(dtype).transpose(1, 2).flatten(0, 1)[:, None].unbind(dim=3)
     total = 0
     for level, shape in enumerate(shapes):
-        each = cells[level].permute(0, 2, 3, 1).flatten(0, 1).unflatten(-1, shape)
-        read = F.grid_sample(each, grids[level], align_corners=False)  # (B * M, D, N, P)
+        feature_map = cells[level].permute(0, 2, 3, 1).flatten(0, 1).unflatten(-1, shape)
+        read = F.grid_sample(feature_map, grids[level], align_corners=False)  # (B * M, D, N, P)
         total = total + (read * weights[level]).sum(dim=-1)
     total = total.unflatten(0, value.shape[:3:2]).flatten(1, 2)  # (B, M * D, N)
     return total.transpose(1, 2).to(value.dtype)
 
 
 def _check_shapes(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> None:
-    """Raise ValueError unless the arguments of the public function fit each other."""
+    """Raise a ValueError unless the arguments of the public function fit each other."""
     if value.dim() != 4 or locations.dim() != 6:
         raise ValueError(
             "value must be (B, S, heads, D) and sampling_locations (B, N, heads, L, P, 2), "

@@ -1,4 +1,4 @@
-"""Focal and dice loss, as the matchers and criteria of masks and of concept regions share them."""
+"""Focal and dice loss, which the losses of masks and of concept regions share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["dice_loss", "focal_terms", "mean_over_workers"]
 def focal_terms(
     log_inside: Tensor, log_outside: Tensor, alpha: float, gamma: float
 ) -> tuple[Tensor, Tensor]:
-    """Focal loss of a probability p for target 1 and for target 0.
+    """Compute the focal loss of a probability p for target 1 and for target 0.
 
     Args:
         log_inside: log p.
@@ -20,8 +20,9 @@ def focal_terms(
         gamma: exponent of the focusing factor.
 
     Returns:
-        ``-alpha (1 - p)^gamma log p`` and ``-(1 - alpha) p^gamma log(1 - p)``. For a target in
-        [0, 1] mix them linearly: that is the mean over the pixels of a cell.
+        ``-alpha (1 - p)^gamma log p`` and ``-(1 - alpha) p^gamma log(1 - p)``. For a target t in
+        [0, 1] the loss is t times the first plus 1 - t times the second: the mean over the pixels
+        of a cell.
     """
     inside = -alpha * (gamma * log_outside).exp() * log_inside
     outside = -(1 - alpha) * (gamma * log_inside).exp() * log_outside
@@ -29,12 +30,22 @@ def focal_terms(
 
 
 def dice_loss(intersection: Tensor, mass: Tensor, area: Tensor) -> Tensor:
-    """``1 - (2 intersection + 1) / (mass + area + 1)``, masses in cells; the 1 keeps 0 / 0 out."""
+    """Compute ``1 - (2 intersection + 1) / (mass + area + 1)``.
+
+    Args:
+        intersection: sum over the cells of prediction times target.
+        mass: sum of the prediction.
+        area: sum of the target.
+    """
+    # Adding 1 avoids 0 / 0.
     return 1 - (2 * intersection + 1) / (mass + area + 1)
 
 
 def mean_over_workers(number: float, device: torch.device) -> Tensor:
-    """Mean of a number over all workers, a scalar on ``device``; all of them must call it."""
+    """Compute the mean of a number over the workers of a distributed training.
+
+    All workers must call it. The result is a scalar on ``device``.
+    """
     value = torch.full((), float(number), device=device)
     if distributed.is_available() and distributed.is_initialized():
         distributed.all_reduce(value)

@@ -1,4 +1,4 @@
-"""Maps of an image that are computed a strip of rows at a time, so that none is full-size."""
+"""Maps that are computed a strip of rows at a time, so that no full-size map is needed."""
 
 from __future__ import annotations
 
@@ -12,27 +12,26 @@ from torch.nn import functional as F
 
 __all__ = ["STRIP_ELEMENTS", "Strips"]
 
-# Elements of a strip's largest tensor; a few such tensors exist at a time. In float32 16 MiB, the
-# largest of the fast sizes: on a CPU 1 to 16 MiB take the same time and 64 MiB up to twice as much,
-# because the allocator asks the system for such blocks anew each time; on a GPU fewer strips are
-# fewer launches.
+# Elements of a strip's largest tensor. A few such tensors exist at a time. In float32 each takes
+# 16 MiB, which is the largest of the fast sizes. On a CPU 1 to 16 MiB take the same time. 64 MiB
+# take up to twice as long, because the allocator asks the system for such blocks again each time.
+# On a GPU fewer strips mean fewer launches.
 STRIP_ELEMENTS = 4 * 2**20
 
 
 @dataclass(frozen=True)
 class Strips:
-    """A (C, H, W) map, of which strips of rows are computed when they are asked for.
+    """A (C, H, W) map whose strips of rows are computed on demand.
 
-    :meth:`of` makes one of a tensor; the other methods add steps. Iteration goes through the map
-    from top to bottom, as pairs of a slice of the rows and the (C, rows, W) tensor, in strips of
-    about ``STRIP_ELEMENTS`` elements. Nothing is kept, so every pass computes the map again; and
-    nothing waits for the device.
+    :meth:`of` wraps a tensor. The other methods add steps. Iteration goes from top to bottom and
+    gives pairs: a slice of rows, and the (C, rows, W) tensor of about ``STRIP_ELEMENTS`` elements.
+    Nothing is kept, so every iteration computes the map again. Nothing waits for the device.
 
     Attributes:
         shape: (C, H, W).
         rows: ``rows(start, stop)`` computes the (C, stop - start, W) tensor of these rows. It may
-            be a view of somebody's data.
-        row_elements: elements that a row takes in the largest tensor on the way to it.
+            be a view of the original data.
+        row_elements: elements per row of the largest tensor that the steps make.
         dtype, device: of the tensors.
     """
 
@@ -44,7 +43,7 @@ class Strips:
 
     @classmethod
     def of(cls, tensor: Tensor) -> Strips:
-        """The strips of a (C, H, W) floating-point tensor."""
+        """Wrap a (C, H, W) floating-point tensor."""
         channels, height, width = tensor.shape
         return cls(
             shape=(channels, height, width),
@@ -55,7 +54,7 @@ class Strips:
         )
 
     def select(self, channels: Tensor) -> Strips:
-        """The channels of these indices (N,), copied strip by strip."""
+        """Take the channels of these (N,) indices; they are copied strip by strip."""
         return Strips(
             shape=(len(channels), *self.shape[1:]),
             rows=lambda start, stop: self.rows(start, stop)[channels],
@@ -65,7 +64,7 @@ class Strips:
         )
 
     def crop(self, height: int, width: int) -> Strips:
-        """The upper left part."""
+        """Take the upper left part."""
         return Strips(
             shape=(self.shape[0], height, width),
             rows=lambda start, stop: self.rows(start, stop)[:, :, :width],
@@ -75,7 +74,7 @@ class Strips:
         )
 
     def apply(self, function: Callable[[Tensor], Tensor], *, channels: int) -> Strips:
-        """The map that ``function``, (C, h, W) -> (channels, h, W), makes of each strip."""
+        """Apply a function (C, h, W) -> (channels, h, W) to each strip."""
         _, height, width = self.shape
         return Strips(
             shape=(channels, height, width),
@@ -86,16 +85,16 @@ class Strips:
         )
 
     def resize(self, height: int, width: int) -> Strips:
-        """The map resized bilinearly, as by ``F.interpolate`` without ``align_corners``.
+        """Resize the map bilinearly, as ``F.interpolate`` does without ``align_corners``.
 
-        A strip computes no more of this map than the rows that it reads. Where strips meet, up to
-        two of these rows are computed for both.
+        A strip of the result computes only the rows of this map that it reads. Where two strips
+        meet, up to two of these rows are computed twice.
         """
         channels, old_height, old_width = self.shape
         if (height, width) == (old_height, old_width):
             return self
         upper, weight = _rows_read(old_height, height)
-        first = upper.tolist()  # on the CPU: nobody waits
+        first = upper.tolist()  # on the CPU, so nothing waits for a GPU
         upper, weight = upper.to(self.device), weight.to(self.device, self.dtype)
 
         def rows(start: int, stop: int) -> Tensor:
@@ -103,7 +102,7 @@ class Strips:
             above = upper[start:stop] - begin
             below = (above + 1).clamp(max=end - begin - 1)
             source = self.rows(begin, end)
-            # Rows first: that is on the narrower map where maps grow, as those of masks do.
+            # Rows first: masks grow, and before the columns grow the map is narrower.
             source = torch.lerp(source[:, above], source[:, below], weight[start:stop, None])
             return F.interpolate(
                 source[:, None], (stop - start, width), mode="bilinear", align_corners=False
@@ -126,12 +125,12 @@ class Strips:
 
 
 def _rows_read(old_height: int, height: int) -> tuple[Tensor, Tensor]:
-    """Where the rows of a bilinear resize lie between those that they are made of.
+    """Find the two rows that each row of a bilinear resize reads.
 
     Returns:
-        (height,) int64, the upper one of the two rows read; and (height,) float32, the weight of
-        the lower one, which is the next row or, at the lower border, the same. In float32, in
-        which ``F.interpolate`` computes them.
+        (height,) int64 indices of the upper row, and (height,) float32 weights of the lower row.
+        The lower row is the next one or, at the lower border, the same. ``F.interpolate`` computes
+        the weights in float32 too.
     """
     scale = torch.tensor(old_height, dtype=torch.float32) / height
     position = scale * (torch.arange(height, dtype=torch.float32) + 0.5) - 0.5

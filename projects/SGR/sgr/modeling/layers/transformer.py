@@ -1,7 +1,7 @@
 """Transformer encoder and decoder whose attention sees position embeddings in every layer.
 
-Unlike ``torch.nn.Transformer``, positions are added to queries and keys, never to values, so they
-steer where attention looks but do not end up in the features. Parameter names are those of DETR and
+In contrast to ``torch.nn.Transformer``, positions are added to queries and keys, but never to
+values. So they guide attention but do not enter the features. Parameter names are those of DETR and
 MaskFormer. Token sequences are batch first: (B, N, D).
 """
 
@@ -24,16 +24,10 @@ __all__ = [
 ]
 
 
-class TransformerEncoderLayer(nn.Module):
-    """Self-attention and a feed-forward block, each with a residual.
+class _Layer(nn.Module):
+    """What layers of the encoder and of the decoder have in common."""
 
-    Args:
-        embed_dim: D, channels of a token.
-        num_heads: attention heads; must divide D.
-        feedforward_dim: hidden channels of the feed-forward block.
-        dropout: probability, in attention and before each residual sum.
-        pre_norm: normalise each block's input instead of the sum after it.
-    """
+    reads_memory = False
 
     def __init__(
         self,
@@ -45,12 +39,38 @@ class TransformerEncoderLayer(nn.Module):
     ):
         super().__init__()
         self.self_attn = nn.MultiheadAttention(embed_dim, num_heads, dropout, batch_first=True)
+        if self.reads_memory:
+            self.multihead_attn = nn.MultiheadAttention(
+                embed_dim, num_heads, dropout, batch_first=True
+            )
         self.linear1 = nn.Linear(embed_dim, feedforward_dim)
         self.linear2 = nn.Linear(feedforward_dim, embed_dim)
         self.norm1 = nn.LayerNorm(embed_dim)
         self.norm2 = nn.LayerNorm(embed_dim)
+        if self.reads_memory:
+            self.norm3 = nn.LayerNorm(embed_dim)
         self.dropout = nn.Dropout(dropout)
         self.pre_norm = pre_norm
+
+    def _attend_self(self, tokens: Tensor, position: Tensor) -> Tensor:
+        at = tokens + position
+        return self.dropout(self.self_attn(at, at, tokens, need_weights=False)[0])
+
+    def _feed_forward(self, tokens: Tensor) -> Tensor:
+        hidden = self.dropout(F.relu(self.linear1(tokens)))
+        return self.dropout(self.linear2(hidden))
+
+
+class TransformerEncoderLayer(_Layer):
+    """Self-attention and a feed-forward block, each with a residual.
+
+    Args:
+        embed_dim: D, channels of a token.
+        num_heads: attention heads, a divisor of D.
+        feedforward_dim: hidden channels of the feed-forward block.
+        dropout: probability, in attention and before each residual sum.
+        pre_norm: normalise each block's input instead of the sum after it.
+    """
 
     def forward(self, tokens: Tensor, position: Tensor) -> Tensor:
         """
@@ -62,44 +82,19 @@ class TransformerEncoderLayer(nn.Module):
             (B, N, D).
         """
         if self.pre_norm:
-            tokens = tokens + self._attend(self.norm1(tokens), position)
+            tokens = tokens + self._attend_self(self.norm1(tokens), position)
             return tokens + self._feed_forward(self.norm2(tokens))
-        tokens = self.norm1(tokens + self._attend(tokens, position))
+        tokens = self.norm1(tokens + self._attend_self(tokens, position))
         return self.norm2(tokens + self._feed_forward(tokens))
 
-    def _attend(self, tokens: Tensor, position: Tensor) -> Tensor:
-        at = tokens + position
-        return self.dropout(self.self_attn(at, at, tokens, need_weights=False)[0])
 
-    def _feed_forward(self, tokens: Tensor) -> Tensor:
-        hidden = self.dropout(F.relu(self.linear1(tokens)))
-        return self.dropout(self.linear2(hidden))
-
-
-class TransformerDecoderLayer(nn.Module):
+class TransformerDecoderLayer(_Layer):
     """Self-attention between queries, attention to the memory, and a feed-forward block.
 
     Args: as for :class:`TransformerEncoderLayer`.
     """
 
-    def __init__(
-        self,
-        embed_dim: int,
-        num_heads: int,
-        feedforward_dim: int = 2048,
-        dropout: float = 0.1,
-        pre_norm: bool = False,
-    ):
-        super().__init__()
-        self.self_attn = nn.MultiheadAttention(embed_dim, num_heads, dropout, batch_first=True)
-        self.multihead_attn = nn.MultiheadAttention(embed_dim, num_heads, dropout, batch_first=True)
-        self.linear1 = nn.Linear(embed_dim, feedforward_dim)
-        self.linear2 = nn.Linear(feedforward_dim, embed_dim)
-        self.norm1 = nn.LayerNorm(embed_dim)
-        self.norm2 = nn.LayerNorm(embed_dim)
-        self.norm3 = nn.LayerNorm(embed_dim)
-        self.dropout = nn.Dropout(dropout)
-        self.pre_norm = pre_norm
+    reads_memory = True
 
     def forward(
         self, queries: Tensor, memory: Tensor, query_position: Tensor, memory_key: Tensor
@@ -108,9 +103,9 @@ class TransformerDecoderLayer(nn.Module):
         Args:
             queries: (B, Q, D).
             memory: (B, N, D) what the queries read.
-            query_position: (B or 1, Q, D) embedding added to the queries where they attend.
-            memory_key: (B, N, D) the memory with its position embedding added; the same for all
-                layers, so the caller adds it once.
+            query_position: (B or 1, Q, D) embedding added to the queries in both attentions.
+            memory_key: (B, N, D) sum of the memory and its position embedding. It is the same for
+                all layers, so the caller computes it once.
 
         Returns:
             (B, Q, D).
@@ -127,27 +122,19 @@ class TransformerDecoderLayer(nn.Module):
         )
         return self.norm3(queries + self._feed_forward(queries))
 
-    def _attend_self(self, queries: Tensor, position: Tensor) -> Tensor:
-        at = queries + position
-        return self.dropout(self.self_attn(at, at, queries, need_weights=False)[0])
-
     def _attend_memory(
         self, queries: Tensor, memory: Tensor, position: Tensor, memory_key: Tensor
     ) -> Tensor:
         read = self.multihead_attn(queries + position, memory_key, memory, need_weights=False)[0]
         return self.dropout(read)
 
-    def _feed_forward(self, queries: Tensor) -> Tensor:
-        hidden = self.dropout(F.relu(self.linear1(queries)))
-        return self.dropout(self.linear2(hidden))
-
 
 class TransformerEncoder(nn.Module):
-    """A stack of :class:`TransformerEncoderLayer`; without layers it is the identity.
+    """A stack of :class:`TransformerEncoderLayer`. Without layers it is the identity.
 
     Args:
         num_layers: layers.
-        pre_norm: as for the layers; adds a norm after the last one.
+        pre_norm: as for the layers; it also adds a norm after the last layer.
         embed_dim, layer_options: passed to every layer.
     """
 
@@ -171,7 +158,7 @@ class TransformerDecoder(nn.Module):
 
     Args:
         num_layers: layers, at least 1.
-        return_intermediate: return every layer's output instead of the last one's.
+        return_intermediate: return the outputs of all layers, not only of the last one.
         embed_dim, layer_options: passed to every layer.
     """
 
@@ -202,7 +189,7 @@ class TransformerDecoder(nn.Module):
             query_position, memory_position: (B or 1, Q, D) and (B or 1, N, D) embeddings.
 
         Returns:
-            (layers, B, Q, D) normalised outputs; one layer without ``return_intermediate``.
+            (layers, B, Q, D) normalised outputs, of one layer without ``return_intermediate``.
         """
         memory_key = memory + memory_position
         outputs = []
@@ -232,13 +219,13 @@ class TransformerEncoderOnly(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Encoder over a feature map and decoder of learned queries that read it.
+    """An encoder of a feature map, and a decoder with learned queries that read the map.
 
     Args:
         embed_dim: D, channels of tokens and queries.
         num_heads, feedforward_dim, dropout, pre_norm: as for :class:`TransformerEncoderLayer`.
         encoder_layers, decoder_layers: layers of each; the encoder may have none.
-        return_intermediate: return every decoder layer's output.
+        return_intermediate: return the outputs of all decoder layers.
     """
 
     def __init__(
@@ -271,11 +258,11 @@ class Transformer(nn.Module):
         Args:
             features: (B, D, h, w).
             position: (B or 1, D, h, w) embedding of the cells.
-            query_position: (Q, D) learned embedding of the queries, which themselves start at zero.
+            query_position: (Q, D) learned embedding of the queries. The queries start at zero.
 
         Returns:
-            (layers, B, Q, D) queries after each decoder layer (after the last one only, without
-            ``return_intermediate``).
+            (layers, B, Q, D) queries after each decoder layer, or only after the last one without
+            ``return_intermediate``.
         """
         position = _to_tokens(position)
         memory = self.encoder(_to_tokens(features), position)
@@ -288,7 +275,7 @@ def _to_tokens(features: Tensor) -> Tensor:
 
 
 def xavier_init(module: nn.Module) -> None:
-    """Draw every matrix of ``module`` anew by Xavier's uniform rule; leave vectors as they are."""
+    """Draw every matrix of ``module`` again by Xavier's uniform rule. Vectors do not change."""
     for parameter in module.parameters():
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)

@@ -16,7 +16,7 @@ __all__ = ["MaskClassificationHead"]
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class MaskClassificationHead(nn.Module):
-    """Head of MaskFormer and Mask2Former: a backbone's features -> classes and masks of queries."""
+    """Head of MaskFormer and Mask2Former: it turns features into classes and masks of queries."""
 
     @configurable
     def __init__(
@@ -35,7 +35,11 @@ class MaskClassificationHead(nn.Module):
             transformer_in_feature: what the predictor reads: the name of a backbone's feature,
                 "transformer_encoder" (the pixel decoder's encoder), "pixel_embedding" (the mask
                 features) or "multi_scale_pixel_decoder" (the pixel decoder's maps of several
-                strides), the last one if and only if ``predictor.reads_multi_scale``.
+                strides). It must be the last one if ``predictor.reads_multi_scale``, and another
+                one otherwise.
+
+        Raises:
+            ValueError: there is no class, or the predictor cannot read that feature.
         """
         super().__init__()
         check_num_classes(num_classes)
@@ -72,7 +76,7 @@ class MaskClassificationHead(nn.Module):
             features: of the backbone, each (B, C_i, h_i, w_i).
 
         Returns:
-            The predictor's output, see :meth:`TransformerPredictor.forward`.
+            The predictor's output, see :meth:`QueryPredictor.predict`.
         """
         mask_features, encoder_features, multi_scale_features = self.pixel_decoder(features)
         if self.transformer_in_feature == MULTI_SCALE:

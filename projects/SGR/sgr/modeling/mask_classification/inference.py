@@ -1,10 +1,13 @@
 """From class and mask predictions to semantic, panoptic and instance segmentation.
 
-The functions take one image: ``class_logits`` (Q, C + 1), whose last class is "no object",
-``mask_logits`` (Q, h, w) at any resolution, and ``resize``, which says how they get to the size
-(H, W) of the result; by default they have it. The Q masks of that size never exist: they are
-resized and used up strip by strip. So beside the result only a few strips and, for panoptic
-results, a map of the owners take memory, however large the image.
+The functions take the predictions of one image: ``class_logits`` (Q, C + 1), whose last class is
+"no object", and ``mask_logits`` (Q, h, w) at any resolution. ``resize`` brings the masks to the
+size (H, W) of the result. By default they have it already.
+
+The Q masks never exist at full size. They are resized and used strip by strip. So only a few strips
+and, for panoptic results, a map of the pixels' owners take memory beside the result. The literal
+versions keep all masks: tools/benchmarks/mask_inference.py:literal_scores, literal_panoptic and
+literal_instances.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ Resize = Callable[[Strips], Strips]
 PANOPTIC_MERGE_REGISTRY = Registry("PANOPTIC_MERGE")
 PANOPTIC_MERGE_REGISTRY.__doc__ = """
 Rules of merging, chosen by ``cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_MERGE``: functions with the
-arguments and the result of :func:`merge_by_pixel`, but for ``within_masks``.
+arguments and the result of :func:`merge_by_pixel`, without ``within_masks``.
 """
 
 
@@ -47,13 +50,13 @@ def semantic_inference(
     size: tuple[int, int] | None = None,
     labels: bool = False,
 ) -> Tensor:
-    """The sum over the queries of p(class) * p(pixel in mask).
+    """Sum p(class) * p(pixel in mask) over the queries (MaskFormer, Sec. 3.4).
 
     Args:
         class_logits, mask_logits: predictions of one image.
         resize: (Q, h, w) masks -> (Q, H', W'), the masks that are summed.
-        size: (H, W) that the sum is resized to, bilinearly; None leaves it at (H', W').
-        labels: give the best class only, which takes a C-th of the memory.
+        size: (H, W) of the result. The sum is resized to it bilinearly. None leaves (H', W').
+        labels: give only the best class, which takes a C-th of the memory.
 
     Returns:
         (C, H, W) scores, or (H, W) int32 labels in [0, C).
@@ -68,7 +71,7 @@ def semantic_inference(
     if labels:
         result = torch.empty(scores.shape[1:], dtype=torch.int32, device=prob.device)
         for rows, strip in scores:
-            # Like argmax, and on a CPU more than twice as fast.
+            # On a CPU this is more than twice as fast as argmax.
             result[rows] = strip.max(0).indices
         return result
     result = prob.new_empty(scores.shape)
@@ -88,23 +91,23 @@ def merge_by_pixel(
     within_masks: bool = False,
     resize: Resize = _as_they_are,
 ) -> tuple[Tensor, list[dict]]:
-    """Give every pixel to the query with the highest p(class) * p(pixel in mask).
+    """MaskFormer's rule: a pixel goes to the query with the highest p(class) * p(pixel in mask).
 
-    A pixel is in a query's mask where p(pixel in mask) is at least 0.5.
+    A pixel is in a query's mask if p(pixel in mask) is at least 0.5.
 
     Args:
         class_logits, mask_logits: predictions of one image.
-        thing_classes: classes whose queries are segments of their own; those of other classes
-            merge into one segment per class.
-        score_threshold: queries take part if the probability of their best class is above this and
-            that class is not "no object".
+        thing_classes: each query of these classes is a segment of its own. All queries of another
+            class make one segment.
+        score_threshold: a query takes part if its best class is not "no object" and has a
+            probability above this.
         overlap_threshold: a query is dropped if it owns fewer pixels than this share of its mask.
-        within_masks: leave pixels that their owner's mask does not hold empty, as Mask2Former
-            does; MaskFormer does not. They count as owned either way.
-        resize: (N, h, w) masks of some queries -> (N, H, W), those of the result's size.
+        within_masks: leave a pixel empty if it is not in the mask of its owner. It counts as owned
+            nevertheless.
+        resize: (N, h, w) masks of some queries -> (N, H, W) masks of the result's size.
 
     Returns:
-        (H, W) int32 map of segment ids, 0 where there is none, and a list of dicts ``id``,
+        (H, W) int32 map of segment ids, 0 where there is no segment, and a list of dicts ``id``,
         ``isthing``, ``category_id``, in the order of the ids (from 1).
     """
     scores, classes = class_logits.softmax(-1).max(-1)
@@ -115,7 +118,7 @@ def merge_by_pixel(
     if num == 0:
         return torch.zeros(masks.shape[1:], dtype=torch.int32, device=kept.device), []
 
-    # The index of each pixel's owner; plus num where the owner's mask does not hold the pixel.
+    # The index of each pixel's owner, plus num if the pixel is not in the owner's mask.
     owner = torch.empty(masks.shape[1:], dtype=torch.int32, device=kept.device)
     mask_area = torch.zeros_like(classes)
     for rows, logits in masks:
@@ -132,7 +135,7 @@ def merge_by_pixel(
     segments: list[dict] = []
     for category, inside_area, outside_area, area in table:
         owned = inside_area + outside_area
-        # Pixels without an id would be a segment that nobody sees.
+        # A segment without a pixel in the map must not be listed.
         seen = inside_area if within_masks else owned
         # An id of 0 leaves the query's pixels empty.
         segment_id = 0
@@ -163,20 +166,20 @@ def instance_inference(
     thing_classes: Collection[int] | None = None,
     resize: Resize = _as_they_are,
 ) -> Instances:
-    """The best pairs of a query and a class; only their masks are resized, each one once.
+    """Choose the best pairs of a query and a class. Only their masks are resized, each one once.
 
     Args:
         class_logits, mask_logits: predictions of one image.
-        max_instances: pairs returned at most.
-        thing_classes: classes that have instances; None means all. The best pairs are looked for
-            among these. (Public Mask2Former looks among all classes and then, where panoptic
-            results are on, drops those that are no things: the same pairs, or fewer.)
-        resize: (N, h, w) masks of some queries -> (N, H, W), those of the result's size.
+        max_instances: largest number of pairs.
+        thing_classes: classes that have instances; None means all. Only pairs with these classes
+            are chosen. (The public Mask2Former chooses among all classes. With panoptic results it
+            then drops the pairs that are no things. The result has the same pairs or fewer.)
+        resize: (N, h, w) masks of some queries -> (N, H, W) masks of the result's size.
 
     Returns:
         Instances, sorted by class score, with ``pred_masks`` (N, H, W) bool, ``pred_boxes`` around
-        the masks (all zeros for an empty mask), ``pred_classes`` (N,) and ``scores`` (N,): the
-        probability of the class times the mean probability inside the mask.
+        the masks (all zeros for an empty mask), ``pred_classes`` (N,) and ``scores`` (N,). A score
+        is the probability of the class times the mean probability inside the mask.
     """
     prob = class_logits.softmax(-1)[:, :-1]
     classes = torch.arange(prob.shape[1], device=prob.device)
@@ -207,7 +210,7 @@ def instance_inference(
 
 
 def _boxes_around(masks: Tensor) -> Tensor:
-    """(N, 4) boxes x0, y0, x1, y1 around (N, H, W) masks, the last two exclusive."""
+    """Make (N, 4) boxes x0, y0, x1, y1 around (N, H, W) masks; x1 and y1 are exclusive."""
     columns, rows = masks.any(1), masks.any(2)
     x0, x1 = _first_and_last(columns)
     y0, y1 = _first_and_last(rows)
@@ -216,6 +219,6 @@ def _boxes_around(masks: Tensor) -> Tensor:
 
 
 def _first_and_last(occupied: Tensor) -> tuple[Tensor, Tensor]:
-    """Along the last axis, the index of the first True and one past the last True."""
+    """Find the first True along the last axis, and the place behind the last True."""
     occupied = occupied.byte()
     return occupied.argmax(-1), occupied.shape[-1] - occupied.flip(-1).argmax(-1)

@@ -15,7 +15,7 @@ __all__ = ["Mask2FormerSegmentor"]
 class Mask2FormerSegmentor(MaskFormerSegmentor):
     """:class:`MaskFormerSegmentor` that trains on points of the masks (Mask2Former).
 
-    Its head is what makes the rest of Mask2Former: see :class:`MaskedAttentionPredictor` and
+    The rest of Mask2Former is in its head: see :class:`MaskedAttentionPredictor` and
     :class:`DeformablePixelDecoder`.
     """
 

@@ -1,4 +1,8 @@
-"""Sine position embedding of the cells of a feature map, as in DETR."""
+"""Sine position embedding of the cells of a feature map, as in DETR.
+
+Reasoning modules count positions in cells (:mod:`sgr.modeling.reasoning.position_encoding`). Here
+positions are relative to the size of the map.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +19,12 @@ __all__ = ["SinePositionEmbedding"]
 class SinePositionEmbedding(nn.Module):
     """Embed each cell's row and column by sines and cosines of different frequencies.
 
-    Positions are counted from 1 and scaled so that the last row (column) lies at 2 pi, which makes
-    the embedding independent of the map's size. It holds no parameters.
+    Positions are counted from 1 and scaled: the last row and the last column lie at 2 pi. So the
+    embedding covers the same range in maps of all sizes. The module has no parameters.
 
     Args:
-        embed_dim: channels of the embedding, a multiple of 4: the first half embeds the row, the
-            second the column; even channels are sines, odd ones cosines.
+        embed_dim: channels of the embedding, a multiple of 4. The first half embeds the row, the
+            second half the column. Even channels are sines, odd channels are cosines.
         temperature: ratio of the longest to the shortest wavelength.
     """
 
@@ -36,7 +40,7 @@ class SinePositionEmbedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """
         Args:
-            x: (B, C, h, w) features; only their size, type and device matter.
+            x: (B, C, h, w) features. Only their size, type and device matter.
 
         Returns:
             (1, embed_dim, h, w) embedding, the same for every image of the batch.

@@ -28,7 +28,7 @@ __all__ = ["MaskFormerSegmentor"]
 
 @META_ARCH_REGISTRY.register()
 class MaskFormerSegmentor(nn.Module):
-    """Segmentation by mask classification (MaskFormer): semantic, panoptic and of instances.
+    """Mask classification (MaskFormer) for semantic, panoptic and instance segmentation.
 
     Attributes:
         outputs: see :class:`~sgr.modeling.outputs.Outputs`.
@@ -74,22 +74,22 @@ class MaskFormerSegmentor(nn.Module):
             sem_seg_head: features -> dict of ``pred_logits`` and ``pred_masks``.
             criterion: predictions and targets -> losses, see :class:`SetCriterion`.
             pixel_mean, pixel_std: per channel, for the normalisation of the images.
-            size_divisibility: images are padded to a multiple of this many pixels; a negative value
+            size_divisibility: images are padded to a multiple of this many pixels. A negative value
                 means the backbone's own.
             semantic_on, panoptic_on, instance_on: which results to give in evaluation.
-            semantic_output: what "sem_seg" is: "scores" (C, H, W), as Detectron2 has it, or
-                "labels" (H, W), their best class, which takes a C-th of the memory.
-            thing_classes: classes that have instances; None if not known, which panoptic results do
-                not allow and instance results take to mean all.
+            semantic_output: what "sem_seg" is: "scores" (C, H, W), as in Detectron2, or "labels"
+                (H, W), the best class, which takes a C-th of the memory.
+            thing_classes: classes that have instances. None means that they are not known. Then
+                panoptic results are not possible, and instance results have all classes.
             object_mask_threshold, overlap_threshold: of the panoptic rule.
             panoptic_merge: the panoptic rule; None for the class's own.
             max_instances: see :func:`instance_inference`.
-            postprocess_before_inference: resize the masks, not the semantic result, to the size
-                asked for. Slower where there are more queries than classes, a little more exact;
-                panoptic and instance results always do it.
+            postprocess_before_inference: resize the masks, not the semantic result, to the
+                requested size. It is slower if there are more queries than classes, and a little
+                more exact. Panoptic and instance results always do it.
 
         Raises:
-            ValueError: if ``semantic_output`` is another, or panoptic results have no
+            ValueError: ``semantic_output`` has another value, or panoptic results have no
                 ``thing_classes``.
         """
         super().__init__()
@@ -121,7 +121,7 @@ class MaskFormerSegmentor(nn.Module):
             self.panoptic_merge = panoptic_merge
         self.max_instances = max_instances
         self.postprocess_before_inference = postprocess_before_inference
-        # Not persistent, as in Detectron2: they are the config's, not the checkpoint's.
+        # Not persistent, as in Detectron2: the config says them, not the checkpoint.
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
@@ -156,7 +156,7 @@ class MaskFormerSegmentor(nn.Module):
             "overlap_threshold": test.OVERLAP_THRESHOLD,
             "panoptic_merge": panoptic_merge,
             "max_instances": cfg.TEST.DETECTIONS_PER_IMAGE,
-            # As in the public models, where one set of resized masks serves all results.
+            # As in the public models: one set of resized masks serves all results.
             "postprocess_before_inference": (
                 test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE or test.PANOPTIC_ON or test.INSTANCE_ON
             ),
@@ -173,16 +173,16 @@ class MaskFormerSegmentor(nn.Module):
 
                 * ``image``: (3, H_i, W_i) in the channel order of ``pixel_mean``, values 0 to 255;
                 * ``instances`` (training): :class:`Instances` with ``gt_classes`` (N,) and
-                  ``gt_masks`` (N, H_i, W_i), a bool tensor or ``BitMasks``; for semantic
-                  segmentation one per class present. N may be 0;
-                * ``height``, ``width`` (evaluation, optional): size of the results, by default the
-                  image's.
+                  ``gt_masks`` (N, H_i, W_i), a bool tensor or ``BitMasks``. Semantic segmentation
+                  has one for each class in the image. N may be 0;
+                * ``height``, ``width`` (evaluation, optional): size of the results, by default
+                  that of the image.
 
         Returns:
-            In training, the weighted losses. In evaluation, per image a dict of what is switched
-            on: ``sem_seg`` (C, height, width) scores or (height, width) int32 labels (see
-            ``semantic_output``), ``panoptic_seg`` (see :func:`merge_by_pixel`), ``instances``
-            (see :func:`instance_inference`).
+            In training, the weighted losses. In evaluation, per image a dict of the results that
+            are switched on: ``sem_seg`` (C, height, width) scores or (height, width) int32 labels
+            (see ``semantic_output``), ``panoptic_seg`` (see :func:`merge_by_pixel`) and
+            ``instances`` (see :func:`instance_inference`).
 
         Raises:
             ValueError: in training, see :func:`prepare_targets`.
@@ -219,8 +219,8 @@ class MaskFormerSegmentor(nn.Module):
         image_size: tuple[int, int],
         output_size: tuple[int, int],
     ) -> dict:
-        """Results of one image, from its (Q, C + 1) and (Q, h, w) predictions."""
-        # Ints also under tracing, where Detectron2's sizes are tensors.
+        """Make the results of one image from its (Q, C + 1) and (Q, h, w) predictions."""
+        # Under tracing Detectron2's sizes are tensors.
         padded_size, image_size, output_size = (
             tuple(int(side) for side in size) for size in (padded_size, image_size, output_size)
         )
@@ -261,22 +261,22 @@ class MaskFormerSegmentor(nn.Module):
 
 
 def _thing_classes(cfg: CfgNode) -> list[int] | None:
-    """The things among the classes of the training set, None if its metadata do not tell.
+    """Find the things among the classes of the training set; None if its metadata do not tell.
 
-    Of a dataset with label maps, whose classes are ``stuff_classes``, they are found by name: its
-    ``thing_dataset_id_to_contiguous_id`` may number the things of the annotations from 0.
+    The classes of a dataset with label maps are its ``stuff_classes``. Its things are found there
+    by name, because ``thing_dataset_id_to_contiguous_id`` may number them from 0.
     """
     if not cfg.DATASETS.TRAIN:
         return None
-    # Of Detectron2's register_coco_instances, whose metadata are filled when the data are loaded,
-    # nothing is known here. That needs no loading, which takes long and fails where only evaluation
-    # data are at hand: in instance data all classes are things, which is what None means.
+    # Detectron2's register_coco_instances fills the metadata when the data are loaded, so nothing
+    # is known here. Loading takes long, and it fails if only evaluation data are there. It is not
+    # needed either: in instance data all classes are things, which is what None means.
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     ids = metadata.get("thing_dataset_id_to_contiguous_id")
     ids = None if ids is None else sorted(set(ids.values()))
     classes = metadata.get("stuff_classes") or []
     things = metadata.get("thing_classes") or []
-    # Detectron2's panoptic datasets repeat all classes as thing_classes; there the ids tell.
+    # Detectron2's panoptic datasets repeat all classes as thing_classes. There the ids tell.
     names_tell = things and (ids is None or len(ids) == len(things))
     if names_tell and set(things) <= set(classes):
         return [classes.index(name) for name in things]

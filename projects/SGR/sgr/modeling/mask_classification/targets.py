@@ -1,4 +1,4 @@
-"""Checking a batch's instances and making the targets of mask classification of them."""
+"""From a batch's instances to the targets of mask classification, with their checks."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def prepare_targets(
     Args:
         batched_inputs: see :meth:`MaskFormerSegmentor.forward`.
         images: the batch of the images, padded to one size, on the device of the targets.
-        num_classes: classes of the head. Labels are checked on CPUs only: elsewhere it would have
-            to wait for the device.
+        num_classes: classes of the head. Labels are checked only if they are on a CPU: elsewhere
+            the check would have to wait for the device.
 
     Returns:
         Per image a dict of ``labels`` (N_i,) and ``masks`` (N_i, H, W).
@@ -54,7 +54,7 @@ def _masks(index: int, instances: Instances, size: tuple[int, int]) -> Tensor:
                 "Detectron2's own mapper goes by, or INPUT.DATASET_MAPPER_NAME to a "
                 "mask-classification mapper (mask_former_..., coco_..._lsj_concept)"
             )
-        # Detectron2's own mapper gives none where it finds no instance.
+        # Detectron2's own mapper gives no masks if it finds no instance.
         return torch.zeros(0, *size, dtype=torch.bool, device=instances.gt_classes.device)
     masks = getattr(instances.gt_masks, "tensor", instances.gt_masks)
     if not isinstance(masks, Tensor):

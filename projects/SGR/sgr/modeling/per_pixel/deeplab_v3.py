@@ -18,13 +18,13 @@ __all__ = ["AnySizeDeepLabV3Head"]
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class AnySizeDeepLabV3Head(PerPixelHead):
-    """Detectron2's ``DeepLabV3Head`` whose image pooling takes the mean of the whole map.
+    """Detectron2's ``DeepLabV3Head`` with an image pooling that takes the mean of the whole map.
 
-    Detectron2's, where INPUT.CROP.ENABLED, pools by windows of the training crop's size, and
-    refuses feature maps that are no multiple of it: of a model trained on 768-pixel crops, images
-    of 1024 x 2048. Otherwise the two compute the same, with the same parameter names; only that
-    dropout (ASPP_DROPOUT, not DROPOUT) drops whole channels, as in the other heads. CONVS_DIM
-    plays no role.
+    With INPUT.CROP.ENABLED the pooling of Detectron2's head has windows of the crop's size and
+    refuses maps that are no multiple of it. A model that was trained on crops of 768 pixels then
+    refuses images of 1024 x 2048. Otherwise the two heads compute the same, and their parameters
+    have the same names. But dropout (ASPP_DROPOUT, not DROPOUT) drops whole channels, as in our
+    other heads. CONVS_DIM plays no role.
     """
 
     @configurable
@@ -43,15 +43,16 @@ class AnySizeDeepLabV3Head(PerPixelHead):
         Args:
             input_shape: channels and stride of the backbone's features.
             in_features: name of the one feature that is read.
-            aspp_channels: of each branch of the atrous spatial pyramid pooling (ASPP), and of what
-                they are projected to.
-            aspp_dilations: of its three 3x3 convolutions, cells; (12, 24, 36) at stride 8.
-            use_depthwise_separable_conv: for the 3x3 convolutions.
-            norm: of the convolutions, except behind the image pooling, which has none.
+            aspp_channels: channels of each branch of the atrous spatial pyramid pooling (ASPP), and
+                of its output.
+            aspp_dilations: dilations of its three 3x3 convolutions, cells; (12, 24, 36) at stride
+                8.
+            use_depthwise_separable_conv: whether the 3x3 convolutions are depthwise separable.
+            norm: norm of the convolutions. The image pooling has none.
             **options: see :class:`PerPixelHead`; ``num_classes`` is needed.
 
         Raises:
-            ValueError: there is more than one feature, or there are not three dilations; see
+            ValueError: there is more than one feature, or there are not three dilations. See
                 :class:`PerPixelHead` for others.
         """
         super().__init__(

@@ -20,9 +20,9 @@ __all__ = ["FCNHead"]
 class FCNHead(PerPixelHead):
     """3x3 convolution, reasoning module, dropout and 1x1 classifier on one feature.
 
-    On a ResNet dilated to stride 8 this is the paper's Dil-FCN (Table 1). Behind the convolution
-    features have a quarter of the backbone's channels (2048 -> 512), which is where the paper's
-    costs (Table a: 224 -> 236 GFLOPs) have the module.
+    On a ResNet dilated to stride 8 this is the paper's Dil-FCN (Table 1). The convolution leaves a
+    quarter of the backbone's channels (2048 -> 512). The paper's costs (Table a: 224 -> 236 GFLOPs)
+    say that the module is behind it.
     """
 
     @configurable
@@ -46,8 +46,8 @@ class FCNHead(PerPixelHead):
             **options: see :class:`PerPixelHead`; ``num_classes`` is needed.
 
         Raises:
-            ValueError: there is more than one feature, or ``reasoning`` takes other channels; see
-                :class:`PerPixelHead` for others.
+            ValueError: there is more than one feature, or ``reasoning`` takes another number of
+                channels. See :class:`PerPixelHead` for others.
         """
         super().__init__(
             input_shape, in_features=in_features, channels=conv_dim, norm=norm, **options

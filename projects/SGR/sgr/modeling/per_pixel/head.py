@@ -28,11 +28,11 @@ class PerPixelHead(nn.Module):
     Three parts are chosen from registries: the decoder, which is the head's class and its method
     :meth:`decode` (MODEL.SEM_SEG_HEAD.NAME), the classifier (CLASSIFIER_NAME) and the loss
     (LOSS_TYPE). An auxiliary classifier (3x3 convolution, dropout, 1x1 convolution) may learn on an
-    inner feature by the same loss; it runs in training only.
+    inner feature by the same loss. It runs in training only.
 
-    The interface is that of Detectron2's semantic heads, for ``SemanticSegmentor`` and
-    ``PanopticFPN``. Logits come at the stride of the finest input feature, which the backbone
-    says: MODEL.SEM_SEG_HEAD.COMMON_STRIDE plays no role.
+    The head has the interface of Detectron2's semantic heads, for ``SemanticSegmentor`` and
+    ``PanopticFPN``. Its logits have the stride of the finest input feature. The backbone says this
+    stride; MODEL.SEM_SEG_HEAD.COMMON_STRIDE plays no role.
 
     Attributes:
         in_features: names of the input features, from the finest to the coarsest.
@@ -60,21 +60,22 @@ class PerPixelHead(nn.Module):
         """
         Args:
             input_shape: channels and stride of the backbone's features.
-            in_features: the features that the head reads.
-            channels: what :meth:`decode` puts out.
+            in_features: names of the features that the head reads.
+            channels: channels of the output of :meth:`decode`.
             num_classes: C, at least 1.
             classifier: called as in ``PIXEL_CLASSIFIER_REGISTRY``, without the config.
             loss: called as in ``PIXEL_LOSS_REGISTRY``, without the config.
-            norm: of the convolutions (see Detectron2's ``get_norm``); "" leaves it out.
+            norm: norm of the convolutions (see Detectron2's ``get_norm``); "" leaves it out.
             dropout: share of the channels that are dropped before the classifiers.
             ignore_value: the label of pixels without loss.
-            loss_weight: of the loss.
-            aux_in_feature: what the auxiliary classifier reads; "" for no such classifier.
-            aux_channels: of its 3x3 convolution.
-            aux_loss_weight: of its loss.
+            loss_weight: weight of the loss.
+            aux_in_feature: the feature that the auxiliary classifier reads; "" for no such
+                classifier.
+            aux_channels: channels of its 3x3 convolution.
+            aux_loss_weight: weight of its loss.
 
         Raises:
-            ValueError: the backbone does not put out a feature, or there is no class.
+            ValueError: the backbone does not give a feature, or there is no class.
         """
         super().__init__()
         check_num_classes(num_classes)
@@ -134,10 +135,10 @@ class PerPixelHead(nn.Module):
             targets: (B, H, W) int64 labels; needed in training only.
 
         Returns:
-            In training, None and the weighted losses: those of the loss (``loss_sem_seg``), of the
-            auxiliary classifier with the suffix ``_aux``, and of the classifier itself, if any. In
-            evaluation, (B, C, H', W') logits of the pixels that the cells cover, at least those of
-            the image, and an empty dict.
+            In training, None and the weighted losses: those of the loss (``loss_sem_seg``), the
+            same of the auxiliary classifier with the suffix ``_aux``, and the classifier's own. In
+            evaluation, (B, C, H', W') logits and an empty dict. H' and W' are the pixels that the
+            cells cover, at least those of the image.
 
         Raises:
             ValueError: there are no targets in training.
@@ -164,7 +165,7 @@ class PerPixelHead(nn.Module):
 
 
 def check_no_reasoning(cfg: CfgNode, head: str) -> None:
-    """Raise a ValueError where the config asks for reasoning inside a head that has none."""
+    """Raise a ValueError if the config asks for reasoning inside a head that has none."""
     if cfg.MODEL.SEM_SEG_HEAD.REASONING:
         raise ValueError(
             f"MODEL.SEM_SEG_HEAD.REASONING is True, which only FCNHead knows; with {head}, put the "
@@ -173,7 +174,7 @@ def check_no_reasoning(cfg: CfgNode, head: str) -> None:
 
 
 def only_shape(input_shape: dict[str, ShapeSpec], in_features: Sequence[str]) -> ShapeSpec:
-    """The shape of the feature that a head of one feature reads; a ValueError for several."""
+    """Give the shape of the only feature that a head reads, or raise a ValueError for several."""
     _check_features("IN_FEATURES", in_features, input_shape)
     if len(in_features) > 1:
         raise ValueError(

@@ -29,8 +29,8 @@ function is called as ``(cfg, num_classes, in_channels=..., ignore_value=...)`` 
 class PixelLoss(nn.Module):
     """Base of the losses of per-pixel heads. Subclasses implement :meth:`forward`.
 
-    A loss may learn from more or other logits than one per class, as those of the nodes of a tree
-    of classes. It then sets ``num_outputs`` and overrides :meth:`class_logits`.
+    A loss may learn from other logits than one per class, for example from those of the nodes of a
+    tree of classes. It then sets ``num_outputs`` and overrides :meth:`class_logits`.
 
     Args:
         num_classes: C, at least 1.
@@ -59,13 +59,13 @@ class PixelLoss(nn.Module):
                 classifier.
 
         Returns:
-            Scalars in float32 by their names, which start with "loss_". The head multiplies them
-            by its weight of the loss.
+            Float32 scalars by name. Names start with "loss_". The head multiplies all of them by
+            MODEL.SEM_SEG_HEAD.LOSS_WEIGHT.
         """
         raise NotImplementedError
 
     def class_logits(self, logits: Tensor) -> Tensor:
-        """Turn (B, num_outputs, h, w) logits into (B, C, h, w) logits of classes, for results."""
+        """Turn (B, num_outputs, h, w) logits into (B, C, h, w) logits of classes, in evaluation."""
         return logits
 
 
@@ -123,7 +123,7 @@ def hard_pixel_mining(cfg, num_classes: int, **options: Any) -> HardPixelMiningL
 
 
 def upsample(maps: Tensor, factor: int) -> Tensor:
-    """(B, C, h, w) -> (B, C, factor h, factor w), bilinear between the cells' centres."""
+    """Resize (B, C, h, w) to (B, C, factor h, factor w), bilinearly between cell centres."""
     return F.interpolate(maps, scale_factor=factor, mode="bilinear", align_corners=False)
 
 

@@ -20,14 +20,15 @@ __all__ = ["PyramidPooling", "UperNetHead"]
 
 
 class PyramidPooling(nn.Module):
-    """Means of a map over grids of several sizes, beside the map itself (PSPNet).
+    """Pyramid pooling (PSPNet): a map, and its means over the cells of several grids, are fused.
 
     Args:
         in_channels: C.
-        out_channels: of each grid's 1x1 convolution, and of the 3x3 convolution over all.
-        scales: sides of the grids, cells. A map with fewer cells is pooled as well: grid cells
-            then share them.
-        norm: of the convolutions.
+        out_channels: channels of each grid's 1x1 convolution, and of the 3x3 convolution that
+            fuses them.
+        scales: sides of the grids, cells. If the map has fewer cells, cells of the grid share
+            them.
+        norm: norm of the convolutions.
 
     Shape:
         (B, C, h, w) -> (B, out_channels, h, w).
@@ -56,11 +57,11 @@ class PyramidPooling(nn.Module):
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class UperNetHead(PerPixelHead):
-    """Pyramid pooling on the coarsest feature, and a feature pyramid from there down.
+    """Pyramid pooling on the coarsest feature, and a feature pyramid down to the finest one.
 
-    All levels of the pyramid, resized to the finest stride, are fused by a 3x3 convolution. It has
-    two thirds of the model's multiply-adds: with four levels of 512 channels, 155 of 236 GFLOPs on
-    a 512x512 image with Swin-T, and its input takes 134 MB per image.
+    All levels are resized to the finest stride, and a 3x3 convolution fuses them. It has two thirds
+    of the model's multiply-adds: with four levels of 512 channels, 155 of 236 GFLOPs on a 512x512
+    image with Swin-T. Its input takes 134 MB per image.
     """
 
     @configurable
@@ -77,10 +78,10 @@ class UperNetHead(PerPixelHead):
         """
         Args:
             input_shape: channels and stride of the backbone's features.
-            in_features: names of those that are read.
+            in_features: names of the features that the head reads.
             conv_dim: channels of every convolution.
             pool_scales: sides of the grids of the pyramid pooling.
-            norm: of the convolutions.
+            norm: norm of the convolutions.
             **options: see :class:`PerPixelHead`; ``num_classes`` is needed.
         """
         super().__init__(
@@ -111,7 +112,7 @@ class UperNetHead(PerPixelHead):
             narrow = lateral(feature)
             y = narrow + _resize(y, narrow)
             levels.insert(0, output(y))
-        # The finest first, for which the others are made to fit.
+        # The finest level comes first. The others are resized to it.
         return self.fuse(torch.cat([_resize(level, levels[0]) for level in levels], dim=1))
 
 
@@ -122,7 +123,7 @@ def _resize(maps: Tensor, like: Tensor) -> Tensor:
 
 
 def _check_batch_statistics(pooled: Tensor, norm: nn.Module | None) -> None:
-    """One value per channel has no variance: say what to do before torch refuses it."""
+    """Raise a ValueError if there is one value per channel, which has no variance."""
     if not (isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training):
         return
     synchronised = isinstance(norm, (nn.SyncBatchNorm, NaiveSyncBatchNorm))
@@ -130,7 +131,7 @@ def _check_batch_statistics(pooled: Tensor, norm: nn.Module | None) -> None:
         return
     if pooled.shape[0] * pooled.shape[2] * pooled.shape[3] == 1:
         raise ValueError(
-            "pyramid pooling to 1 x 1 leaves one value per channel of a batch of one image, and "
+            "pyramid pooling to 1 x 1 leaves one value per channel for a batch of one image, and "
             "batch norm cannot train on it: use at least two images per worker "
             "(SOLVER.IMS_PER_BATCH), several workers with MODEL.SEM_SEG_HEAD.NORM SyncBN, or, from "
             "64 channels on, NORM GN"

@@ -1,1 +1,1 @@
-"""Matching of predicted and true masks, and the losses between them."""
+"""Matchers of predicted and true masks, and the losses between them."""

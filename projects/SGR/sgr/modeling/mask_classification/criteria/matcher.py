@@ -22,7 +22,7 @@ Match = tuple[np.ndarray, np.ndarray]
 def pairwise_focal_cost(
     logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0
 ) -> Tensor:
-    """Mean sigmoid focal loss of every prediction against every target.
+    """Compute the mean sigmoid focal loss of every prediction with every target.
 
     Args:
         logits: (..., Q, P) predictions over P cells.
@@ -34,13 +34,13 @@ def pairwise_focal_cost(
         (..., Q, T).
     """
     inside, outside = focal_terms(F.logsigmoid(logits), F.logsigmoid(-logits), alpha, gamma)
-    # sum over inside * t + outside * (1 - t), with one product instead of two.
+    # The sum over inside * t + outside * (1 - t), with one product instead of two.
     total = (inside - outside) @ targets.transpose(-2, -1) + outside.sum(-1, keepdim=True)
     return total / logits.shape[-1]
 
 
 def pairwise_dice_cost(logits: Tensor, targets: Tensor) -> Tensor:
-    """Dice loss, 1 - (2 |A B| + 1) / (|A| + |B| + 1), of every prediction against every target.
+    """Compute the dice loss 1 - (2 |A B| + 1) / (|A| + |B| + 1) of all predictions and targets.
 
     Args:
         logits: (..., Q, P) predictions over P cells.
@@ -58,13 +58,16 @@ def pairwise_dice_cost(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class HungarianMatcher(nn.Module):
-    """Give each ground-truth mask the query that fits it best, one to one, at the least total cost.
+    """Match ground-truth masks with queries, one to one, so that the total cost is minimal.
 
-    The cost of a pair is ``-class_weight * p(class) + mask_weight * focal + dice_weight * dice``,
-    with the targets resized to the predictions' cells.
+    The cost of a pair is ``-class_weight * p(class) + mask_weight * focal + dice_weight * dice``.
+    Targets are resized to the cells of the predictions.
 
     Args:
         class_weight, mask_weight, dice_weight: weights of the terms; at least one is not zero.
+
+    Raises:
+        ValueError: all weights are zero.
     """
 
     @configurable
@@ -73,7 +76,10 @@ class HungarianMatcher(nn.Module):
     ):
         super().__init__()
         if class_weight == 0 and mask_weight == 0 and dice_weight == 0:
-            raise ValueError("all weights of the matching cost are 0, so every matching is as good")
+            raise ValueError(
+                "all weights of the matching cost are 0, so all matchings are equal; set one of "
+                "MODEL.MASK_FORMER.CLASS_WEIGHT, MASK_WEIGHT and DICE_WEIGHT"
+            )
         self.class_weight = class_weight
         self.mask_weight = mask_weight
         self.dice_weight = dice_weight
@@ -93,17 +99,17 @@ class HungarianMatcher(nn.Module):
     ) -> list[list[Match]]:
         """Match several sets of predictions (decoder layers) of one batch.
 
-        All costs travel to the host in a single copy.
+        All costs are copied to the host at once.
 
         Args:
             predictions: dicts of ``pred_logits`` (B, Q, classes + 1) and ``pred_masks``
                 (B, Q, h, w), all of the same shapes.
-            targets: per image a dict of ``labels`` (T_i,) and ``masks`` (T_i, H, W); an image may
+            targets: per image a dict of ``labels`` (T_i,) and ``masks`` (T_i, H, W). An image may
                 have no mask (T_i = 0) or more masks than there are queries.
 
         Returns:
-            For every set of predictions, for every image: index arrays of the matched queries (in
-            ascending order) and of their targets, min(Q, T_i) each.
+            For every set of predictions and every image: the indices of the matched queries, in
+            ascending order, and of their targets, min(Q, T_i) of each.
         """
         counts = [len(target["labels"]) for target in targets]
         if not any(counts):
@@ -119,7 +125,7 @@ class HungarianMatcher(nn.Module):
                     for layer, layer_logits in zip(predictions, logits)
                 ]
             )
-        # A diverged model shows as a non-finite loss, not as a failure of the assignment.
+        # A diverged model shall show a non-finite loss, not a failure of the assignment.
         costs = np.nan_to_num(costs.cpu().numpy(), nan=0.0, posinf=1e8, neginf=-1e8)
         return [
             [linear_sum_assignment(cost[:, :count]) for cost, count in zip(layer, counts)]
@@ -144,15 +150,15 @@ class HungarianMatcher(nn.Module):
         return logits, pad_sequence(masks, batch_first=True).float()
 
     def mask_cost(self, logits: Tensor, masks: Tensor) -> Tensor:
-        """(B, Q, T) mask term of the cost, from what :meth:`read_all` gives."""
+        """Compute the (B, Q, T) mask term of the cost from the result of :meth:`read_all`."""
         return pairwise_focal_cost(logits, masks)
 
     def _cost(self, class_logits: Tensor, logits: Tensor, labels: Tensor, masks: Tensor) -> Tensor:
-        """(B, Q, T) cost of all pairs.
+        """Compute the (B, Q, T) cost of all pairs.
 
         Args:
             class_logits: (B, Q, classes + 1).
-            logits, masks: of :meth:`read_all`.
+            logits, masks: from :meth:`read_all`.
             labels: (B, T).
         """
         index = labels[:, None, :].expand(-1, class_logits.shape[1], -1)
@@ -170,7 +176,7 @@ class HungarianMatcher(nn.Module):
 
 
 def _resize(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """(T, H, W) masks -> (T, h, w) bytes: what a mask can say in a quarter of a float's memory."""
+    """Resize (T, H, W) masks to (T, h, w) bytes, which take a quarter of the memory of floats."""
     if len(masks) == 0:
         return masks.new_zeros(0, *size, dtype=torch.uint8)
     return F.interpolate(masks[None].to(torch.uint8), size=size, mode="nearest")[0]

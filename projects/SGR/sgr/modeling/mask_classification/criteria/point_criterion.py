@@ -1,4 +1,4 @@
-"""Mask2Former's set criterion: mask losses at points, most of them where the prediction wavers."""
+"""Mask2Former's set criterion: mask losses at points, most of them at uncertain places."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["PointSetCriterion", "sigmoid_cross_entropy_loss"]
 
 
 def sigmoid_cross_entropy_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Binary cross entropy of (N, P) logits and targets in [0, 1]: mean over P, sum over N."""
+    """Compute the binary cross entropy of (N, P) logits and targets: mean over P, sum over N."""
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1).sum()
 
 
@@ -28,11 +28,13 @@ def sigmoid_cross_entropy_loss(logits: Tensor, targets: Tensor) -> Tensor:
 class PointSetCriterion(SetCriterion):
     """:class:`SetCriterion` with cross entropy and dice at points, as in PointRend and Mask2Former.
 
-    For every matched pair, ``oversample_ratio * num_points`` random points are drawn, and those
-    with the smallest absolute logit make up ``importance_sample_ratio`` of its ``num_points``; the
-    rest are random ones. Predictions are read at their own resolution and targets from their bits,
-    so that nothing of full size is made: a pair costs ``(oversample_ratio + 1) * num_points``
-    bilinear reads of the prediction and ``num_points`` of the target.
+    Every matched pair has ``num_points`` points. A share of ``importance_sample_ratio`` are those
+    with the smallest absolute logits among ``oversample_ratio * num_points`` random points. The
+    rest are random.
+
+    Predictions are read at their own resolution and targets from their bits, so no mask of full
+    size is made. A pair costs ``(oversample_ratio + 1) * num_points`` bilinear reads of the
+    prediction and ``num_points`` reads of the target.
     """
 
     @configurable
@@ -105,5 +107,5 @@ class PointSetCriterion(SetCriterion):
 
 
 def _uncertainty(logits: Tensor) -> Tensor:
-    """0 where the prediction is on the fence, the less the surer it is."""
+    """Give 0 for a probability of 0.5 and less for a surer prediction."""
     return -logits.abs()

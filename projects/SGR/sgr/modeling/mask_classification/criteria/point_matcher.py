@@ -18,7 +18,7 @@ __all__ = ["PointMatcher", "pairwise_cross_entropy_cost"]
 
 
 def pairwise_cross_entropy_cost(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean binary cross entropy of every prediction against every target.
+    """Compute the mean binary cross entropy of every prediction with every target.
 
     Args:
         logits: (..., Q, P) predictions at P points.
@@ -27,22 +27,25 @@ def pairwise_cross_entropy_cost(logits: Tensor, targets: Tensor) -> Tensor:
     Returns:
         (..., Q, T).
     """
-    # -t log(p) - (1 - t) log(1 - p) = softplus(x) - x t, so that one product does for all pairs.
+    # -t log(p) - (1 - t) log(1 - p) = softplus(x) - x t, so one product is enough for all pairs.
     total = F.softplus(logits).sum(-1, keepdim=True) - logits @ targets.transpose(-2, -1)
     return total / logits.shape[-1]
 
 
 class PointMatcher(HungarianMatcher):
-    """:class:`HungarianMatcher` whose costs look at ``num_points`` random points of the image.
+    """:class:`HungarianMatcher` that compares masks at ``num_points`` random points of the image.
 
     The cost of a pair is ``-class_weight * p(class) + mask_weight * cross_entropy + dice_weight *
-    dice`` (Mask2Former, Sec. 3.3). Every call draws new points: one set per image, for all
-    its targets and the predictions of all layers. Per image and layer it takes the memory of Q * P
-    floats, whatever the size of the image.
+    dice`` (Mask2Former, Sec. 3.3). Every call draws one new set of points per image, for all
+    targets and the predictions of all layers. It takes the memory of Q * P floats per image and
+    layer, for images of any size.
 
     Args:
         num_points: P, at least 1.
         class_weight, mask_weight, dice_weight: weights of the terms; at least one is not zero.
+
+    Raises:
+        ValueError: there is no point, or all weights are zero.
     """
 
     @configurable

@@ -9,20 +9,20 @@ __all__ = ["sample_masks"]
 
 
 def sample_masks(masks: Tensor, points: Tensor, index: Tensor | None = None) -> Tensor:
-    """Bilinear values of masks at points, read straight from bits.
+    """Read masks at points bilinearly, without a copy of the masks in floats.
 
-    Equal to ``point_sample(masks.float()[:, None], points)``, which would first make floats of all
-    pixels: four times the memory of the masks. Here only the four pixels around every point are
-    read; time and memory grow with N * P.
+    The result equals ``point_sample(masks.float()[:, None], points)``, which needs four times the
+    memory of the masks. Here only the four pixels around every point are read. So time and memory
+    grow with N * P.
 
     Args:
         masks: (T, H, W), bool.
-        points: (N, P, 2) or, the same for all masks, (1, P, 2): x and y in [0, 1], where 0 and 1
-            are the outer edges of the first and of the last pixel.
-        index: (N,) the mask of each row of points; by default all T masks, in order.
+        points: (N, P, 2) or, for the same points in all masks, (1, P, 2): x and y in [0, 1]. 0 is
+            the outer edge of the first pixel, and 1 that of the last one.
+        index: (N,) the mask that each row of points reads; by default all T masks, in order.
 
     Returns:
-        (N, P) values in [0, 1], in the type of ``points``. Beyond the edges all masks are 0.
+        (N, P) values in [0, 1], of the type of ``points``. Outside of the image masks are 0.
     """
     height, width = masks.shape[-2:]
     if index is None:
@@ -39,7 +39,7 @@ def sample_masks(masks: Tensor, points: Tensor, index: Tensor | None = None) -> 
 
 
 def _neighbours(position: Tensor, length: int) -> list[tuple[Tensor, Tensor]]:
-    """The two pixels of a row around each position, and their weights, 0 beyond the edges."""
+    """Find the two pixels of a row around each position, and their weights, 0 outside."""
     position = position * length - 0.5
     before = position.floor()
     share = position - before

@@ -27,7 +27,7 @@ class is called as ``(cfg, num_classes=...)``. Its modules have ``num_classes``,
 def sigmoid_focal_loss(
     logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0
 ) -> Tensor:
-    """Sigmoid focal loss: mean over the cells, sum over the masks.
+    """Compute the sigmoid focal loss: mean over the cells, sum over the masks.
 
     Args:
         logits: (N, P).
@@ -35,7 +35,7 @@ def sigmoid_focal_loss(
         alpha: weight of the cells inside a target; those outside weigh 1 - alpha.
         gamma: focusing exponent.
     """
-    # With the sign of the wrong answer, both cases read the same.
+    # The logit of the wrong answer: with it, one formula holds for both cases.
     wrong = torch.where(targets, -logits, logits)
     loss = F.softplus(wrong) * wrong.sigmoid() ** gamma
     return (loss * torch.where(targets, alpha, 1 - alpha)).mean(1).sum()
@@ -43,10 +43,10 @@ def sigmoid_focal_loss(
 
 @CRITERION_REGISTRY.register()
 class SetCriterion(nn.Module):
-    """Classification, focal and dice losses of every decoder layer.
+    """Classification, focal and dice losses of every decoder layer (MaskFormer, Sec. 3.3).
 
-    Each layer is matched by itself. Queries without a mask learn "no object"; only the others have
-    mask losses, which are divided by the number of masks, averaged over the workers.
+    Each layer is matched separately. Queries without a target learn "no object". Only the others
+    have mask losses. These are divided by the number of masks, averaged over the workers.
     """
 
     @configurable
@@ -62,8 +62,8 @@ class SetCriterion(nn.Module):
         Args:
             num_classes: classes, "no object" not counted.
             matcher: called with the predictions of all layers at once.
-            weight_dict: weight of ``loss_ce``, ``loss_mask`` and ``loss_dice``, used for every
-                layer alike by :meth:`weighted`.
+            weight_dict: weights of ``loss_ce``, ``loss_mask`` and ``loss_dice``, the same for every
+                layer; for :meth:`weighted`.
             no_object_weight: weight of "no object" in the classification loss.
         """
         super().__init__()
@@ -97,8 +97,8 @@ class SetCriterion(nn.Module):
                 of one size for the whole batch. T_i may be 0.
 
         Returns:
-            Unweighted losses ``loss_ce``, ``loss_mask``, ``loss_dice``; those of the i-th auxiliary
-            output have the suffix ``_i``.
+            Unweighted losses ``loss_ce``, ``loss_mask`` and ``loss_dice``. The losses of the i-th
+            auxiliary output have the suffix ``_i``.
         """
         layers = [outputs, *outputs.get("aux_outputs", [])]
         device = outputs["pred_logits"].device
@@ -121,7 +121,7 @@ class SetCriterion(nn.Module):
         return losses
 
     def weighted(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """:meth:`forward`'s losses, each times its weight (auxiliary ones as the main one)."""
+        """Multiply each loss of :meth:`forward` by its weight."""
         return {
             name: loss * self.weight_dict["_".join(name.split("_")[:2])]
             for name, loss in losses.items()
@@ -133,7 +133,7 @@ class SetCriterion(nn.Module):
         return F.cross_entropy(logits.transpose(1, 2), classes, self.empty_weight.float())
 
     def _mask_losses(self, logits: Tensor, masks: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Mask and dice loss, summed, of (N, h, w) predictions and ``masks[index]``.
+        """Sum the mask and dice losses of (N, h, w) predictions and ``masks[index]``.
 
         Args:
             logits: (N, h, w), float32.
@@ -141,7 +141,7 @@ class SetCriterion(nn.Module):
             index: (N,) the target of each prediction.
         """
         if len(logits) == 0:
-            # Zero, but of the predictions: distributed training wants every parameter in the graph.
+            # Zeros that depend on the predictions: distributed training needs every parameter.
             return logits.sum(), logits.sum()
         logits, targets = self.read_pairs(logits, masks, index)
         prob = logits.sigmoid()
@@ -166,14 +166,14 @@ class SetCriterion(nn.Module):
         return logits.flatten(1), masks[index].flatten(1)
 
     def mask_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mask loss of what :meth:`read_pairs` gives: mean over the places, sum over the pairs."""
+        """Compute the mask loss of (N, P) pairs: mean over the places, sum over the pairs."""
         return sigmoid_focal_loss(logits, targets)
 
     @staticmethod
     def _to_device(
         matches: list[list[Match]], targets: Sequence[dict[str, Tensor]], device: torch.device
     ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Per layer (N,) indices of image, query and target among all images', in one copy."""
+        """Copy (N,) indices of image, query and target (among all images') per layer at once."""
         counts = [len(target["labels"]) for target in targets]
         offsets = np.cumsum([0, *counts[:-1]])
         rows = [
@@ -186,5 +186,5 @@ class SetCriterion(nn.Module):
             )
             for layer in matches
         ]
-        # Every layer matches as many pairs, so they stack.
+        # Every layer has the same number of pairs, so they stack.
         return [tuple(layer) for layer in torch.from_numpy(np.stack(rows)).to(device)]

@@ -1,1 +1,1 @@
-"""Pixel decoders: a backbone's features to mask features."""
+"""Pixel decoders turn a backbone's features into mask features."""

@@ -1,4 +1,4 @@
-"""What pixel decoders have in common: their result, their builder and the top-down pyramid."""
+"""What pixel decoders have in common: their output, their builder and the top-down pyramid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...layers.conv import conv_norm
 
 __all__ = ["MULTI_SCALE", "PixelDecoderOutput", "PyramidDecoder", "build_pixel_decoder"]
 
-# The name of PixelDecoderOutput.multi_scale_features where a predictor may choose what it reads.
+# A predictor that reads PixelDecoderOutput.multi_scale_features asks for them by this name.
 MULTI_SCALE = "multi_scale_pixel_decoder"
 
 
@@ -25,9 +25,9 @@ class PixelDecoderOutput(NamedTuple):
     Attributes:
         mask_features: (B, mask_dim, h, w) embeddings of the cells.
         encoder_features: (B, conv_dim, h', w') output of the transformer encoder at the coarsest
-            stride, or None where there is no encoder.
+            stride, or None if there is no encoder.
         multi_scale_features: (B, conv_dim, h_l, w_l) maps of several strides, the coarsest first,
-            or None where the decoder makes none.
+            or None if the decoder makes none.
     """
 
     mask_features: Tensor
@@ -38,14 +38,14 @@ class PixelDecoderOutput(NamedTuple):
 class PyramidDecoder(nn.Module):
     """Base of the pixel decoders with a top-down feature pyramid (FPN).
 
-    Public checkpoints name the parts of its levels ``adapter_1``, ``layer_1``, ``adapter_2``, ...,
-    from 1 at the finest stride. So do we.
+    The parts of its levels are ``adapter_1``, ``layer_1``, ``adapter_2``, ..., from 1 at the finest
+    stride, as in public checkpoints.
 
     Attributes:
         mask_stride: pixels per cell of the mask features.
-        output_channels: what a predictor may read besides the backbone's features, by its name in
-            ``MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE`` -> channels.
-        upsampling: how a level is resized to the next finer one, a mode of ``F.interpolate``.
+        output_channels: channels of what a predictor may read besides the backbone's features, by
+            its name in ``MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE``.
+        upsampling: the mode of ``F.interpolate`` that resizes a level to the next finer one.
     """
 
     mask_stride: int

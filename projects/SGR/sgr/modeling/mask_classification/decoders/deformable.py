@@ -29,13 +29,13 @@ MAX_MULTI_SCALE_FEATURES = 3
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class DeformablePixelDecoder(PyramidDecoder):
-    """Features of several strides that read each other, and a pyramid (FPN) down to finer ones.
+    """A transformer over features of several strides, and a pyramid (FPN) down to finer ones.
 
-    Each cell of the transformer's features reads ``num_points`` points per head of every such
-    feature, so a layer's cost grows linearly with the number of cells.
+    In the transformer each cell of a feature reads ``num_points`` points per head of every feature.
+    So the cost of a layer grows linearly with the number of cells.
 
-    Autocast is switched off within, as in the public code: all is computed, and put out, in the
-    type of the parameters.
+    Autocast is switched off inside, as in the public code: everything is computed in the type of
+    the parameters, and the output has this type.
     """
 
     upsampling = "bilinear"
@@ -60,21 +60,22 @@ class DeformablePixelDecoder(PyramidDecoder):
         Args:
             input_shape: channels and stride of every input feature, at least two.
             transformer_in_features: names of the features that the transformer encodes.
-            common_stride: the pyramid goes on from the finest of those through all finer input
-                features down to this stride. Input features that neither reads are named in a
-                warning: parameters that make nothing but them get no gradient, which stops
-                distributed training.
+            common_stride: the pyramid goes from the finest of those through all finer input
+                features down to this stride. A warning names the input features that nothing
+                reads: parameters that make only these get no gradient, which stops distributed
+                training.
             conv_dim: channels of the transformer and of the pyramid, a multiple of 32 and of
                 ``num_heads``.
             mask_dim: channels of the mask features.
-            norm: normalisation of the pyramid's convolutions (see detectron2's ``get_norm``); an
-                empty string leaves it out.
-            num_layers, num_heads, num_points, feedforward_dim, dropout: the transformer's, which
-                has at least one layer and point.
+            norm: norm of the pyramid's convolutions (see Detectron2's ``get_norm``); "" leaves it
+                out.
+            num_layers, num_heads, num_points, feedforward_dim, dropout: of the transformer, which
+                has at least one layer and one point.
 
         Raises:
-            ValueError: fewer than two features, names that ``input_shape`` lacks, no layer or
-                point, or a ``conv_dim`` that the norms' groups or the heads do not divide.
+            ValueError: there are fewer than two features, a name is not in ``input_shape``, there
+                is no layer or point, or ``conv_dim`` is no multiple of the groups of the norms or
+                of the heads.
         """
         super().__init__()
         if len(input_shape) < 2:
@@ -106,7 +107,7 @@ class DeformablePixelDecoder(PyramidDecoder):
         def by_stride(names):
             return sorted(names, key=lambda name: input_shape[name].stride)
 
-        # Among equal strides, as dilated ResNets have them, the last of the inputs comes first.
+        # Dilated ResNets have equal strides. Among them the last of the inputs comes first.
         self.transformer_in_features = by_stride(
             name for name in input_shape if name in transformer_in_features
         )[::-1]
@@ -158,8 +159,8 @@ class DeformablePixelDecoder(PyramidDecoder):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
         head = cfg.MODEL.SEM_SEG_HEAD
-        # The feed-forward width is Mask2Former's constant: MASK_FORMER.DIM_FEEDFORWARD is that of
-        # the decoder.
+        # The feed-forward width is Mask2Former's constant. MASK_FORMER.DIM_FEEDFORWARD is the
+        # width of the predictor.
         return {
             "input_shape": {name: input_shape[name] for name in head.IN_FEATURES},
             "transformer_in_features": head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES,
@@ -179,9 +180,9 @@ class DeformablePixelDecoder(PyramidDecoder):
             features: at least the features that are read, each (B, C_i, h_i, w_i), of any type.
 
         Returns:
-            Mask features at the finest stride of the pyramid, the transformer's coarsest map, and
-            the three coarsest maps: the transformer's, and the pyramid's where those are fewer. All
-            in the type of the parameters, also under autocast.
+            Mask features at the finest stride of the pyramid, the coarsest map of the transformer,
+            and the three coarsest maps of the transformer and, if these are fewer, of the pyramid.
+            All have the type of the parameters, also under autocast.
         """
         weight = self.mask_features.weight
         with torch.autocast(weight.device.type, enabled=False):
@@ -193,7 +194,7 @@ class DeformablePixelDecoder(PyramidDecoder):
             projection(features[name])
             for name, projection in zip(self.transformer_in_features, self.input_proj)
         ]
-        positions = [self.position_embedding(each) for each in projected]
+        positions = [self.position_embedding(feature) for feature in projected]
         encoded = self.transformer(projected, positions)
         finer = self.descend(encoded[-1], [features[name] for name in self.pyramid_in_features])
         maps = [*encoded[:-1], *finer]
@@ -203,7 +204,7 @@ class DeformablePixelDecoder(PyramidDecoder):
 
 
 class DeformableTransformer(nn.Module):
-    """Encoder whose tokens are the cells of several feature maps.
+    """An encoder whose tokens are the cells of several feature maps.
 
     Args:
         num_layers: layers.
@@ -228,18 +229,18 @@ class DeformableTransformer(nn.Module):
             positions: their (B or 1, C, h_l, w_l) position embeddings.
 
         Returns:
-            The encoded maps, sizes as before.
+            The encoded maps, of the same sizes.
         """
-        shapes = [(each.shape[-2], each.shape[-1]) for each in maps]
+        shapes = [(feature_map.shape[-2], feature_map.shape[-1]) for feature_map in maps]
         tokens = _to_tokens(maps)
         position = _to_tokens(
-            [each + level[:, None, None] for each, level in zip(positions, self.level_embed)]
+            [place + level[:, None, None] for place, level in zip(positions, self.level_embed)]
         )
-        reference_points = torch.cat([_cell_centers(each) for each in maps])[None]
+        reference_points = torch.cat([_cell_centers(feature_map) for feature_map in maps])[None]
         for layer in self.encoder.layers:
             tokens = layer(tokens, position, reference_points, shapes)
         cells = tokens.split([height * width for height, width in shapes], dim=1)
-        return [each.transpose(1, 2).unflatten(2, shape) for each, shape in zip(cells, shapes)]
+        return [token.transpose(1, 2).unflatten(2, shape) for token, shape in zip(cells, shapes)]
 
 
 class DeformableEncoderLayer(nn.Module):
@@ -284,8 +285,8 @@ class DeformableEncoderLayer(nn.Module):
         """
         Args:
             tokens: (B, S, C) cells of all maps, one map after the other, rows first.
-            position: (B or 1, S, C) embedding added where attention looks from, not to what it
-                reads.
+            position: (B or 1, S, C) embedding that is added to the queries, but not to what they
+                read.
             reference_points: (B or 1, S, 2) the cells' centres (x, y), relative to their map.
             spatial_shapes: (h_l, w_l) of the maps.
 
@@ -300,11 +301,11 @@ class DeformableEncoderLayer(nn.Module):
 
 def _to_tokens(maps: list[Tensor]) -> Tensor:
     """Maps (B, C, h_l, w_l) -> (B, S, C)."""
-    return torch.cat([each.flatten(2) for each in maps], dim=2).transpose(1, 2)
+    return torch.cat([feature_map.flatten(2) for feature_map in maps], dim=2).transpose(1, 2)
 
 
 def _cell_centers(x: Tensor) -> Tensor:
-    """Of a (B, C, h, w) map: (h * w, 2) x and y, relative to its size, in float32 or better."""
+    """Give (h * w, 2) x and y of the cells, relative to the map's size, in float32 or better."""
     height, width = x.shape[-2:]
     dtype = torch.promote_types(x.dtype, torch.float32)
     rows = (torch.arange(height, dtype=dtype, device=x.device) + 0.5) / height

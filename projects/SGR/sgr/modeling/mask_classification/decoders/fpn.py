@@ -1,4 +1,4 @@
-"""Pixel decoders: from a backbone's feature pyramid to one embedding per cell at its finest stride.
+"""MaskFormer's pixel decoders: from features of several strides to an embedding of each cell.
 
 Parameter names are those of MaskFormer's pixel decoders, so that its checkpoints load.
 """
@@ -38,8 +38,11 @@ class FPNPixelDecoder(PyramidDecoder):
             input_shape: channels and stride of every input feature.
             conv_dim: channels of the pyramid.
             mask_dim: channels of the mask features.
-            norm: normalisation of the pyramid's convolutions (see detectron2's ``get_norm``); an
-                empty string leaves it out.
+            norm: norm of the pyramid's convolutions (see Detectron2's ``get_norm``); "" leaves it
+                out.
+
+        Raises:
+            ValueError: there is no input feature.
         """
         super().__init__()
         if not input_shape:
@@ -76,11 +79,11 @@ class FPNPixelDecoder(PyramidDecoder):
         return PixelDecoderOutput(self.mask_features(maps[-1]), encoder_features)
 
     def _build_coarsest(self, shape: ShapeSpec, norm: str) -> nn.Module:
-        """The convolution that the coarsest feature passes on its way into the pyramid."""
+        """Build the convolution between the coarsest feature and the pyramid."""
         return conv_norm(shape.channels, self.conv_dim, 3, norm, F.relu)
 
     def _encode_coarsest(self, feature: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What enters the pyramid at the coarsest stride, and the encoder's output if any."""
+        """Give what enters the pyramid at the coarsest stride, and the encoder's output or None."""
         return feature, None
 
 
@@ -104,12 +107,12 @@ class TransformerFPNPixelDecoder(FPNPixelDecoder):
     ):
         """
         Args:
-            input_shape, conv_dim, mask_dim, norm: as for :class:`FPNPixelDecoder`; ``conv_dim``
-                is also the encoder's width, a multiple of 4 and of ``num_heads``.
-            num_layers, num_heads, feedforward_dim, dropout, pre_norm: the encoder's.
+            input_shape, conv_dim, mask_dim, norm: as for :class:`FPNPixelDecoder`. ``conv_dim`` is
+                also the width of the encoder, a multiple of 4 and of ``num_heads``.
+            num_layers, num_heads, feedforward_dim, dropout, pre_norm: of the encoder.
 
         Raises:
-            ValueError: heads that do not divide ``conv_dim``.
+            ValueError: the heads do not divide ``conv_dim``.
         """
         check_heads(num_heads, conv_dim, "MODEL.MASK_FORMER.NHEADS", "MODEL.SEM_SEG_HEAD.CONVS_DIM")
         super().__init__(input_shape, conv_dim=conv_dim, mask_dim=mask_dim, norm=norm)

@@ -1,1 +1,1 @@
-"""Predictors: queries to classes and masks."""
+"""Predictors turn learned queries into classes and masks."""

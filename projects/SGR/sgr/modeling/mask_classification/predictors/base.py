@@ -24,9 +24,9 @@ __all__ = ["PREDICTOR_REGISTRY", "QueryPredictor", "build_predictor", "check_rea
 PREDICTOR_REGISTRY = Registry("PREDICTOR")
 PREDICTOR_REGISTRY.__doc__ = """
 Predictors, chosen by ``cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME``. A registered class is
-called as ``(cfg, in_channels, mask_stride=...)``, its modules with features and mask features.
-Those with ``reads_multi_scale = True`` read a list of features, of a list of channels; the others
-read one. :class:`QueryPredictor` is a base for them, but need not be.
+called as ``(cfg, in_channels, mask_stride=...)``. Its modules are called with features and mask
+features. A class with ``reads_multi_scale = True`` reads a list of features and gets a list of
+channels; the others read one feature. :class:`QueryPredictor` may be the base, but need not be.
 """
 
 
@@ -42,8 +42,8 @@ def build_predictor(
         mask_stride: pixels per cell of the mask features.
 
     Raises:
-        ValueError: no predictor is registered under that name, or it reads several scales and gets
-            one, or the other way round.
+        ValueError: no predictor is registered under that name, or the predictor cannot read
+            ``cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE``.
     """
     predictor = find_registered(
         PREDICTOR_REGISTRY,
@@ -70,10 +70,10 @@ class QueryPredictor(nn.Module):
 
     Attributes:
         reads_multi_scale: whether features are a list of maps of several scales.
-        supervised_concepts: False, because queries have their own set criterion. Their regions are
-            recorded as tokens for the metrics; the criterion of concept regions leaves them alone.
-        predicts_inner_layers: whether training with deep supervision predicts from every layer.
-            ``tools/analyze_model.py`` counts these predictions apart.
+        supervised_concepts: False, because queries have their own criterion. The metrics of tokens
+            use their regions, but the criterion of concept regions does not.
+        predicts_inner_layers: whether training mode predicts from inner layers too.
+            ``tools/analyze_model.py`` counts these predictions separately.
     """
 
     reads_multi_scale = False
@@ -139,7 +139,7 @@ class QueryPredictor(nn.Module):
         }
 
     def input_projection(self, channels: int, enforce: bool) -> nn.Module:
-        """A 1x1 convolution to D channels; nothing where there are D already, unless enforced."""
+        """Build a 1x1 convolution to D channels; the identity if not needed and not enforced."""
         if channels == self.hidden_dim and not enforce:
             return nn.Identity()
         return conv_norm(channels, self.hidden_dim, 1, norm="")
@@ -173,5 +173,5 @@ class QueryPredictor(nn.Module):
         return {**output, "aux_outputs": inner} if inner else output
 
     def concept_regions(self, output: dict) -> ConceptRegions:
-        """The queries' masks of :meth:`forward`'s output as regions of Q concepts."""
+        """Give the masks in an output of :meth:`forward` as regions of Q concepts."""
         return ConceptRegions(logits=output["pred_masks"], stride=self.mask_stride)

@@ -1,4 +1,4 @@
-"""Mask2Former's predictor: queries read one scale after the other, each inside of its own mask."""
+"""Mask2Former's predictor: queries read one scale after another, each inside its own mask."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["MaskedAttention", "MaskedAttentionPredictor"]
 class MaskedAttention(nn.MultiheadAttention):
     """Multi-head attention from queries to a memory, with one mask for all heads.
 
-    Parameters are those of ``nn.MultiheadAttention``. Its own forward wants the mask once per head;
-    here the heads share one of B * Q * N bytes.
+    It has the parameters of ``nn.MultiheadAttention``, whose own forward needs one mask per head.
+    Here all heads share one mask of B * Q * N bytes.
 
     Args:
         embed_dim: D, channels of a token.
-        num_heads: attention heads; must divide D.
-        dropout: probability, of the attention's weights.
+        num_heads: attention heads, a divisor of D.
+        dropout: probability, of the attention weights.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0):
@@ -36,7 +36,7 @@ class MaskedAttention(nn.MultiheadAttention):
         Args:
             query: (B, Q, D).
             key, value: (B, N, D).
-            allowed: (B, Q, N), bool: what each query may look at, at least one token.
+            allowed: (B, Q, N), bool: the tokens that each query may read, at least one.
 
         Returns:
             (B, Q, D).
@@ -58,7 +58,7 @@ class MaskedAttention(nn.MultiheadAttention):
 
 
 class _Block(nn.Module):
-    """A residual with a norm: after the sum, or of the input (``pre_norm``)."""
+    """A residual block with a norm of the sum or, with ``pre_norm``, of the input."""
 
     def __init__(self, embed_dim: int, dropout: float, pre_norm: bool):
         super().__init__()
@@ -89,7 +89,7 @@ class _CrossAttentionBlock(_Block):
 
 
 class _SelfAttentionBlock(_Block):
-    """Queries (B, Q, D) look at each other."""
+    """Queries (B, Q, D) read each other."""
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float, pre_norm: bool):
         super().__init__(embed_dim, dropout, pre_norm)
@@ -114,17 +114,18 @@ class _FeedForwardBlock(_Block):
 class MaskedAttentionPredictor(QueryPredictor):
     """Mask2Former's transformer decoder (its Sec. 3.2): masked attention over several scales.
 
-    Every layer lets the queries read one scale, the coarsest first and in turns: each query only
-    the cells inside of the mask that it predicts before the layer, or all of them if there is none.
-    Then the queries look at each other, and a feed-forward block follows.
+    In every layer the queries read one scale: the coarsest in the first layer, then the next finer
+    one, and after the finest the coarsest again. Each query reads only the cells inside the mask
+    that it predicts before the layer, or all cells if that mask is empty. Then the queries read
+    each other, and a feed-forward block follows.
 
     Q masks at the stride of the mask features cost Q * mask_dim * h * w multiplications, about as
     much as a whole layer. So they are made for results and losses only:
 
-    * What a layer's queries may attend to is found without them. Bilinear resizing is linear, so
-      the mask features are resized once per scale, and the queries multiplied with those cells.
-    * Evaluation predicts once, from the last layer; training with deep supervision predicts from
-      all of them, by one product.
+    * The cells that a query may read are found without them. Bilinear resizing is linear, so the
+      mask features are resized once per scale and multiplied with the queries.
+    * Evaluation predicts once, from the last layer. Training with deep supervision predicts from
+      all layers with one product.
     """
 
     reads_multi_scale = True
@@ -146,12 +147,12 @@ class MaskedAttentionPredictor(QueryPredictor):
             in_channels: channels of the feature maps that the queries read, one per scale, the
                 coarsest first.
             dropout, feedforward_dim: of the layers.
-            decoder_layers: layers, at least 1; one less than MODEL.MASK_FORMER.DEC_LAYERS, which
-                counts the prediction before the first layer too. Where they are fewer than the
+            decoder_layers: layers, at least 1. MODEL.MASK_FORMER.DEC_LAYERS is one more, because
+                it counts the prediction before the first layer. If there are fewer layers than
                 scales, the finest scales are not read and have no input convolution.
             pre_norm: normalise each block's input instead of the sum after it.
-            enforce_input_proj: keep the 1x1 input convolutions of scales that have ``hidden_dim``
-                channels and need none.
+            enforce_input_proj: have 1x1 input convolutions also for scales that have ``hidden_dim``
+                channels, so that none is needed.
             **options: see :class:`QueryPredictor`; ``num_classes`` is needed.
 
         Raises:
@@ -215,7 +216,7 @@ class MaskedAttentionPredictor(QueryPredictor):
             begins with the prediction before the first layer. Otherwise there are none.
 
         Raises:
-            ValueError: if there are not as many ``features`` as scales.
+            ValueError: there are not as many ``features`` as scales.
         """
         if len(features) != self.level_embed.num_embeddings:
             raise ValueError(
@@ -223,7 +224,8 @@ class MaskedAttentionPredictor(QueryPredictor):
                 f"{len(features)} feature maps"
             )
         num_scales = len(features)
-        features = features[: len(self.transformer_cross_attention_layers)]  # what is read of them
+        # With fewer layers than scales nothing reads the finest ones.
+        features = features[: len(self.transformer_cross_attention_layers)]
         memories = [self._memory(level, feature) for level, feature in enumerate(features)]
         resized = [_resize_cells(mask_features, feature.shape[-2:]) for feature in features]
         position = self.query_embed.weight[None]
@@ -248,13 +250,13 @@ class MaskedAttentionPredictor(QueryPredictor):
         return self.predict(torch.stack(states), torch.stack(embeddings), mask_features)
 
     def _memory(self, level: int, feature: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, h * w, D) of one scale, the same for all layers that read it."""
+        """Make (B, h * w, D) keys and values of one scale, for all layers that read it."""
         value = self.input_proj[level](feature) + self.level_embed.weight[level][:, None, None]
         key = value + self.position_embedding(feature)
         return key.flatten(2).transpose(1, 2), value.flatten(2).transpose(1, 2)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        # What the queries start from had another name in the first public checkpoints.
+        # The first public checkpoints have another name for the first state of the queries.
         old, new = f"{prefix}static_query.weight", f"{prefix}query_feat.weight"
         if old in state_dict:
             state_dict[new] = state_dict.pop(old)
@@ -263,20 +265,20 @@ class MaskedAttentionPredictor(QueryPredictor):
 
 @torch.no_grad()
 def _resize_cells(mask_features: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, C, h, w) embeddings of the cells -> (B, C, h_l * w_l) of those of a scale."""
+    """Resize (B, C, h, w) embeddings of the cells to the (B, C, h_l * w_l) cells of a scale."""
     return F.interpolate(mask_features, size=size, mode="bilinear", align_corners=False).flatten(2)
 
 
 @torch.no_grad()
 def _inside_masks(embeddings: Tensor, cells: Tensor) -> Tensor:
-    """Which cells of a scale lie inside of which query's mask, that is, have p >= 0.5.
+    """Find the cells of a scale inside each query's mask, where its probability is at least 0.5.
 
     Args:
         embeddings: (B, Q, C) mask embeddings of the queries.
-        cells: (B, C, N) those of the scale's cells.
+        cells: (B, C, N) embeddings of the cells of the scale.
 
     Returns:
-        (B, Q, N), bool; all of them True for a query whose mask is empty.
+        (B, Q, N), bool. A query whose mask is empty has True everywhere.
     """
     inside = embeddings @ cells >= 0
     return inside | ~inside.any(-1, keepdim=True)

@@ -15,7 +15,7 @@ __all__ = ["TransformerPredictor"]
 
 @PREDICTOR_REGISTRY.register()
 class TransformerPredictor(QueryPredictor):
-    """MaskFormer's predictor: queries read a feature map, then each names a class and a mask."""
+    """MaskFormer's predictor: queries read a feature map, then each predicts a class and a mask."""
 
     @configurable
     def __init__(
@@ -35,8 +35,8 @@ class TransformerPredictor(QueryPredictor):
             in_channels: channels of the feature map that the transformer reads.
             dropout, feedforward_dim, encoder_layers, decoder_layers, pre_norm: see
                 :class:`Transformer`.
-            enforce_input_proj: keep the 1x1 input convolution where ``in_channels`` equals
-                ``hidden_dim`` and none is needed.
+            enforce_input_proj: have a 1x1 input convolution also if ``in_channels`` equals
+                ``hidden_dim``, so that none is needed.
             **options: see :class:`QueryPredictor`; ``num_classes`` is needed.
         """
         super().__init__(**options)
@@ -65,13 +65,13 @@ class TransformerPredictor(QueryPredictor):
     def forward(self, features: Tensor, mask_features: Tensor) -> dict:
         """
         Args:
-            features: (B, in_channels, h', w') what the queries read.
+            features: (B, in_channels, h', w'), which the queries read.
             mask_features: (B, mask_dim, h, w) embeddings of the cells.
 
         Returns:
-            See :meth:`QueryPredictor.predict`. In evaluation it predicts from the last layer only:
-            each of the others costs Q * mask_dim * h * w multiplications, and as much memory as
-            the result.
+            See :meth:`QueryPredictor.predict`. Evaluation predicts from the last layer only,
+            because each layer costs Q * mask_dim * h * w multiplications and as much memory as the
+            result.
         """
         position = self.position_embedding(features)
         queries = self.transformer(self.input_proj(features), position, self.query_embed.weight)
