@@ -5,11 +5,11 @@
         --config-file configs/coco-stuff-10k-171/maskformer_R101_sgr_bs16_78750.yaml
     python tools/analyze_model.py --table-a    # the paper's models, beside the paper's numbers
 
-Inference of one square image is counted from the image to the result at the image's size, as fvcore
-counts: a multiply-add is one flop; normalisation and interpolation count, other elementwise
-operations do not. The two products inside fused attention, which fvcore leaves out, have a line of
-their own. So have the predictions of a mask classifier's inner decoder layers: they serve the
-losses, and inference leaves them out, but published counts have them. No checkpoint is needed.
+Inference of one square image is counted from the image to the result at the image's size. A
+multiply-add is one flop. Normalisation and interpolation count, other elementwise operations do
+not, as in fvcore. fvcore leaves out the two products inside fused attention, so they have a line of
+their own. The predictions of a mask classifier's inner decoder layers have one too: only the losses
+need them and inference leaves them out, but published counts include them. No checkpoint is needed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import argparse
 import json
 import sys
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
-from typing import Iterator, Sequence
 
 import torch
 from fvcore.nn import FlopCountAnalysis, parameter_count
@@ -51,10 +51,10 @@ class Cost:
 
     Attributes:
         gflops: multiply-adds, in 10^9, as fvcore counts.
-        attention_gflops: multiply-adds of the fused attention's two products, in 10^9, which fvcore
-            does not count: they come on top.
-        auxiliary_gflops: multiply-adds, in 10^9, that the predictions of inner decoder layers would
-            add if inference made them.
+        attention_gflops: multiply-adds of the two products of fused attention, in 10^9. fvcore does
+            not count them, so ``gflops`` does not include them.
+        auxiliary_gflops: multiply-adds, in 10^9, of the predictions of inner decoder layers, which
+            inference does not make.
         params_m: parameters, in 10^6.
     """
 
@@ -65,7 +65,7 @@ class Cost:
 
     @property
     def published_gflops(self) -> float:
-        """All of them, which is what the public models' counts compare with."""
+        """The sum of all three, as in the counts of the public models."""
         return self.gflops + self.attention_gflops + self.auxiliary_gflops
 
 
@@ -77,7 +77,7 @@ class ModelCost:
         size: side of the square image, pixels.
         model: the whole.
         reasoning: the reasoning modules.
-        uncounted_ops: operations met that the count leaves out, with how often each was met.
+        uncounted_ops: operations that the count leaves out -> how often they were called.
     """
 
     size: int
@@ -87,7 +87,7 @@ class ModelCost:
 
 
 class SemanticInference(nn.Module):
-    """What is traced: an image in, its scores out, both plain tensors."""
+    """The traced function: from an image to its scores, both plain tensors."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -107,7 +107,7 @@ def analyze(model: nn.Module, size: int = 512) -> ModelCost:
     """Count a meta-architecture's inference of one image.
 
     Args:
-        model: a Detectron2 meta-architecture; put into evaluation mode.
+        model: a Detectron2 meta-architecture. It is put into evaluation mode.
         size: side of the square image, pixels.
 
     Raises:
@@ -139,7 +139,7 @@ def analyze(model: nn.Module, size: int = 512) -> ModelCost:
 
 
 def format_table(cost: ModelCost) -> str:
-    """The cost as a table, with the operations left out below it."""
+    """Format the cost as a table, with the operations that do not count below it."""
     names = {
         "gflops": "GFLOPs (fvcore)",
         "attention_gflops": "+ attention products",
@@ -158,7 +158,7 @@ def format_table(cost: ModelCost) -> str:
 
 
 def format_table_a(costs: Sequence[ModelCost]) -> str:
-    """The costs of the models of the paper's Table a, in its order, beside the paper's."""
+    """Format the costs of the models of the paper's Table a beside the paper's numbers."""
     rows = []
     for (method, _, paper), cost in zip(_TABLE_A, costs, strict=True):
         model = cost.model
@@ -213,7 +213,7 @@ def _count(traced: nn.Module, size: int) -> FlopCountAnalysis:
 
 @contextmanager
 def _auxiliary_predictions(model: nn.Module) -> Iterator[None]:
-    """Let predictors predict from all their layers, as they do in training."""
+    """Let predictors predict from inner layers too, as they do in training."""
     predictors = [
         module for module in model.modules() if getattr(module, "predicts_inner_layers", False)
     ]
@@ -227,14 +227,14 @@ def _auxiliary_predictions(model: nn.Module) -> Iterator[None]:
 
 
 def _attention_flops(inputs: list, outputs: list) -> Counter:
-    """Two products, queries with keys and weights with values."""
+    """Count two products: of queries with keys, and of weights with values."""
     query, key, value = (get_shape(tensor) for tensor in inputs[:3])
     return Counter({_ATTENTION: prod(query[:-1]) * key[-2] * (query[-1] + value[-1])})
 
 
 @contextmanager
 def _plain_attention() -> Iterator[None]:
-    """Keep torch's transformer layers off their fused operation, which hides what is inside."""
+    """Switch off the fused operation of torch's transformer layers, which hides its parts."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

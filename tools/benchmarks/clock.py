@@ -1,4 +1,4 @@
-"""Where the time of a run goes: the parts of it, by the functions that they are done by."""
+"""Time of the parts of a run, measured in the functions that do them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Place(NamedTuple):
     """A function that does a part of the work.
 
     Attributes:
-        owner: module or class that has it.
-        name: its name there; it must be looked up there at each call.
-        part: what the part is called, or a function of the call's arguments that says so.
+        owner: module or class that has the function.
+        name: its name there. Callers must look it up there at each call.
+        part: the name of the part, or a function of the call's arguments that gives the name.
     """
 
     owner: Any
@@ -30,8 +30,8 @@ def clocked(places: Sequence[Place]) -> Iterator[dict[str, float]]:
     """Clock the functions while the context lasts.
 
     Yields:
-        The seconds of each part so far. What one of the functions calls within another counts for
-        the outer one. A part that was not met is not there.
+        The seconds of each part so far. If one of the functions runs inside another, its time
+        counts for the outer one. A part that did not run is not there.
     """
     seconds: dict[str, float] = {}
     inside = False

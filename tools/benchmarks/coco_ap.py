@@ -27,9 +27,9 @@ SIZE = (480, 640)  # height, width of an image
 
 
 def literal_evaluation(ground_truth: COCO, results: list[dict], task: str) -> COCOeval:
-    """As the examples of pycocotools do it. The arguments are those of :func:`evaluate_coco`."""
+    """Evaluate as the examples of pycocotools do, with the arguments of :func:`evaluate_coco`."""
     unused = "bbox" if task == "segm" else "segmentation"
-    results = [{key: each[key] for key in each if key != unused} for each in results]
+    results = [{key: result[key] for key in result if key != unused} for result in results]
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(ground_truth, ground_truth.loadRes(results), task)
         evaluation.evaluate()
@@ -63,7 +63,7 @@ def _values(evaluation) -> list[np.ndarray]:
 
 
 def _random_data(rng: np.random.Generator, args: argparse.Namespace) -> tuple[COCO, list[dict]]:
-    """Ground truth with few crowds; two thirds of the detections lie near an instance."""
+    """Make ground truth with few crowds, and detections, two thirds of them near an instance."""
     images, annotations, results = [], [], []
     for image_id in range(1, args.images + 1):
         images.append({"id": image_id, "height": SIZE[0], "width": SIZE[1]})
@@ -113,7 +113,7 @@ def _random_data(rng: np.random.Generator, args: argparse.Namespace) -> tuple[CO
 
 
 def _shape(rng: np.random.Generator) -> np.ndarray:
-    """A round polygon of 24 corners (x, y), of a size that may be small or fill the image."""
+    """Make a round polygon of 24 corners (x, y). It may be small or fill the image."""
     angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     radii = np.exp(rng.uniform(np.log(6), np.log(SIZE[0] / 2))) * rng.uniform(0.7, 1, len(angles))
     centre = rng.random(2) * SIZE[::-1]
@@ -122,7 +122,7 @@ def _shape(rng: np.random.Generator) -> np.ndarray:
 
 
 def _moved(rng: np.random.Generator, shape: np.ndarray) -> np.ndarray:
-    """Shifted by about a twentieth of its size."""
+    """Shift a polygon by about a twentieth of its size."""
     shift = rng.normal(0, 0.05, 2) * np.ptp(shape, axis=0)
     return (shape + shift).clip(0, np.array(SIZE[::-1]))
 

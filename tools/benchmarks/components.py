@@ -29,7 +29,7 @@ def literal_components(
     max_components: int = 64,
     kernel_size: int = 3,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Components one class after the other.
+    """Find components, one class after another.
 
     Args:
         sem_seg: (H, W) uint8 labels. The others are those of :func:`connected_components`.
@@ -80,9 +80,9 @@ def run(args: argparse.Namespace) -> Iterator[Row]:
 
 
 def _share_of_other_components(expected: Results, actual: Results) -> float:
-    """Share of the pixels whose component is another one.
+    """Compute the share of pixels that are in another component.
 
-    Components of equal class and area may come in either order.
+    Components of equal class and area may come in any order.
     """
     wrong = pixels = 0
     for (theirs, their_classes), (ours, our_classes) in zip(expected, actual):

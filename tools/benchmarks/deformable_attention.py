@@ -18,9 +18,9 @@ __all__ = ["COMPARES", "add_options", "literal_deformable_attention", "run"]
 
 COMPARES = (
     "multi_scale_deformable_attention beside grid_sample of each map, whose samples are kept, "
-    "stacked, weighted and summed. A query for each cell; its points lie a few cells around it. "
-    "In bfloat16 are the maps and the result, not the locations; grid_sample, which wants one type "
-    "for both, gets the maps in float32."
+    "stacked, weighted and summed. There is a query for each cell, with its points a few cells "
+    "around it. In the rows of bfloat16 maps and result have this type, locations do not; "
+    "grid_sample needs one type for both and gets the maps in float32."
 )
 
 Attention = Callable[[Tensor, list[tuple[int, int]], Tensor, Tensor], Tensor]
@@ -29,7 +29,7 @@ Attention = Callable[[Tensor, list[tuple[int, int]], Tensor, Tensor], Tensor]
 def literal_deformable_attention(
     value: Tensor, spatial_shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """Shapes as for :func:`multi_scale_deformable_attention`."""
+    """Sample and sum as :func:`multi_scale_deformable_attention`, whose shapes are the same."""
     batch, _, heads, channels = value.shape
     queries = locations.shape[1]
     cells = value.float().split([height * width for height, width in spatial_shapes], dim=1)
@@ -86,22 +86,22 @@ def run(args: argparse.Namespace) -> Iterator[Row]:
 def _inputs(
     batch: int, shapes: list[tuple[int, int]], args: argparse.Namespace
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Maps, locations around each cell of each map, and weights."""
+    """Make maps, locations around each cell of each map, and weights."""
     centers = torch.cat([_cell_centers(*shape) for shape in shapes])
     queries, levels = len(centers), len(shapes)
     per_point = (batch, queries, args.heads, levels, args.points)
     sizes = torch.tensor([(width, height) for height, width in shapes])[:, None]
     near = centers[:, None, None, None] * sizes + 2 * torch.randn(*per_point, 2)
-    # Not where cells meet: the gradient jumps there, so that rounding would make it another.
+    # Not where cells meet: there the gradient jumps, and rounding would change it.
     between = 0.1 + 0.8 * torch.rand(*per_point, 2)
     locations = (near.floor() + between - 0.5) / sizes
     value = torch.randn(batch, queries, args.heads, args.head_dim)
     weights = torch.randn(per_point).flatten(3).softmax(dim=-1).view(per_point)
-    return tuple(each.to(args.device) for each in (value, locations, weights))
+    return tuple(tensor.to(args.device) for tensor in (value, locations, weights))
 
 
 def _cell_centers(height: int, width: int) -> Tensor:
-    """(h * w, 2) x and y, relative to the map's size."""
+    """Give (h * w, 2) x and y of the cells, relative to the size of the map."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return torch.stack(((x + 0.5) / width, (y + 0.5) / height), dim=-1).flatten(0, 1)
 
@@ -112,8 +112,8 @@ def _forward(attention: Attention, value: Tensor, shapes, *points: Tensor) -> Re
 
 
 def _forward_backward(attention: Attention, value: Tensor, shapes, *points: Tensor) -> Results:
-    """The output and the gradients of all three inputs."""
-    inputs = [each.detach().requires_grad_() for each in (value, *points)]
+    """Compute the output and the gradients of all three inputs."""
+    inputs = [tensor.detach().requires_grad_() for tensor in (value, *points)]
     output = attention(inputs[0], shapes, *inputs[1:])
     gradients = torch.autograd.grad(output.float().square().mean(), inputs)
     return [output.detach(), *gradients]

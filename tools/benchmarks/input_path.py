@@ -25,7 +25,8 @@ from sgr.data.augmentations.build import build_augmentations
 from sgr.data.augmentations.color_jitter import ColorJitterTransform
 from sgr.data.augmentations.constrained_crop import ConstrainedCrop
 from sgr.data.augmentations.resized_crop import ResizedCropTransform
-from sgr.data.mappers import SemanticConceptMapper, concept_mapper, semantic
+from sgr.data.mappers import SemanticConceptMapper, concept_mapper
+from sgr.data.truth import records as truth_records
 
 from .clock import Place, clocked
 from .label_maps import patches
@@ -50,7 +51,7 @@ PLACES = (
         "read_image",
         lambda _, format: "decode labels" if format in (None, "L") else "decode image",
     ),
-    Place(semantic, "check_labels", "check labels"),
+    Place(truth_records, "check_labels", "check labels"),
     Place(T.RandomCrop_CategoryAreaConstraint, "get_transform", "draw the crop"),
     Place(ConstrainedCrop, "get_transform", "draw the crop"),
     Place(T.ResizeTransform, "apply_image", "resize, crop"),
@@ -138,7 +139,7 @@ def _compare(
 
 
 def _map_all(mapper: Callable[[dict], dict], records: list[dict], draws: int) -> Results:
-    """What the mapper makes of each record in some of its augmentations, always the same."""
+    """Map each record with a few draws of augmentations, the same in every call."""
     outputs = []
     for index, record in enumerate(records):
         for draw in range(draws):
@@ -149,7 +150,7 @@ def _map_all(mapper: Callable[[dict], dict], records: list[dict], draws: int) ->
 
 
 def _deviation(expected: Results, actual: Results, *, ignored: int) -> float:
-    """Largest difference of the images, or the share of labels that differ, of all of them."""
+    """Find the largest difference of images or share of other labels among all pairs."""
     worst = 0.0
     for theirs, ours in zip(expected, actual, strict=True):
         height, width = theirs["image"].shape[1:]  # ours may be padded
@@ -163,9 +164,9 @@ def _deviation(expected: Results, actual: Results, *, ignored: int) -> float:
 def _parts(
     run_literal: Callable[[], Results], run_sgr: Callable[[], Results], args: argparse.Namespace
 ) -> dict[str, tuple[float, float]]:
-    """Seconds that each part of a run takes, of both versions.
+    """Measure the seconds of each part of a run for both versions.
 
-    In runs of their own: the clocks cost time, and the sum is not that of the row.
+    It needs runs of its own, because the clocks cost time. So the sum is not that of the row.
     """
     spent: list[dict[str, float]] = [{}, {}]
     with use_threads(args.threads):
@@ -183,7 +184,7 @@ def _parts(
 
 
 def _records_of(name: str, count: int) -> list[dict]:
-    """At most so many records, from all over the dataset."""
+    """Take at most ``count`` records, spread over the whole dataset."""
     try:
         records = DatasetCatalog.get(name)
     except KeyError as error:
@@ -209,10 +210,10 @@ def _config(path: Path, shrink: int, dataset: str = "") -> CfgNode:
 
 
 def _write(rng: np.random.Generator, stem: Path, size: tuple[int, int], suffix: str) -> dict:
-    """A made-up image and its labels, and their record."""
+    """Write a generated image and its labels, and give their record."""
     labels = patches(rng, size, 19)
     image, label_map = stem.with_suffix(f".{suffix}"), stem.with_suffix(".labels.png")
-    # About 190 KB as JPEG at this size, 2.5 MB as PNG, as those of the datasets.
+    # About 190 KB as JPEG and 2.5 MB as PNG, like the images of the datasets.
     grain, options = (22, {"quality": 95}) if suffix == "jpg" else (14, {})
     Image.fromarray(_photograph(rng, labels, grain)).save(image, **options)
     Image.fromarray(labels).save(label_map)
@@ -220,7 +221,7 @@ def _write(rng: np.random.Generator, stem: Path, size: tuple[int, int], suffix: 
 
 
 def _photograph(rng: np.random.Generator, labels: np.ndarray, grain: float) -> np.ndarray:
-    """(H, W, 3) uint8: a colour for each label, and noise of every wavelength, as photographs."""
+    """Paint (H, W, 3) uint8: a colour for each label, and noise of all wavelengths."""
     height, width = labels.shape
     values = rng.uniform(40, 216, (256, 3)).astype(np.float32)[labels]
     cells = 4

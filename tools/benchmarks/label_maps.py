@@ -11,9 +11,9 @@ IGNORE_LABEL = 255
 
 
 def patches(rng: np.random.Generator, size: int | tuple[int, int], count: int) -> np.ndarray:
-    """A uint8 map of patches with wavy borders, one label each, in an ignored frame.
+    """Make a uint8 map of patches with wavy borders, one label each, in an ignored frame.
 
-    A patch is what lies nearest to a random point after the plane has been bent.
+    A patch is the region nearest to a random point, after the plane has been bent.
 
     Args:
         rng: source of points and bends.
@@ -43,6 +43,6 @@ def patches(rng: np.random.Generator, size: int | tuple[int, int], count: int) -
 
 
 def with_noise(rng: np.random.Generator, label_map: np.ndarray, count: int) -> np.ndarray:
-    """The map with a random one of ``count`` labels in every tenth pixel."""
+    """Put a random one of ``count`` labels into every tenth pixel of a map."""
     random = rng.integers(0, count, label_map.shape, dtype=np.uint8)
     return np.where(rng.random(label_map.shape) < 0.1, random, label_map)

@@ -45,12 +45,12 @@ Size = tuple[int, int]
 
 
 def _full_size(mask_logits: Tensor, size: Size) -> Tensor:
-    """(Q, h, w) -> (Q, H', W') logits of the padded image."""
+    """Resize (Q, h, w) logits to the (Q, H', W') pixels of the padded image."""
     return F.interpolate(mask_logits[None], _padded(size), mode="bilinear", align_corners=False)[0]
 
 
 def literal_scores(class_logits: Tensor, mask_logits: Tensor, size: Size) -> Tensor:
-    """(C, H, W) scores of the image."""
+    """Compute the (C, H, W) scores of the image."""
     masks = _full_size(mask_logits, size).sigmoid()
     scores = torch.einsum("qc,qhw->chw", class_logits.softmax(-1)[:, :-1], masks)
     del masks
@@ -58,14 +58,14 @@ def literal_scores(class_logits: Tensor, mask_logits: Tensor, size: Size) -> Ten
 
 
 def literal_labels(class_logits: Tensor, mask_logits: Tensor, size: Size) -> Tensor:
-    """(H, W) the best class of every pixel."""
+    """Find the (H, W) best class of every pixel."""
     return literal_scores(class_logits, mask_logits, size).argmax(0)
 
 
 def literal_panoptic(
     class_logits: Tensor, mask_logits: Tensor, size: Size, things: range
 ) -> Results:
-    """(H, W) segment ids and (N,) categories, as Mask2Former defines them."""
+    """Make (H, W) segment ids and (N,) categories, as Mask2Former defines them."""
     masks = sem_seg_postprocess(_full_size(mask_logits, size), size, *size).sigmoid()
     scores, classes = class_logits.softmax(-1).max(-1)
     kept = classes != class_logits.shape[-1] - 1
@@ -87,7 +87,7 @@ def literal_panoptic(
 
 
 def literal_instances(class_logits: Tensor, mask_logits: Tensor, size: Size) -> Results:
-    """(N,) scores, (N,) classes, and N (H, W) masks."""
+    """Choose instances: (N,) scores, (N,) classes and N masks (H, W)."""
     masks = sem_seg_postprocess(_full_size(mask_logits, size), size, *size)
     prob = class_logits.softmax(-1)[:, :-1]
     scores, pairs = prob.flatten().topk(min(MAX_INSTANCES, prob.numel()))
@@ -151,9 +151,9 @@ def _padded(size: Size) -> Size:
 
 
 def _deviation(expected: Results, actual: Results) -> float:
-    """Largest of the relative differences of scores and the shares of unequal integers.
+    """Find the largest relative difference of scores, or share of unequal integers.
 
-    Scores come as a (C, H, W) tensor, a sequence of maps: less than a copy at a time is needed.
+    Scores are a (C, H, W) tensor, which counts as a sequence of maps. So no copy of all is made.
     """
     worst = 0.0
     for first, second in zip(expected, actual, strict=True):

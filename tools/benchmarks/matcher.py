@@ -34,10 +34,10 @@ TERMS = ("focal", "dice", "cosine")
 def literal_losses(
     logits: Tensor, component_maps: list[Tensor], counts: list[int], stride: int, max_active: int
 ) -> tuple[dict[str, Tensor], np.ndarray]:
-    """The terms of Eq. 6, image by image, on pixels.
+    """Compute the terms of Eq. 6 image by image on pixels.
 
-    Weights are 1, regions unite by noisy or, and terms are normalised as
-    :class:`ConceptCriterion` normalises them.
+    Weights are 1, regions unite by noisy-or, and terms are normalised as in
+    :class:`ConceptCriterion`.
 
     Args:
         logits: (B, K, h, w) regions.
@@ -71,7 +71,7 @@ def literal_losses(
 
 
 def _upsample(regions: Tensor, stride: int) -> Tensor:
-    """(K, h, w) -> (K, h * stride, w * stride)."""
+    """Turn (K, h, w) regions into (K, h * stride, w * stride)."""
     return F.interpolate(regions[None], scale_factor=stride, mode="nearest")[0]
 
 
@@ -87,24 +87,24 @@ def _cost_matrix(regions: Tensor, masks: Tensor, labelled: Tensor, stride: int) 
 
 
 def _focal_terms(p: Tensor) -> tuple[Tensor, Tensor]:
-    """Focal loss of probabilities for target 1 and for target 0."""
+    """Compute the focal loss of probabilities for target 1 and for target 0."""
     return -ALPHA * (1 - p) ** GAMMA * p.log(), -(1 - ALPHA) * p**GAMMA * (1 - p).log()
 
 
 def _focal(p: Tensor, mask: Tensor, labelled: Tensor) -> Tensor:
-    """Mean over the labelled pixels of a region and a mask (H, W)."""
+    """Compute the focal loss of a region and a mask (H, W): mean over the labelled pixels."""
     return (torch.where(mask > 0, *_focal_terms(p)) * labelled).sum() / labelled.sum()
 
 
 def _dice(p: Tensor, mask: Tensor, labelled: Tensor, stride: int) -> Tensor:
-    """Of a region and a mask (H, W), with sums in cells."""
+    """Compute the dice loss of a region and a mask (H, W), with sums in cells."""
     intersection = (p * labelled * mask).sum() / stride**2
     size = ((p * labelled).sum() + mask.sum()) / stride**2
     return 1 - (2 * intersection + 1) / (size + 1)
 
 
 def _mean_cosine(group: Tensor, labelled: Tensor) -> Tensor:
-    """Mean over the pairs of regions (k, H, W); 0 where there is no pair."""
+    """Compute the mean cosine of all pairs of regions (k, H, W); 0 if there is no pair."""
     vectors = (group * labelled).flatten(1)
     pairs = [F.cosine_similarity(a, b, dim=0) for a, b in combinations(vectors, 2)]
     return torch.stack(pairs).mean() if pairs else group.new_zeros(())

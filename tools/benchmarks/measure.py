@@ -25,12 +25,12 @@ Results = Sequence[Any]  # numbers, tensors or arrays
 
 @dataclass
 class Row:
-    """One comparison; of every pair the literal version comes first.
+    """One comparison. In every pair the literal version comes first.
 
     Attributes:
-        case: what was computed, on what size.
+        case: what was computed, and its size.
         seconds: times of the runs.
-        mib: peak memory of a run beyond its inputs, or None where it cannot be measured.
+        mib: peak memory of a run beyond its inputs, or None if it cannot be measured.
         deviation: largest difference of the results, relative to the largest value.
         extra: more columns, as they are printed.
         parts: seconds of a run that its parts take, in both versions; printed as a second table.
@@ -45,10 +45,10 @@ class Row:
 
 
 def largest_deviation(expected: Results, actual: Results) -> float:
-    """Over all results: largest difference, relative to the largest expected value."""
+    """Find the largest difference among all results, relative to the largest expected value."""
     worst = 0.0
     for first, second in zip(expected, actual, strict=True):
-        first, second = (torch.as_tensor(each).detach().double() for each in (first, second))
+        first, second = (torch.as_tensor(result).detach().double() for result in (first, second))
         scale = first.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
         worst = max(worst, float((first - second).abs().max() / scale))
     return worst
@@ -62,17 +62,17 @@ def compare(
     *,
     deviation: Callable[[Results, Results], float] = largest_deviation,
 ) -> Row:
-    """Weigh both functions, compare their results, then time them in turns.
+    """Measure the memory of both functions, compare their results, then time them in turns.
 
     Args:
         case: what they compute.
-        run_literal, run_sgr: called without arguments; both return results in the same order.
+        run_literal, run_sgr: called without arguments. Both return results in the same order.
         args: with ``device``, ``threads`` and ``repeat``.
-        deviation: of the second's results from the first's.
+        deviation: computes how much the results of the second differ from those of the first.
     """
     print(f"{case} ...", file=sys.stderr, flush=True)
     runs = run_literal, run_sgr
-    # On one thread: a forked process has none of its parent's, and must not wait for them.
+    # On one thread: a forked process has no threads of its parent and must not wait for them.
     with use_threads(1):
         mib = (_peak_mib(run_literal, args.device), _peak_mib(run_sgr, args.device))
     with use_threads(args.threads):
@@ -98,7 +98,7 @@ def _synchronize(device: str) -> None:
 
 
 def _peak_mib(run: Callable[[], Results], device: str) -> float | None:
-    """Memory in MiB that a run needs at its peak, beyond what was there before."""
+    """Measure the peak memory of a run in MiB, beyond the memory before it."""
     if device == "cuda":
         run()  # libraries keep their workspaces from the first run
         torch.cuda.reset_peak_memory_stats()
@@ -125,9 +125,9 @@ def _peak_mib(run: Callable[[], Results], device: str) -> float | None:
 
 
 def _report_peak(run: Callable[[], Results], queue: multiprocessing.SimpleQueue) -> None:
-    """In the forked process: the highest resident memory less what stays when the run is over.
+    """Report the peak of resident memory less the memory that stays after the run.
 
-    What stays are the inputs, the parent's memory, and code that the run was the first to load.
+    It runs in the forked process. Inputs, the parent's memory and newly loaded code stay.
     """
     import resource  # not on Windows
 
@@ -139,7 +139,7 @@ def _report_peak(run: Callable[[], Results], queue: multiprocessing.SimpleQueue)
 
 
 def _return_free_memory() -> None:
-    """Have malloc keep nothing for later, so that resident memory is memory in use."""
+    """Make malloc return free memory, so that resident memory is memory in use."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
     if trim is not None:
         trim(0)

@@ -23,10 +23,10 @@ COMPARES = (
 
 
 class LiteralReasoning(nn.Module):
-    """A module's function on the module's own parameters, step by step as the paper has it.
+    """The function of a module, with the module's own parameters, step by step as in the paper.
 
     Args:
-        module: whose layers to use; of sum pooling and with both embeddings, as by default.
+        module: has the layers. It must have sum pooling and both embeddings, which are defaults.
 
     Shape: ``x`` (B, C, h, w) -> (B, C, h, w).
     """
@@ -99,7 +99,7 @@ def _forward(module: nn.Module, x: Tensor) -> Results:
 
 
 def _forward_backward(module: nn.Module, x: Tensor) -> Results:
-    """The output, and the gradients of the input and of every parameter."""
+    """Compute the output, and the gradients of the input and of every parameter."""
     module.train()
     x = x.detach().requires_grad_()
     output = _features(module(x))
@@ -112,7 +112,7 @@ def _features(output: Tensor | tuple[Tensor, ConceptRegions]) -> Tensor:
 
 
 class _FeaturesOnly(nn.Module):
-    """What is traced: a tensor in and a tensor out."""
+    """The traced function: from a tensor to a tensor."""
 
     def __init__(self, module: nn.Module):
         super().__init__()

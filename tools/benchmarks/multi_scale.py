@@ -32,7 +32,7 @@ STRIDE = 4
 
 
 def literal_multi_scale(model: nn.Module, image: Tensor, min_size: int, logits: bool) -> Tensor:
-    """(C, H, W) mean probabilities or scores of a (3, H, W) image."""
+    """Compute (C, H, W) mean probabilities or scores of a (3, H, W) image."""
     height, width = image.shape[-2:]
     pixels = image.permute(1, 2, 0).numpy()
     maps = []
@@ -141,7 +141,7 @@ def _normalisation() -> dict[str, list[float]]:
 
 
 def _deviation(expected: Results, actual: Results) -> float:
-    """The relative difference of scores, the share of pixels with other labels."""
+    """Compute the relative difference of scores, or the share of pixels with other labels."""
     (first,), (second,) = expected, actual
     if first.is_floating_point():
         return float((first - second).abs().max() / first.abs().max())

@@ -24,13 +24,13 @@ COMPARES = (
 
 
 def literal_metrics(regions: Tensor, labels: Tensor, stride: int, chunk: int = 32) -> Results:
-    """The weight of every token on every pixel, summed over the pixels of each class.
+    """Sum the weight of every token over the pixels of each class, and measure S and D.
 
     Args:
         regions: (K, h, w) probabilities.
         labels: (H, W) integers.
         stride: pixels per cell.
-        chunk: masks that are full-size at a time; all K would take gigabytes.
+        chunk: number of full-size masks at a time; all K would take gigabytes.
 
     Returns:
         S_C and D_C.

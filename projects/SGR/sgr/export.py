@@ -1,10 +1,10 @@
-"""Semantic segmentors as one file each: ``torch.export`` programs and ONNX."""
+"""Export of a model's semantic segmentation to a ``torch.export`` program or an ONNX file."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from os import PathLike
-from typing import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +17,19 @@ __all__ = ["SemanticExport", "export_onnx", "export_program"]
 
 
 class SemanticExport(nn.Module):
-    """A meta-architecture's semantic inference between plain tensors, at a fixed image size.
+    """Semantic inference of a meta-architecture between plain tensors, at a fixed image size.
 
-    What a meta-architecture does with lists of dicts, images of several sizes and recorded concept
-    regions cannot be exported. Here a batch of images of one size goes through the same backbone
-    and head, and comes out with the same scores. The model's modules are shared, not copied.
+    A meta-architecture itself cannot be exported: it has lists of dicts, images of several sizes
+    and recorded concept regions. Here a batch of images of one size goes through the same backbone
+    and head, and the scores are the same. The modules of the model are shared, not copied.
 
     Args:
         model: a mask classifier (:class:`MaskFormerSegmentor`, :class:`Mask2FormerSegmentor`, the
             public MaskFormer and Mask2Former), or a per-pixel model with a head of Detectron2's
             interface (``SemanticSegmentor``); with concept supervision or without.
-        size: height and width of the images, pixels. Those that are no multiple of the model's
-            size divisibility are padded inside, and the scores cut.
-        labels: give the best class of every pixel instead of the scores of all.
+        size: height and width of the images, pixels. If they are no multiple of the model's size
+            divisibility, the images are padded inside and the scores are cut.
+        labels: give the best class of every pixel instead of the scores of all classes.
 
     Raises:
         ValueError: the model gives no semantic segmentation, or ``size`` is not two positive
@@ -57,9 +57,9 @@ class SemanticExport(nn.Module):
                 values 0 to 255.
 
         Returns:
-            (B, C, H, W) scores, those of the model's own "sem_seg" at the image's size (of mask
-            classifiers, sums of probabilities; of per-pixel models, logits), or with ``labels``
-            (B, H, W) int64 classes. A mask classifier holds (B, Q, H, W) masks on the way there.
+            (B, C, H, W) scores as in the model's "sem_seg" at the size of the image: sums of
+            probabilities from mask classifiers, logits from per-pixel models. With ``labels``
+            (B, H, W) int64 classes. A mask classifier needs memory for (B, Q, H, W) masks.
         """
         (height, width), (padded_height, padded_width) = self.size, self.padded_size
         if tuple(images.shape[-2:]) != self.size:
@@ -82,22 +82,21 @@ def export_program(
 ) -> torch.export.ExportedProgram:
     """Export a model's semantic inference with ``torch.export``.
 
-    Takes seconds to minutes and about the memory of one forward pass. The program runs on the
-    model's device.
+    It takes seconds to minutes and about the memory of one forward pass. The program runs on the
+    device of the model.
 
     Args:
-        model, size, labels: as for :class:`SemanticExport`; put into evaluation mode.
+        model, size, labels: as for :class:`SemanticExport`. The model is put into evaluation mode.
         batch: images in a batch; None for any number.
-        dtype: of the images, torch.float32 or torch.uint8; a program takes the one that it was
-            exported for.
+        dtype: type of the images, torch.float32 or torch.uint8. The program takes only this type.
 
     Returns:
-        A program ``images (B, 3, H, W) -> scores (B, C, H, W)``, or ``labels (B, H, W)``;
-        ``torch.export.save`` writes it, and ``program.module()`` calls it.
+        A program ``images (B, 3, H, W) -> scores (B, C, H, W)``, or ``labels (B, H, W)``.
+        ``torch.export.save`` writes it, and ``program.module()`` gives a function.
 
     Raises:
-        ValueError: as for :class:`SemanticExport`; for another ``dtype``; ``batch`` is not
-            positive; or it is None and the model's own code works at one batch size only.
+        ValueError: as for :class:`SemanticExport`, or ``dtype`` is another, or ``batch`` is not
+            positive, or ``batch`` is None and the model works at one batch size only.
     """
     if dtype not in (torch.float32, torch.uint8):
         raise ValueError(f"images are torch.float32 or torch.uint8, not {dtype}")
@@ -116,8 +115,8 @@ def export_program(
     except RuntimeError as error:
         if batch is None and "Constraints violated" in str(error):
             raise ValueError(
-                f"{type(model).__name__} does not export for any batch size (see above); name the "
-                "one that you need, as in batch=1"
+                f"{type(model).__name__} does not export for any batch size (see above); name "
+                "the one that you need, as in batch=1"
             ) from error
         raise
 
@@ -133,15 +132,16 @@ def export_onnx(
 ) -> None:
     """Export a model's semantic inference to an ONNX file, weights included.
 
-    Takes seconds to minutes, and memory for two copies of the weights. The input is named "images",
-    the output "sem_seg" or, with ``labels``, "labels"; a batch of any size is the axis "batch".
+    It takes seconds to minutes, and memory for two copies of the weights. The input is named
+    "images", the output "sem_seg" or, with ``labels``, "labels". The axis of a batch of any size is
+    named "batch".
 
     Args:
         path: the file to write.
         model, size, labels, batch, dtype: as for :func:`export_program`.
 
     Raises:
-        ImportError: the packages for it are not installed.
+        ImportError: onnx or onnxscript is not installed.
         ValueError: as for :func:`export_program`.
     """
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
@@ -150,8 +150,8 @@ def export_onnx(
             f"the export to ONNX needs {' and '.join(missing)}: pip install 'sgr[export]'"
         )
     program = export_program(model, size, labels=labels, batch=batch, dtype=dtype)
-    # ONNX gets attention as products and a softmax. Of the fused kernels, the exporter would take
-    # the strides of the result, and with them views that the plain products do not allow.
+    # ONNX gets attention as products and a softmax. With a fused kernel the exporter would keep the
+    # strides of its result, and views of these strides do not work on plain products.
     with sdpa_kernel(SDPBackend.MATH):
         torch.onnx.export(
             program,
@@ -159,7 +159,7 @@ def export_onnx(
             dynamo=True,
             input_names=["images"],
             output_names=["labels" if labels else "sem_seg"],
-            dynamic_shapes=_dynamic_shapes(batch),  # once more: names the axis
+            dynamic_shapes=_dynamic_shapes(batch),  # again: here they name the axis
             external_data=False,  # one file
             verbose=False,
         )
