@@ -45,6 +45,8 @@ from pathlib import Path
 
 import torch
 
+from sgr.engine.setup import add_safety_flags
+
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # also when loaded from elsewhere
 from experiments.processes import (  # noqa: E402
     Launcher,
@@ -53,7 +55,7 @@ from experiments.processes import (  # noqa: E402
     interruptible,
     locked,
 )
-from experiments.progress import Display, Progress  # noqa: E402
+from experiments.progress import Progress  # noqa: E402
 from experiments.results import collect, measured, write_report  # noqa: E402
 from experiments.runs import (  # noqa: E402
     Run,
@@ -116,8 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
         f"{' '.join(METRICS)})",
     )
     add("--report-only", action="store_true", help="write the results of what has finished")
-    add("--allow-pickle", action="store_true", help="as in train_net.py")
-    add("--allow-unsafe-yaml", action="store_true", help="as in train_net.py")
+    add_safety_flags(parser)
     # Not REMAINDER, which would keep a -- before them.
     add("opts", nargs="*", metavar="KEY VALUE", help="changes of all configs")
     return parser
@@ -189,25 +190,23 @@ def visible_gpus() -> list[str]:
 def train(runs: Sequence[Run], launcher: Launcher, args: argparse.Namespace) -> int:
     """Train all runs that have not finished; the number of those that failed."""
     queue = deque(run for run in runs if status(run) != "finished")
-    progress = Progress(queue, finished=len(runs) - len(queue))
-    display = Display()
-    display.say(
-        f"Runs: {len(runs)}, {progress.finished} of them finished earlier; {args.jobs} at a time; "
-        f"CPU threads of each: {launcher.threads}. Results after each: {args.output}/results.md"
+    print(
+        f"Runs: {len(runs)}, {len(runs) - len(queue)} of them finished earlier; {args.jobs} at a "
+        f"time; CPU threads of each: {launcher.threads}. Results after each: "
+        f"{args.output}/results.md"
     )
-    with Pool(launcher, args.jobs) as pool:
+    with Progress(queue, len(runs) - len(queue)) as progress, Pool(launcher, args.jobs) as pool:
         while queue or pool.active:
             while queue and pool.has_room:
                 run = queue.popleft()
-                display.say(f"{progress.elapsed}  {start_text(run)}")
+                progress.say(start_text(run))
                 pool.start(run)
             time.sleep(SECONDS_BETWEEN_LOOKS)
             for run, code in pool.collect():
                 progress.end(run, failed=code != 0)
-                display.say(f"{progress.elapsed}  {end_text(run, code)}")
+                progress.say(end_text(run, code))
                 write_report(collect(runs), args.metrics or METRICS, args.output)
-            display.update(progress.describe(pool.active))
-    display.say("")
+            progress.update(pool.active)
     return progress.failed
 
 

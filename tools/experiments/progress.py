@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-import time
 from collections.abc import Sequence
-from datetime import timedelta
+
+from tqdm import tqdm
 
 from .runs import Run
 
-__all__ = ["Display", "Progress", "format_seconds", "iterations_done", "seconds_left"]
+__all__ = ["Progress", "iterations_done"]
 
 # More than two lines of metrics.json, even with many classes.
 TAIL_BYTES = 1 << 17
@@ -19,51 +18,62 @@ SECONDS_BETWEEN_LINES = 60
 
 
 class Progress:
-    """How far all runs are since the tool was started.
+    """A progress bar over the iterations of all runs, with messages above it.
 
     Args:
         todo: the runs to train, or to go on with.
-        finished: number of the others, which finished earlier.
+        finished: number of the other runs, which finished earlier.
     """
 
     def __init__(self, todo: Sequence[Run], finished: int):
-        self.total = finished + len(todo)
+        self.num_runs = finished + len(todo)
         self.finished = finished
         self.failed = 0
-        self._start = time.monotonic()
-        self._todo = {run.folder: run for run in todo}
         # A run goes on from its checkpoint, whatever its metrics.json says.
         self._done = {run.folder: run.iterations_saved for run in todo}
-        self._before = sum(self._done.values())
+        self._bar = tqdm(
+            total=sum(run.max_iter for run in todo),
+            initial=sum(self._done.values()),
+            unit="it",
+            smoothing=0,  # the time left follows from the mean pace
+            miniters=0,
+            mininterval=0.1 if sys.stdout.isatty() else SECONDS_BETWEEN_LINES,
+            file=sys.stdout,
+            dynamic_ncols=True,
+        )
 
-    @property
-    def elapsed(self) -> str:
-        return format_seconds(time.monotonic() - self._start)
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_error) -> None:
+        self._bar.close()
+
+    def say(self, message: str) -> None:
+        """Print a message above the bar, with the time since the start."""
+        elapsed = tqdm.format_interval(self._bar.format_dict["elapsed"])
+        tqdm.write(f"{elapsed}  {message}", file=sys.stdout)
 
     def end(self, run: Run, *, failed: bool) -> None:
         """Note that a run has ended."""
-        self._done[run.folder] = iterations_done(run)
-        del self._todo[run.folder]
+        self._count(run)
         self.failed += failed
         self.finished += not failed
+        self._bar.total -= run.max_iter - self._done[run.folder]  # it will not do the rest
 
-    def describe(self, active: Sequence[Run]) -> str:
-        """One line: time, runs done of all, time left, and how far the active runs are."""
+    def update(self, active: Sequence[Run]) -> None:
+        """Show the number of runs done, and how far the active runs are."""
         for run in active:
-            self._done[run.folder] = iterations_done(run)
-        text = f"{self.elapsed}  {self.finished} of {self.total} runs done"
-        if self.failed:
-            text += f", {self.failed} failed"
-        left = seconds_left(
-            time.monotonic() - self._start,
-            gained=sum(self._done.values()) - self._before,
-            left=sum(run.max_iter - self._done[folder] for folder, run in self._todo.items()),
+            self._count(run)
+        failed = f", {self.failed} failed" if self.failed else ""
+        self._bar.set_description_str(
+            f"{self.finished} of {self.num_runs} runs done{failed}", False
         )
-        if left is not None:
-            text += f", about {format_seconds(left)} left"
-        return " | ".join(
-            [text, *(f"{run}: {self._done[run.folder]}/{run.max_iter}" for run in active)]
-        )
+        states = [f"{run}: {self._done[run.folder]}/{run.max_iter}" for run in active]
+        self._bar.set_postfix_str(" | ".join(states), refresh=False)
+        self._bar.update(sum(self._done.values()) - self._bar.n)
+
+    def _count(self, run: Run) -> None:
+        self._done[run.folder] = iterations_done(run)
 
 
 def iterations_done(run: Run) -> int:
@@ -79,48 +89,3 @@ def iterations_done(run: Run) -> int:
             # It counts from 0; the last evaluation stands one behind the last iteration.
             return min(json.loads(line)["iteration"] + 1, run.max_iter)
     return 0
-
-
-def seconds_left(elapsed: float, *, gained: int, left: int) -> float | None:
-    """The time that is left at the mean pace so far; None before there is one.
-
-    Args:
-        elapsed: seconds.
-        gained: iterations done in them, of all runs.
-        left: iterations to do, of all runs.
-    """
-    return elapsed / gained * left if gained > 0 else None
-
-
-def format_seconds(seconds: float) -> str:
-    """3725.4 -> "1:02:05"."""
-    return str(timedelta(seconds=round(seconds)))
-
-
-class Display:
-    """Messages that stay, and on a terminal one line below them that changes.
-
-    Elsewhere, say in a file, that line is repeated once a minute.
-    """
-
-    def __init__(self):
-        self._on_terminal = sys.stdout.isatty()
-        self._last = time.monotonic()
-
-    def say(self, message: str) -> None:
-        """Print a message that stays."""
-        self._clear()
-        print(message, flush=True)
-
-    def update(self, line: str) -> None:
-        """Show the line that changes."""
-        if self._on_terminal:
-            self._clear()
-            print(line[: shutil.get_terminal_size().columns - 1], end="", flush=True)
-        elif time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
-            self._last = time.monotonic()
-            print(line, flush=True)
-
-    def _clear(self) -> None:
-        if self._on_terminal:
-            print("\r\033[K", end="")

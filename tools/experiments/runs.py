@@ -218,11 +218,8 @@ def _describe_weights(file: Path) -> dict[str, str]:
     """What must stay the same of a file of weights; of one that is not there, where it was."""
     described = {"MODEL.WEIGHTS": repr(str(file.resolve()))}
     if file.is_file():
-        digest = hashlib.sha256()
-        with file.open("rb") as stream:
-            while block := stream.read(2**20):
-                digest.update(block)
-        described["SHA-256 of MODEL.WEIGHTS"] = digest.hexdigest()
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        described["SHA-256 of MODEL.WEIGHTS"] = digest
     return described
 
 
@@ -240,10 +237,9 @@ def status(run: Run) -> str:
 
 
 def write_record(run: Run, status: str) -> None:
-    """Note the run's status and config; at once or not at all, should we be killed meanwhile."""
-    text = json.dumps({"status": status, "settings": run.settings}, indent=1)
+    """Note the run's status and config, wholly or not at all."""
     with draft_of(run.record) as draft:
-        draft.write_text(text + "\n")
+        draft.write_text(json.dumps({"status": status, "settings": run.settings}, indent=1) + "\n")
 
 
 def check_weights(runs: Sequence[Run]) -> None:
