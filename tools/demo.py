@@ -6,11 +6,12 @@
     python tools/demo.py --config-file configs/... --weights model_final.pth \
         --video-input street.mp4 --output street_predicted.mp4 --regions 6
 
-Semantic, panoptic and instance segmentation and detections, whatever the config's model puts out,
-with concept regions beside on request. Class names and colours are those of the first dataset in
-DATASETS.TEST, which need not be there. TEST.AUG.ENABLED and TEST.SLIDING_WINDOW.ENABLED have images
-looked at several times, as in an evaluation. Nothing opens a window. A file that cannot be read is
-reported and skipped; if there was any, the exit status is 1.
+It draws what the model puts out: semantic, panoptic or instance segmentation or detections. With
+--regions, it draws concept regions beside them. Names and colours of the classes come from the
+first dataset in DATASETS.TEST, whose files may be missing. With TEST.AUG.ENABLED or
+TEST.SLIDING_WINDOW.ENABLED, the model sees several views of an image, as in an evaluation. The tool
+opens no window. It reports and skips files that cannot be read; if there are any, the exit status
+is 1.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ from sgr.load import add_model_arguments, load_model
 
 WRITTEN_IMAGES = (".jpg", ".jpeg", ".png")
 READ_VIDEOS = (*VIDEO_SUFFIXES, ".m4v", ".mov", ".mpeg", ".mpg", ".webm", ".wmv")
-# What an image may raise on its way: too little memory, too small for the model, and from
-# Detectron2's Visualizer, two pixels wide.
+# Errors that one image can cause: too little memory, an image too small for the model, and from
+# Detectron2's Visualizer an image two pixels wide.
 RUN_ERRORS = (RuntimeError, MemoryError, AssertionError)
 
 
@@ -89,8 +90,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         type=int,
         default=1,
         metavar="N",
-        help="images that the model gets at a time, padded to the largest (default: 1, as in an "
-        "evaluation)",
+        help="images that the model gets at a time; they are padded to the largest (default: 1, as "
+        "in an evaluation)",
     )
     parser.add_argument(
         "--opts",
@@ -98,7 +99,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         nargs=argparse.REMAINDER,
         default=[],
         metavar="KEY VALUE",
-        help="changes of the config, the last of the arguments",
+        help="changes of the config, after all other arguments",
     )
     add_model_arguments(parser)
     args = parser.parse_args(arguments)
@@ -120,10 +121,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def plan(args: argparse.Namespace) -> tuple[list[tuple[Path, Path]], dict[str, str]]:
-    """Pairs of a file to read and one to write, and why some inputs have none.
+    """Pairs of a file to read and a file to write, and for each input without a file the reason.
 
     Raises:
-        ValueError: if there is nothing to read, or a result cannot go where it should.
+        ValueError: if there is nothing to read, or a result cannot be written to --output.
     """
     if args.input:
         suffixes, written = IMAGE_SUFFIXES, WRITTEN_IMAGES
@@ -156,7 +157,7 @@ def load_predictor(args: argparse.Namespace) -> BatchPredictor:
     model, cfg = load_model(
         [args.config_file, *args.mixins],
         args.weights,
-        # Masks of what is not shown are not made; with "labels", nor are scores.
+        # The model does not make masks of instances that are not drawn, nor scores of pixels.
         *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", threshold),
         *("MODEL.RETINANET.SCORE_THRESH_TEST", threshold),
         *("MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH", threshold),
@@ -170,14 +171,14 @@ def load_predictor(args: argparse.Namespace) -> BatchPredictor:
 
 
 class Drawer:
-    """Pictures of outputs.
+    """Draws the outputs of a model.
 
     Args:
-        predictor: whose outputs they are.
-        threshold: of instances' scores.
-        num_regions: concept regions beside.
-        video: whether the images are the frames of one video: instances keep their colours, and the
-            concepts beside are those of the first frame.
+        predictor: the model.
+        threshold: instances with a lower score are not drawn.
+        num_regions: number of concept regions to draw beside.
+        video: whether the images are the frames of one video. Then instances keep their colours,
+            and the concept regions are always those of the concepts chosen in the first frame.
     """
 
     def __init__(
@@ -213,17 +214,21 @@ def batches(items: Iterator, size: int) -> Iterator[list]:
 
 
 def predict_each(predictor: BatchPredictor, inputs: list[dict]) -> list[dict | Exception]:
-    """The outputs of a batch; if it fails, of its images one by one, or why one has none."""
+    """Run the model on a batch, or on its images one by one if that fails.
+
+    Returns:
+        For each image its output, or the error.
+    """
     try:
         return list(predictor.predict(inputs))
     except RUN_ERRORS as error:
         if len(inputs) == 1:
             return [error]
-    return [predict_each(predictor, [each])[0] for each in inputs]
+    return [predict_each(predictor, [input_])[0] for input_ in inputs]
 
 
 def run_on_images(predictor: BatchPredictor, args: argparse.Namespace) -> dict[str, str]:
-    """Draw every image of ``args.jobs``; why some could not be."""
+    """Draw the images of ``args.jobs``. Return the failures: file -> reason."""
     drawer = Drawer(predictor, args.confidence_threshold, args.regions)
     problems: dict[str, str] = {}
 
@@ -241,7 +246,7 @@ def run_on_images(predictor: BatchPredictor, args: argparse.Namespace) -> dict[s
             progress.write(f"skipped {file}: {problems[str(file)]}", file=sys.stderr)
 
         for batch in read_ahead(batches(map(read, args.jobs), args.batch_size)):
-            readable = [each for each in batch if each[2] is not None]
+            readable = [item for item in batch if item[2] is not None]
             for file, _, image, error in batch:
                 if image is None:
                     report(file, error)
@@ -262,7 +267,7 @@ def run_on_images(predictor: BatchPredictor, args: argparse.Namespace) -> dict[s
 
 
 def run_on_videos(predictor: BatchPredictor, args: argparse.Namespace) -> dict[str, str]:
-    """Draw every video of ``args.jobs``; why some could not be, or not to their end."""
+    """Draw the videos of ``args.jobs``. Return those that failed or end early: file -> reason."""
     problems: dict[str, str] = {}
     for file, result in args.jobs:
         try:
@@ -276,9 +281,10 @@ def run_on_videos(predictor: BatchPredictor, args: argparse.Namespace) -> dict[s
 def run_on_video(
     predictor: BatchPredictor, file: Path, result: Path, args: argparse.Namespace
 ) -> None:
-    """
+    """Draw the frames of a video.
+
     Raises:
-        OSError: if the video cannot be read or ends early, after all frames before.
+        OSError: if the video cannot be read, or ends early; the frames before are written.
     """
     drawer = Drawer(predictor, args.confidence_threshold, args.regions, video=True)
     with ExitStack() as stack:
@@ -302,7 +308,7 @@ def _reason(error: Exception) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status."""
+    """Run the tool and return the exit status."""
     args = parse_args(arguments)
     setup_logger(name="sgr")
     predictor = load_predictor(args)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Export a model's semantic segmentation to one file, and run the file beside the model.
+"""Export a model's semantic segmentation to one file, and compare the file with the model.
 
     python tools/export_model.py --config-file configs/... --weights model_final.pth \
         --size 512 512 --format onnx --output model.onnx
 
-Prints the largest difference between the two, the size of the file and the seconds of both; fails
-where the difference is too large. See docs/export.md.
+It prints the largest difference between the two, the size of the file and the seconds that both
+take, and fails if the difference is too large. See docs/export.md.
 """
 
 from __future__ import annotations
@@ -24,22 +24,28 @@ from sgr.engine import load_config
 from sgr.export import export_onnx, export_program
 from sgr.load import add_model_arguments, load_model
 
-# Of scores, relative to the largest where that is above 1; of labels, the share of the pixels.
+# For scores: the largest difference, relative to the largest score if that is above 1. For labels:
+# the share of the pixels that differ.
 TOLERANCE = 1e-3
 TIMED_RUNS = 3
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Export a model's semantic segmentation, and run the file beside the model."
+        description="Export a model's semantic segmentation, and compare the file with the model."
     )
     parser.add_argument(
-        "--size", type=int, nargs=2, required=True, metavar=("H", "W"), help="of images, pixels"
+        "--size",
+        type=int,
+        nargs=2,
+        required=True,
+        metavar=("H", "W"),
+        help="of images, in pixels",
     )
     parser.add_argument("--format", choices=("pt2", "onnx"), required=True)
     parser.add_argument("--output", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--labels", action="store_true", help="give classes, not their scores")
-    parser.add_argument("--uint8", action="store_true", help="take uint8 images, not float32")
+    parser.add_argument("--labels", action="store_true", help="put out classes instead of scores")
+    parser.add_argument("--uint8", action="store_true", help="take uint8 images instead of float32")
     parser.add_argument("--batch", type=int, metavar="B", help="images in a batch; default: any")
     add_model_arguments(parser)
     args = parser.parse_args(arguments)
@@ -77,7 +83,7 @@ def export(model: nn.Module, args: argparse.Namespace) -> None:
 
 
 def load_exported(args: argparse.Namespace, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """What the file holds, as a function images -> result."""
+    """Load the file as a function from images to the result."""
     if args.format == "pt2":
         module = torch.export.load(args.output).module()
         return lambda images: module(images.to(device)).cpu()
@@ -85,13 +91,13 @@ def load_exported(args: argparse.Namespace, device: torch.device) -> Callable[[T
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()  # as many as the model has
+    options.intra_op_num_threads = torch.get_num_threads()  # as many as the model uses
     session = onnxruntime.InferenceSession(args.output, options, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
 def evaluate(model: nn.Module, images: Tensor) -> Tensor:
-    """(B, C, H, W) scores of the meta-architecture itself."""
+    """Run the model itself: (B, C, H, W) scores."""
     outputs = model([{"image": image} for image in images])
     return torch.stack([output["sem_seg"] for output in outputs]).cpu()
 
@@ -99,7 +105,7 @@ def evaluate(model: nn.Module, images: Tensor) -> Tensor:
 def compare(
     model: nn.Module, exported: Callable[[Tensor], Tensor], images: Tensor, labels: bool
 ) -> float:
-    """Run both on a batch, print how they differ and their seconds, and return the difference."""
+    """Run both on a batch, print the difference and the seconds, and return the difference."""
     expected, expected_time = _timed(evaluate, model, images)
     result, result_time = _timed(exported, images)
     if labels:
@@ -115,7 +121,7 @@ def compare(
 
 
 def _timed(function: Callable, *arguments) -> tuple[Tensor, float]:
-    """The result, and seconds of the fastest of a few runs once warmed up."""
+    """The result of a function, and the seconds of the fastest of a few runs after the first."""
     result = function(*arguments)
     seconds = []
     for _ in range(TIMED_RUNS):
@@ -127,7 +133,7 @@ def _timed(function: Callable, *arguments) -> tuple[Tensor, float]:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
-    # It warns of every split that its optimiser leaves as it is.
+    # Its optimiser warns about every "split" that it does not change.
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     model = load(args)
     start = time.perf_counter()

@@ -27,7 +27,7 @@ import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Dict, NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 ARCHIVE = "pb1-detectron2-0.6"
 REQUIREMENT = "pb1-detectron2==0.6"
@@ -37,7 +37,7 @@ SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
 # edits change: an older edition is then replaced, while foreign installations are left alone.
 OUR_EDITIONS = "0.6+py"
 VERSION = OUR_EDITIONS + "1"
-DIST_INFO = "detectron2-{}.dist-info".format(VERSION)
+DIST_INFO = f"detectron2-{VERSION}.dist-info"
 
 # Path in the archive -> path in the wheel, as in Detectron2's own set-up.
 LAYOUT = {
@@ -335,7 +335,7 @@ class InstallError(Exception):
     """A failure to explain to the user; nothing has been installed."""
 
 
-def find_installed() -> Optional[Tuple[str, Path]]:
+def find_installed() -> tuple[str, Path] | None:
     """Return (version, folder) of the importable Detectron2, without importing it, or None."""
     spec = importlib.util.find_spec("detectron2")
     if spec is None or spec.origin is None:  # no origin: a mere folder of that name, no package
@@ -368,8 +368,8 @@ def download(folder: Path) -> Path:
     archives = list(folder.glob(ARCHIVE + ".*"))
     if status != 0 or len(archives) != 1:
         raise InstallError(
-            "pip could not download {}; its messages are above. Is the network reachable, and "
-            "are pip's index, proxy and certificate settings right?".format(REQUIREMENT)
+            f"pip could not download {REQUIREMENT}; its messages are above. Is the network "
+            "reachable, and are pip's index, proxy and certificate settings right?"
         )
     return archives[0]
 
@@ -379,12 +379,13 @@ def verify(archive: Path, expected: str = SHA256) -> None:
     actual = hashlib.sha256(archive.read_bytes()).hexdigest()
     if actual != expected:
         raise InstallError(
-            "{} has the wrong SHA-256 checksum and was not used.\n  expected {}\n  got      {}\n"
-            "The index or mirror serves another file.".format(archive.name, expected, actual)
+            f"{archive.name} has the wrong SHA-256 checksum and was not used.\n"
+            f"  expected {expected}\n  got      {actual}\n"
+            "The index or mirror serves another file."
         )
 
 
-def read_sources(archive: Path) -> Dict[str, bytes]:
+def read_sources(archive: Path) -> dict[str, bytes]:
     """Return {path in the wheel: content} for the archive's files that ``LAYOUT`` names."""
     files = {}
     with tarfile.open(archive) as tar:
@@ -396,14 +397,14 @@ def read_sources(archive: Path) -> Dict[str, bytes]:
     return files
 
 
-def apply_edits(files: Dict[str, bytes], edits=EDITS) -> Dict[str, bytes]:
+def apply_edits(files: dict[str, bytes], edits=EDITS) -> dict[str, bytes]:
     """Return a copy of ``files`` with all edits made and, as the licence asks, noted in each."""
     files = dict(files)
     reasons = {}
     for edit in edits:
         text = files.get(edit.path, b"").decode()
         if edit.old not in text:
-            raise InstallError("An edit found no match in {}:\n{}".format(edit.path, edit.old))
+            raise InstallError(f"An edit found no match in {edit.path}:\n{edit.old}")
         files[edit.path] = text.replace(edit.old, edit.new).encode()
         reasons.setdefault(edit.path, {})[edit.why] = None  # a set that keeps its order
     for path, whys in reasons.items():
@@ -412,7 +413,7 @@ def apply_edits(files: Dict[str, bytes], edits=EDITS) -> Dict[str, bytes]:
     return files
 
 
-def build_wheel(files: Dict[str, bytes], folder: Path) -> Path:
+def build_wheel(files: dict[str, bytes], folder: Path) -> Path:
     """Write ``files`` and their metadata as a wheel into ``folder``; return the wheel."""
     requires = "\n".join("Requires-Dist: " + requirement for requirement in REQUIRES)
     metadata = METADATA.format(version=VERSION, requires=requires)
@@ -423,30 +424,30 @@ def build_wheel(files: Dict[str, bytes], folder: Path) -> Path:
     }
     record_path = DIST_INFO + "/RECORD"
     record = [record_path + ",,"]
-    wheel = folder / "detectron2-{}-py3-none-any.whl".format(VERSION)
+    wheel = folder / f"detectron2-{VERSION}-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
         for path, content in sorted(files.items()):
             digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=")
-            record.append("{},sha256={},{}".format(path, digest.decode(), len(content)))
+            record.append(f"{path},sha256={digest.decode()},{len(content)}")
             archive.writestr(path, content)
         archive.writestr(record_path, "\n".join(record) + "\n")
     return wheel
 
 
-def install(constraint: Optional[str]) -> None:
+def install(constraint: str | None) -> None:
     """Download, check, edit, pack and install; raise before anything is installed."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        print("Downloading {} ...".format(REQUIREMENT), flush=True)
+        print(f"Downloading {REQUIREMENT} ...", flush=True)
         archive = download(folder)
         verify(archive)
         files = apply_edits(read_sources(archive))
         files.update((path, text.encode()) for path, text in ADDED_FILES.items())
         wheel = build_wheel(files, folder)
-        print("Made {} edits; installing {} ...".format(len(EDITS), wheel.name), flush=True)
+        print(f"Made {len(EDITS)} edits; installing {wheel.name} ...", flush=True)
         options = ["--constraint", constraint] if constraint else []
         if pip("install", "--quiet", *options, str(wheel)) != 0:
-            raise InstallError("pip could not install {}; see its messages.".format(wheel.name))
+            raise InstallError(f"pip could not install {wheel.name}; see its messages.")
 
 
 def main(argv=None) -> int:
@@ -459,15 +460,15 @@ def main(argv=None) -> int:
         version, folder = installed
         ours_but_older = version.startswith(OUR_EDITIONS) and version != VERSION
         if not ours_but_older:
-            print("Detectron2 {} is there already, in {}; nothing to do.".format(version, folder))
+            print(f"Detectron2 {version} is there already, in {folder}; nothing to do.")
             return 0
-        print("Replacing Detectron2 {}, an earlier edition of this script's.".format(version))
+        print(f"Replacing Detectron2 {version}, an earlier edition of this script's.")
     try:
         install(args.constraint)
     except InstallError as error:
-        print("Detectron2 was not installed. {}".format(error), file=sys.stderr)
+        print(f"Detectron2 was not installed. {error}", file=sys.stderr)
         return 1
-    print("Installed Detectron2 {} for {}.".format(VERSION, sys.executable))
+    print(f"Installed Detectron2 {VERSION} for {sys.executable}.")
     return 0
 
 

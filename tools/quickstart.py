@@ -1,16 +1,16 @@
 #!/usr/bin/env python
-"""The whole way once, small enough for a CPU: scenes, training, evaluation, pictures.
+"""Make a small dataset, train on it, evaluate, and draw pictures, within minutes on a CPU.
 
     make demo        or        python tools/quickstart.py [--output DIR] [--resume] [KEY VALUE ...]
 
-Makes the Shapes dataset, trains MaskFormer with SGR on it, and writes to DIR (output/demo)
+It makes the Shapes dataset, trains MaskFormer with SGR on it, and writes to DIR (output/demo)
 
     metrics.json          mIoU, S_C, D_C, S_I and D_I on the validation scenes
-    curves.png            how they came about
+    curves.png            these metrics during the training
     pictures/*.png        panels and token histograms of some scenes
     train/                what train_net.py writes: log.txt, metrics.json, checkpoints, TensorBoard
 
-Options after the arguments change the config, as with train_net.py.
+Options at the end change the config, as in train_net.py.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(title: str, script: str, *arguments: object) -> None:
-    """Run a script of the project and show what it prints."""
+    """Run a script of the project, which prints to the terminal."""
     print(f"\n== {title}", flush=True)
     command = [sys.executable, "-W", "ignore", str(ROOT / script), *map(str, arguments)]
     subprocess.run(command, check=True)

@@ -5,17 +5,17 @@ r"""Train several configs with several seeds, and compare them in one table and 
         plain=configs/shapes/maskformer_R50_sgr_wo_concept_losses.yaml \
         --seeds 0 1 2 --output output/ablation [--jobs 2] [KEY VALUE ...]
 
-Every run is a train_net.py of its own in OUTPUT/NAME/seed_SEED, which also keeps what it printed in
-console.txt. A run that fails leaves the others alone. The same command again goes on where it was
-interrupted, tries failed runs once more and repeats none that has finished; whatever else a folder
-was trained with is an error. After each run, and with --report-only from what there is, it writes
+Every run is a train_net.py of its own in the folder OUTPUT/NAME/seed_SEED. Its file console.txt
+keeps what it prints. If a run fails, the others go on. The same command again goes on where it was
+interrupted, tries failed runs once more and does not repeat finished runs. It is an error if a
+folder holds a training with another config. After each run, and with --report-only, it writes
 
-    results.md     one row per config: mean ± standard deviation of the last evaluation
-    results.csv    one row per run
-    results.png    a dot per run, their mean and standard deviation
+    results.md     one row for each config: mean ± standard deviation of the last evaluation
+    results.csv    one row for each run
+    results.png    a dot for each run, their mean and standard deviation
 
-Runs of a config start from files of their own by --weights NAME=FILE, where {seed} in FILE stands
-for the seed: so a second stage (a detector) goes on with what each seed of a first one has learned,
+--weights NAME=FILE sets the file that the runs of a config start from; {seed} in FILE stands for
+the seed. So a second stage (a detector) can start from the first stage with the same seed,
 
     python tools/run_experiments.py --configs configs/shapes/maskformer_R50_sgr.yaml \
         --seeds 0 1 --output output/first
@@ -26,9 +26,9 @@ for the seed: so a second stage (a detector) goes on with what each seed of a fi
     python tools/run_experiments.py --configs sgr=configs/shapes/mask_rcnn_R50_sgr.yaml \
         --weights sgr=output/backbone_{seed}.pth --seeds 0 1 --output output/second
 
-Options at the end change all configs, as with train_net.py; behind a list (of configs, weights,
-seeds or metrics) they need a -- before them. The exit status is 1 if a run failed, and 130 after
-Ctrl-C. For Linux and macOS.
+Options at the end change all configs, as in train_net.py. After a list (of configs, weights, seeds
+or metrics), write -- before them. The exit status is 1 if a run failed, and 130 after Ctrl-C. The
+tool works on Linux and macOS.
 """
 
 from __future__ import annotations
@@ -85,41 +85,47 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         required=True,
         metavar="[NAME=]FILE",
-        help="named after the file where no name is given",
+        help="without NAME, the config has the name of the file",
     )
     add("--seeds", nargs="+", type=int, required=True, metavar="SEED")
-    add("--output", type=Path, required=True, metavar="DIR", help="for runs and results")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder of runs and results")
     add(
         "--weights",
         nargs="+",
         default=[],
         metavar="NAME=FILE",
-        help="what the runs of a config start from; {seed} stands for the seed",
+        help="the file that the runs of a config start from; {seed} stands for the seed",
     )
-    add("--jobs", type=_positive, default=1, metavar="N", help="runs at a time (default: 1)")
+    add(
+        "--jobs",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="runs at a time (default: 1)",
+    )
     add(
         "--threads",
         type=_positive,
         metavar="N",
-        help="CPU threads of a run (default: PyTorch's number, shared out between the jobs)",
+        help="CPU threads of a run (default: PyTorch's number divided by the jobs)",
     )
     add(
         "--num-gpus",
         type=_positive,
         default=1,
         metavar="N",
-        help="GPUs of a run; jobs take different ones as far as there are enough (default: 1)",
+        help="GPUs of a run; jobs use different ones if there are enough (default: 1)",
     )
     add(
         "--metrics",
         nargs="+",
         metavar="NAME",
-        help="columns of the table, as metrics.json names them, where a run has them (default: "
-        f"{' '.join(METRICS)})",
+        help="columns of the table, by their names in metrics.json; those that no run has are left "
+        f"out (default: {' '.join(METRICS)})",
     )
-    add("--report-only", action="store_true", help="write the results of what has finished")
+    add("--report-only", action="store_true", help="write the results of the finished runs")
     add_safety_flags(parser)
-    # Not REMAINDER, which would keep a -- before them.
+    # Not REMAINDER, because it would keep a -- before the options.
     add("opts", nargs="*", metavar="KEY VALUE", help="changes of all configs")
     return parser
 
@@ -149,10 +155,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def plan(args: argparse.Namespace) -> tuple[list[Run], Launcher]:
-    """All runs, and how to start them.
+    """Plan all runs, and how to start them.
 
     Raises:
-        FileNotFoundError, ValueError: for what cannot be.
+        FileNotFoundError, ValueError: if the arguments are wrong.
     """
     gpus = visible_gpus()
     if gpus and args.num_gpus > len(gpus):
@@ -181,14 +187,14 @@ def plan(args: argparse.Namespace) -> tuple[list[Run], Launcher]:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """The names that CUDA_VISIBLE_DEVICES has for the GPUs of this process."""
     count = torch.cuda.device_count()
     names = os.environ.get("CUDA_VISIBLE_DEVICES")
     return names.split(",")[:count] if names else [str(index) for index in range(count)]
 
 
 def train(runs: Sequence[Run], launcher: Launcher, args: argparse.Namespace) -> int:
-    """Train all runs that have not finished; the number of those that failed."""
+    """Train all runs that have not finished. Return the number of runs that failed."""
     queue = deque(run for run in runs if status(run) != "finished")
     print(
         f"Runs: {len(runs)}, {len(runs) - len(queue)} of them finished earlier; {args.jobs} at a "
@@ -211,12 +217,12 @@ def train(runs: Sequence[Run], launcher: Launcher, args: argparse.Namespace) -> 
 
 
 def start_text(run: Run) -> str:
-    """What is said when a run starts."""
+    """The message for the start of a run."""
     return f"{'Resuming' if run.has_checkpoint else 'Starting'} {run} -> {run.folder}"
 
 
 def end_text(run: Run, code: int) -> str:
-    """What is said when a run ends: of a failed one the last lines that it printed."""
+    """The message for the end of a run; for a failed run with the last lines that it printed."""
     if code == 0:
         return f"Finished {run}"
     lines = run.console.read_text(errors="replace").splitlines()[-LINES_OF_A_FAILURE:]

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Show what a model's tokens look at.
+"""Draw the concept regions of a model, and the classes and instances below them.
 
-Writes two pictures per image: NAME.panel.png with the image, its ground truth, components and
-prediction and the most used concept regions, and NAME.tokens.png with the histograms of classes
-and instances under the first few of them.
+It writes two pictures for each image. NAME.panel.png has the image, its ground truth, components,
+prediction and the most used concept regions. NAME.tokens.png has the histograms of classes and
+instances of the first few of these regions.
 
     python tools/visualize_tokens.py --config-file configs/... --weights model_final.pth \
         --dataset ade20k_sem_seg_val --num-images 8 --output pictures
@@ -36,8 +36,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         description="Draw a model's concept regions and the histograms of its tokens."
     )
     parser.add_argument("--dataset", metavar="NAME", help="default: the first of DATASETS.TEST")
-    parser.add_argument("--num-images", type=int, default=8, help="spread over the dataset")
-    parser.add_argument("--num-regions", type=int, default=8, help="regions in a panel")
+    parser.add_argument("--num-images", type=int, default=8, help="images, spread over the dataset")
+    parser.add_argument("--num-regions", type=int, default=8, help="concept regions in a panel")
     parser.add_argument("--num-tokens", type=int, default=3, help="tokens with histograms")
     parser.add_argument("--output", type=Path, default=Path("pictures"), metavar="DIR")
     add_model_arguments(parser)
@@ -87,7 +87,7 @@ def draw(
     num_regions: int,
     num_tokens: int,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The panel of one image, and the histograms where there is ground truth."""
+    """Draw the panel of an image, and the histograms of its tokens if there is ground truth."""
     image, tokens = inspected.image, inspected.tokens
     shown = tokens.most_used(max(num_regions, num_tokens))
     with_histograms = shown[:num_tokens]

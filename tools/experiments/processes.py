@@ -1,4 +1,4 @@
-"""Trainings as processes, some of them at a time, which end when the tool does."""
+"""Run trainings as processes, several at a time, that end together with the tool."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ SECONDS_TO_END = 10
 
 @dataclass(frozen=True)
 class Launcher:
-    """How every training is started.
+    """Starts trainings.
 
     Args:
-        opts: KEY, VALUE, ... behind those of the run.
-        flags: of train_net.py, such as ``--allow-pickle``.
-        num_gpus: GPUs of each training.
-        threads: CPU threads of each training.
-        gpus: those of this machine, as CUDA_VISIBLE_DEVICES names them; none on a CPU.
-        lock: an open file to keep open as long as a training lives; see :func:`locked`.
+        opts: KEY, VALUE, ...: options after those of the run.
+        flags: flags of train_net.py, such as ``--allow-pickle``.
+        num_gpus: number of GPUs of each training.
+        threads: number of CPU threads of each training.
+        gpus: the names that CUDA_VISIBLE_DEVICES has for the GPUs of this machine; none on a CPU.
+        lock: a file that each training keeps open while it lives; see :func:`locked`.
     """
 
     opts: Sequence[str] = ()
@@ -47,7 +47,7 @@ class Launcher:
         return [
             *(sys.executable, "-W", "ignore", str(TRAIN_NET)),
             *("--config-file", str(run.config_file)),
-            # Each its own port: the default is the same for all processes of a user.
+            # A free port, because the default is the same for all processes of a user.
             *("--num-gpus", str(self.num_gpus), "--dist-url", "auto"),
             *(["--resume"] if run.has_checkpoint else []),
             *self.flags,
@@ -56,8 +56,8 @@ class Launcher:
         ]
 
     def environment(self, slot: int) -> dict[str, str]:
-        """The environment of a training in one of the pool's slots, which share out the GPUs."""
-        # Unbuffered, so that the console has everything in its order.
+        """The environment of a training; each slot of the pool has its own GPUs."""
+        # Without buffers, so that console.txt has all messages in their order.
         changes = {"OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
         if self.gpus:
             first = slot * self.num_gpus
@@ -66,7 +66,7 @@ class Launcher:
         return {**os.environ, **changes}
 
     def start(self, run: Run, slot: int) -> subprocess.Popen:
-        """Start a run, or go on with it."""
+        """Start a run, or resume it from its checkpoint."""
         prepare(run)
         write_record(run, "started")
         command = self.command(run)
@@ -79,17 +79,17 @@ class Launcher:
                 stdout=console,
                 stderr=subprocess.STDOUT,
                 env=self.environment(slot),
-                # A group of its own, with the workers that it starts: Ctrl-C reaches only the tool,
-                # which ends them in an orderly way.
+                # In a process group of its own, Ctrl-C does not reach the training and its workers.
+                # The tool gets it and ends them.
                 start_new_session=True,
                 pass_fds=[self.lock.fileno()] if self.lock else [],
             )
 
 
 class Pool:
-    """At most ``size`` trainings at a time; leaving its ``with`` block stops them.
+    """Runs at most ``size`` trainings at a time, and stops them at the end of its ``with`` block.
 
-    A training that is stopped goes on from its last checkpoint when it is started again.
+    A training that was stopped goes on from its last checkpoint when it is started again.
     """
 
     def __init__(self, launcher: Launcher, size: int):
@@ -113,7 +113,7 @@ class Pool:
 
     @property
     def active(self) -> list[Run]:
-        """The runs that are going."""
+        """The runs that are being trained."""
         return [run for run, _ in self._active.values()]
 
     @property
@@ -126,9 +126,10 @@ class Pool:
         self._active[slot] = run, self.launcher.start(run, slot)
 
     def collect(self) -> list[tuple[Run, int]]:
-        """The runs that ended since the last call, noted as finished or failed, and their status.
+        """The runs that have ended since the last call, and the exit status of each.
 
-        A process ends with status 0 only after the evaluation of the last iteration.
+        It notes in their records whether they finished or failed. A process has the exit status 0
+        only after the evaluation of the last iteration.
         """
         ended = []
         for slot, (run, process) in list(self._active.items()):
@@ -144,7 +145,7 @@ def _signal_group(process: subprocess.Popen, number: signal.Signals) -> None:
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:
-        pass  # it ended by itself
+        pass  # it has ended already
 
 
 def describe_end(code: int) -> str:
@@ -157,10 +158,10 @@ def describe_end(code: int) -> str:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[TextIO]:
-    """Keep other processes of this tool off a folder.
+    """Lock a folder against other processes of this tool.
 
-    The lock lives on in the trainings that inherit the file, so that those of a tool that was
-    killed outright are noticed.
+    Trainings inherit the file and so the lock. If the tool is killed, the lock lasts as long as the
+    trainings that it left behind.
 
     Raises:
         ValueError: if another process has the lock.
@@ -179,14 +180,14 @@ def locked(folder: Path) -> Iterator[TextIO]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let a polite request to end, or a closed terminal, raise KeyboardInterrupt like Ctrl-C."""
+    """Make SIGTERM and a closed terminal (SIGHUP) raise KeyboardInterrupt, as Ctrl-C does."""
 
     def interrupt(_number, _frame):
         raise KeyboardInterrupt
 
     old = {}
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores the latter
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
             old[number] = signal.signal(number, interrupt)
     try:
         yield

@@ -1,4 +1,4 @@
-"""How far the runs are, and how long it takes until all are done."""
+"""Show how far the runs are, and how long all of them will take."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Progress:
     """A progress bar over the iterations of all runs, with messages above it.
 
     Args:
-        todo: the runs to train, or to go on with.
+        todo: the runs to start or to resume.
         finished: number of the other runs, which finished earlier.
     """
 
@@ -29,13 +29,13 @@ class Progress:
         self.num_runs = finished + len(todo)
         self.finished = finished
         self.failed = 0
-        # A run goes on from its checkpoint, whatever its metrics.json says.
+        # A run goes on from its checkpoint, even if its metrics.json has later iterations.
         self._done = {run.folder: run.iterations_saved for run in todo}
         self._bar = tqdm(
             total=sum(run.max_iter for run in todo),
             initial=sum(self._done.values()),
             unit="it",
-            smoothing=0,  # the time left follows from the mean pace
+            smoothing=0,  # estimates the time left by the mean pace
             miniters=0,
             mininterval=0.1 if sys.stdout.isatty() else SECONDS_BETWEEN_LINES,
             file=sys.stdout,
@@ -54,14 +54,14 @@ class Progress:
         tqdm.write(f"{elapsed}  {message}", file=sys.stdout)
 
     def end(self, run: Run, *, failed: bool) -> None:
-        """Note that a run has ended."""
+        """Count a run that has ended."""
         self._count(run)
         self.failed += failed
         self.finished += not failed
         self._bar.total -= run.max_iter - self._done[run.folder]  # it will not do the rest
 
     def update(self, active: Sequence[Run]) -> None:
-        """Show the number of runs done, and how far the active runs are."""
+        """Show how many runs are done, and how far the active runs are."""
         for run in active:
             self._count(run)
         failed = f", {self.failed} failed" if self.failed else ""
@@ -77,7 +77,7 @@ class Progress:
 
 
 def iterations_done(run: Run) -> int:
-    """Iterations of a run's training so far; its metrics.json tells every twentieth."""
+    """Number of iterations that a run has done; its metrics.json has every twentieth."""
     path = run.folder / "metrics.json"
     if not path.is_file():
         return 0
@@ -85,7 +85,7 @@ def iterations_done(run: Run) -> int:
         file.seek(max(path.stat().st_size - TAIL_BYTES, 0))
         lines = file.read().splitlines(keepends=True)
     for line in reversed(lines):
-        if line.startswith(b"{") and line.endswith(b"\n"):  # a whole one
-            # It counts from 0; the last evaluation stands one behind the last iteration.
+        if line.startswith(b"{") and line.endswith(b"\n"):  # complete
+            # Iterations count from 0; that of the last evaluation is one after the last iteration.
             return min(json.loads(line)["iteration"] + 1, run.max_iter)
     return 0

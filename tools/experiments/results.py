@@ -1,4 +1,4 @@
-"""What the runs' last evaluations say: a table, every run's values, and a picture."""
+"""The results of the runs: a table, the values of every run, and a picture."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ finished. Bold: the best mean. ↑ higher is better, ↓ lower is better."""
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended.
+    """The result of a run.
 
     Attributes:
         name, seed: of the run.
@@ -51,12 +51,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Summary:
-    """A config over its seeds.
+    """The results of a config over its seeds.
 
     Attributes:
         name: of the config.
         statuses: status -> number of runs.
-        values: metric -> values of those runs that have it.
+        values: metric -> values of the runs that have it.
     """
 
     name: str
@@ -75,9 +75,9 @@ def collect(runs: Sequence[Run]) -> list[Outcome]:
 
 
 def final_evaluation(folder: Path) -> dict[str, float]:
-    """The values of a finished training's last evaluation; those that are not finite are left out.
+    """The finite values of the last evaluation of a finished training.
 
-    The evaluation after the training stands in a line of its own, behind the last iteration.
+    This evaluation has a line of its own in metrics.json, after that of the last iteration.
     """
     series = read_metrics(folder)
     last = max((iterations[-1] for iterations, _ in series.values()), default=None)
@@ -89,12 +89,12 @@ def final_evaluation(folder: Path) -> dict[str, float]:
 
 
 def measured(outcomes: Sequence[Outcome], metrics: Sequence[str]) -> list[str]:
-    """Of these metrics, those that at least one run has."""
-    return [metric for metric in metrics if any(metric in each.values for each in outcomes)]
+    """The metrics that at least one run has."""
+    return [metric for metric in metrics if any(metric in outcome.values for outcome in outcomes)]
 
 
 def summarize(outcomes: Sequence[Outcome]) -> list[Summary]:
-    """The outcomes by config, in the order in which the configs first appear."""
+    """Group the outcomes by config, in the order in which the configs first appear."""
     summaries: dict[str, Summary] = {}
     for outcome in outcomes:
         summary = summaries.setdefault(outcome.name, Summary(outcome.name, Counter(), {}))
@@ -105,7 +105,7 @@ def summarize(outcomes: Sequence[Outcome]) -> list[Summary]:
 
 
 def format_table(summaries: Sequence[Summary], metrics: Sequence[str]) -> str:
-    """A Markdown table: mean and standard deviation, the best mean of a column in bold."""
+    """Make a Markdown table of means and standard deviations, with the best means in bold."""
     columns = {
         "config": [summary.name for summary in summaries],
         "seeds": [_describe_seeds(summary.statuses) for summary in summaries],
@@ -119,7 +119,7 @@ def format_table(summaries: Sequence[Summary], metrics: Sequence[str]) -> str:
 
 
 def _headers(metrics: Sequence[str]) -> dict[str, str]:
-    """Metric -> header with the way that is better; short where that is still clear."""
+    """Metric -> header: its short name if that is unique, and an arrow to the better values."""
     short = Counter(metric.rpartition("/")[2] for metric in metrics)
     headers = {}
     for metric in metrics:
@@ -130,7 +130,7 @@ def _headers(metrics: Sequence[str]) -> dict[str, str]:
 
 
 def _describe_seeds(statuses: Counter[str]) -> str:
-    """As "3", or where not all runs have finished "1 of 3, 1 failed"."""
+    """For example "3", or if not all runs have finished "1 of 3, 1 failed"."""
     text, total = str(statuses["finished"]), statuses.total()
     if statuses["finished"] < total:
         text += f" of {total}"
@@ -159,21 +159,21 @@ def _column(values: Sequence[Sequence[float]], metric: str) -> list[str]:
 
 
 def write_csv(path: Path, outcomes: Sequence[Outcome], metrics: Sequence[str]) -> None:
-    """Every run's values, one row per run."""
+    """Write one row of values for each run."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["config", "seed", "status", *metrics])
-        for each in outcomes:
-            values = [each.values.get(metric, "") for metric in metrics]
-            writer.writerow([each.name, each.seed, each.status, *values])
+        for outcome in outcomes:
+            values = [outcome.values.get(metric, "") for metric in metrics]
+            writer.writerow([outcome.name, outcome.seed, outcome.status, *values])
 
 
 def write_report(outcomes: Sequence[Outcome], metrics: Sequence[str], output: Path) -> str:
-    """Write results.md, results.csv and, where there is a value, results.png.
+    """Write results.md, results.csv and, if a run has a value, results.png.
 
     Args:
-        outcomes: of all runs, of :func:`collect`.
-        metrics: those to show, as far as a run has them.
+        outcomes: those of all runs, from :func:`collect`.
+        metrics: the metrics to show; those that no run has are left out.
         output: the folder for the files.
 
     Returns:
@@ -184,7 +184,7 @@ def write_report(outcomes: Sequence[Outcome], metrics: Sequence[str], output: Pa
     table = format_table(summaries, metrics)
     text = f"{table}\n\n{CAPTION}\n"
     if metrics:
-        picture = draw_comparison({each.name: each.values for each in summaries}, metrics)
+        picture = draw_comparison({summary.name: summary.values for summary in summaries}, metrics)
         Image.fromarray(picture).save(output / "results.png")
         text += "\n![A dot per seed, their mean and standard deviation](results.png)\n"
     (output / "results.md").write_text(text, encoding="utf-8")

@@ -1,7 +1,7 @@
-"""A run: one config trained with one seed in a folder of its own.
+"""A run: one config trained with one seed, in a folder of its own.
 
-Its folder holds, beside what train_net.py writes, ``experiment.json`` with the run's config and how
-far it came, and ``console.txt`` with all that its process printed.
+Beside the files of train_net.py, the folder holds ``experiment.json`` with the config and the
+status of the run, and ``console.txt`` with all that its processes printed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
     "write_record",
 ]
 
-# What the tool itself sets for each run.
+# Keys that the tool sets for each run.
 OWN_KEYS = ("OUTPUT_DIR", "SEED")
 MAX_SHOWN_CHANGES = 5
 
@@ -44,14 +44,14 @@ class Run:
     """One config with one seed.
 
     Attributes:
-        name: of the config; the same for all its seeds.
+        name: the name of the config, the same for all seeds.
         config_file: as for train_net.py.
-        seed: its SEED.
-        folder: its OUTPUT_DIR.
-        settings: all that its config sets, by key ("SOLVER.MAX_ITER"), as Python writes the values,
-            and what is in the file of weights.
+        seed: the value of SEED.
+        folder: the value of OUTPUT_DIR.
+        settings: the values of its config, as Python prints them, by their keys
+            ("SOLVER.MAX_ITER"), and a checksum of the file of weights.
         max_iter: iterations of the whole training.
-        weights: its MODEL.WEIGHTS; None leaves the config's.
+        weights: the value of MODEL.WEIGHTS; None keeps that of the config.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Run:
 
     @property
     def console(self) -> Path:
-        """What its process printed, over all attempts."""
+        """The file with all that the processes of this run printed."""
         return self.folder / "console.txt"
 
     @property
@@ -76,18 +76,18 @@ class Run:
 
     @property
     def own_opts(self) -> list[str]:
-        """What it sets beside its config: KEY, VALUE, ..."""
+        """The options that change its config: KEY, VALUE, ..."""
         weights = [] if self.weights is None else ["MODEL.WEIGHTS", str(self.weights)]
         return ["OUTPUT_DIR", str(self.folder), "SEED", str(self.seed), *weights]
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether ``--resume`` has something to go on with."""
+        """Whether there is a checkpoint for ``--resume``."""
         return (self.folder / "last_checkpoint").is_file()
 
     @property
     def iterations_saved(self) -> int:
-        """Iterations that ``--resume`` need not repeat."""
+        """Number of iterations that ``--resume`` does not repeat."""
         if not self.has_checkpoint:
             return 0
         # "model_0000249.pth" after 250 iterations, "model_final.pth" after all.
@@ -97,11 +97,11 @@ class Run:
 
 
 def parse_configs(texts: Sequence[str]) -> dict[str, Path]:
-    """Config files by their names; "FILE" is named after the file, "NAME=FILE" as it says.
+    """Read "FILE" or "NAME=FILE" arguments: name -> config file; the default is the file's name.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if two have the same name, or a name cannot be that of a folder.
+        ValueError: if two configs have the same name, or a name cannot be the name of a folder.
     """
     configs: dict[str, Path] = {}
     for text in texts:
@@ -125,14 +125,14 @@ def parse_configs(texts: Sequence[str]) -> dict[str, Path]:
 
 
 def parse_weights(texts: Sequence[str], names: Collection[str]) -> dict[str, str]:
-    """Where runs start from, by the names of their configs; "NAME=FILE" as it says.
+    """Read "NAME=FILE" arguments: name of a config -> file that its runs start from.
 
     Args:
-        texts: "{seed}" in a file's name stands for the seed of a run.
-        names: of the configs.
+        texts: the arguments. "{seed}" in FILE stands for the seed of a run.
+        names: the names of the configs.
 
     Raises:
-        ValueError: if a name is none of these, or has two files.
+        ValueError: if a name is not among ``names``, or has two files.
     """
     weights: dict[str, str] = {}
     for text in texts:
@@ -156,20 +156,20 @@ def plan_runs(
     weights: Mapping[str, str] = MappingProxyType({}),
     allow_unsafe: bool = False,
 ) -> list[Run]:
-    """All runs, seed by seed, so that each config soon has a first result.
+    """Plan all runs, seed by seed, so that each config soon has a first result.
 
-    Files of weights are read once for each run, to know them again: a second for 500 MB or so.
+    It reads the file of weights of each run for a checksum. This takes about a second for 500 MB.
 
     Args:
-        configs: of :func:`parse_configs`.
-        seeds: not negative and each once.
-        output: the runs' folders are ``output/NAME/seed_SEED``.
-        opts: KEY, VALUE, ... for all configs.
-        weights: of :func:`parse_weights`.
-        allow_unsafe: accept ``!!python`` tags in the configs.
+        configs: from :func:`parse_configs`.
+        seeds: different numbers, none of them negative.
+        output: the folder of a run is ``output/NAME/seed_SEED``.
+        opts: KEY, VALUE, ...: options for all configs.
+        weights: from :func:`parse_weights`.
+        allow_unsafe: whether to accept ``!!python`` tags in the configs.
 
     Raises:
-        ValueError: for seeds or options that cannot be, or a config that cannot be loaded.
+        ValueError: if seeds or options are wrong, or a config cannot be loaded.
     """
     for seed, count in Counter(seeds).items():
         if seed < 0:
@@ -207,7 +207,7 @@ def plan_runs(
 def _load(file: Path, opts: Sequence[str], allow_unsafe: bool):
     try:
         return load_config(str(file), list(opts), allow_unsafe=allow_unsafe)
-    # An unknown key is a KeyError in a file and an AssertionError in options, to yacs.
+    # For an unknown key, yacs raises a KeyError in a file and an AssertionError in options.
     except (AssertionError, KeyError) as error:
         raise ValueError(f"{file}: {error.args[0]}") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -215,7 +215,7 @@ def _load(file: Path, opts: Sequence[str], allow_unsafe: bool):
 
 
 def _describe_weights(file: Path) -> dict[str, str]:
-    """What must stay the same of a file of weights; of one that is not there, where it was."""
+    """Path and checksum of a file of weights; the path alone if the file is missing."""
     described = {"MODEL.WEIGHTS": repr(str(file.resolve()))}
     if file.is_file():
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -232,37 +232,37 @@ def _flatten(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
 
 
 def status(run: Run) -> str:
-    """How far the run came: "finished", "failed", "started" (now, or interrupted) or "new"."""
+    """The status of a run: "finished", "failed", "started" (or interrupted) or "new"."""
     return _read_record(run).get("status", "new")
 
 
 def write_record(run: Run, status: str) -> None:
-    """Note the run's status and config, wholly or not at all."""
+    """Write the status and the config of a run to its record."""
     with draft_of(run.record) as draft:
         draft.write_text(json.dumps({"status": status, "settings": run.settings}, indent=1) + "\n")
 
 
 def check_weights(runs: Sequence[Run]) -> None:
-    """See that the files are there from which runs are going to start.
+    """Check that the weights exist for all runs that will start from them.
 
     Raises:
-        FileNotFoundError: if one is not.
+        FileNotFoundError: if a file is missing.
     """
     for run in runs:
-        # The others have their own checkpoints.
+        # The other runs have checkpoints of their own.
         starts = status(run) != "finished" and not run.has_checkpoint
         if starts and run.weights is not None and not run.weights.is_file():
             raise FileNotFoundError(f"there are no weights {str(run.weights)!r} for {run.name!r}")
 
 
 def check_unchanged(runs: Sequence[Run]) -> None:
-    """See that what is trained already in the runs' folders was trained with their configs.
+    """Check that the trainings in the folders of the runs had the same configs.
 
-    A folder without a checkpoint holds nothing worth keeping, so its config may have changed. Keys
-    that only one of the two configs knows do not count: they came or went with the code.
+    A folder without a checkpoint holds nothing to keep, so its config may change. A key that only
+    one of the two configs has does not count, because it came or went with the code.
 
     Raises:
-        ValueError: that names the folders and what changed.
+        ValueError: with the folders and their changes.
     """
     problems = []
     for run in runs:
@@ -279,7 +279,7 @@ def check_unchanged(runs: Sequence[Run]) -> None:
 
 
 def _changes(old: dict[str, str], new: dict[str, str]) -> str:
-    """What changed, in words; "" if nothing did."""
+    """The changes as text; "" if there are none."""
     changed = [key for key in new if key in old and old[key] != new[key]]
     shown = [f"{key} {old[key]} -> {new[key]}" for key in changed[:MAX_SHOWN_CHANGES]]
     if len(changed) > len(shown):
@@ -288,13 +288,13 @@ def _changes(old: dict[str, str], new: dict[str, str]) -> str:
 
 
 def prepare(run: Run) -> None:
-    """Make the run's folder fit to begin, or to go on where an interrupted run stopped."""
+    """Prepare the folder of a run for a start, or for going on after an interruption."""
     run.folder.mkdir(parents=True, exist_ok=True)
     metrics = run.folder / "metrics.json"
     if not run.has_checkpoint:
         metrics.unlink(missing_ok=True)  # the writer would append to it
     elif metrics.is_file():
-        # The writer appends: what will be repeated goes, and half a line of a killed process.
+        # The writer appends. Delete what the run will repeat, and half a line of a killed process.
         lines = metrics.read_bytes().splitlines(keepends=True)
         whole = [line for line in lines if line.endswith(b"\n")]
         kept = [line for line in whole if json.loads(line)["iteration"] < run.iterations_saved]

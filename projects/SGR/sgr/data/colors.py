@@ -6,20 +6,20 @@ import numpy as np
 
 __all__ = ["UNLABELLED", "class_colors", "distinct_colors"]
 
-# Pixels that belong to nothing.
+# The colour of pixels without a label.
 UNLABELLED = np.array([48, 48, 48], dtype=np.uint8)
 
 _GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
-# Lightness and chroma in OKLab, in turn. With three of them, a tone meets nearly the same hue again
-# only after 21 colours, and from there on the lightness shifts.
+# (lightness, chroma) in OKLab, used in turn. With three of them, a tone gets nearly the same hue
+# again only after 21 colours. From there on, the lightness is shifted.
 _TONES = np.array([[0.70, 0.15], [0.84, 0.10], [0.54, 0.14]])
 _SHIFTS = np.array([0.0, -0.08, 0.05])
 
 
 def distinct_colors(count: int) -> np.ndarray:
-    """``count`` colours, always the same ones; the first twenty differ most.
+    """The first ``count`` of a fixed list of colours; none is black, and the first 20 differ most.
 
-    Hues advance by the golden angle in the OKLab space, where equal steps look equal.
+    The hue advances by the golden angle in the OKLab space, where equal steps look equal.
 
     Returns:
         (count, 3) uint8, RGB.
@@ -32,12 +32,12 @@ def distinct_colors(count: int) -> np.ndarray:
 
 
 def class_colors(metadata, count: int, key: str = "stuff_colors") -> np.ndarray:
-    """The dataset's own colours, or distinct ones where it has none or too few.
+    """The colours of a dataset's classes, or distinct ones if it has none or too few.
 
     Args:
-        metadata: Detectron2 metadata, or anything with its ``get``.
+        metadata: Detectron2 metadata, or a dict.
         count: number of classes.
-        key: where the metadata have them, "stuff_colors" or "thing_colors".
+        key: the key of the colours in the metadata, "stuff_colors" or "thing_colors".
 
     Returns:
         (count, 3) uint8, RGB.

@@ -1,4 +1,4 @@
-"""Trained models on pictures and videos that belong to no dataset."""
+"""Run trained models on images and videos that belong to no dataset."""
 
 from .drawing import choose_concepts, draw_output, draw_output_regions
 from .files import IMAGE_SUFFIXES, find_files, output_files, refuse_overwriting

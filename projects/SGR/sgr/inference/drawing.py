@@ -1,4 +1,4 @@
-"""A model's output for one image as a picture."""
+"""Pictures of a model's output for one image."""
 
 from __future__ import annotations
 
@@ -28,24 +28,25 @@ def draw_output(
 ) -> np.ndarray:
     """Draw a model's output over its image, with Detectron2's ``Visualizer``.
 
-    Of an output with several results the first of ``panoptic_seg``, ``instances`` and ``sem_seg``
-    is drawn. Takes a few tenths of a second, more where segments are frayed: Matplotlib draws each
-    of their pieces.
+    If the output has several results, the first of ``panoptic_seg``, ``instances`` and ``sem_seg``
+    is drawn. This takes a few tenths of a second, and more if segments are in many pieces, because
+    Matplotlib draws each piece.
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        output: as Detectron2's models have it, on any device, at the image's size. ``sem_seg`` are
-            (C, H, W) scores or (H, W) integer labels; those without a name are not drawn.
+        output: the output of a Detectron2 model, on any device, at the size of the image.
+            ``sem_seg`` are (C, H, W) scores or (H, W) integer labels. Labels without a name are not
+            drawn.
         metadata: of the model's classes; see ``BatchPredictor.metadata``.
         score_threshold: instances with a lower score are left out.
-        video: of the video that the image is a frame of. It remembers instances, so that they keep
-            their colours; one for each video, with the same metadata.
+        video: for the frames of a video, one object for the whole video with the same metadata. It
+            remembers the instances, so that they keep their colours.
 
     Returns:
         (H, W, 3) uint8, RGB.
 
     Raises:
-        ValueError: if there is none of these.
+        ValueError: if the output has none of these results.
     """
     visualizer = Visualizer(image, metadata) if video is None else video
     frame = () if video is None else (image,)
@@ -67,7 +68,7 @@ def draw_output(
 
 
 def choose_concepts(output: dict[str, Any], count: int) -> np.ndarray:
-    """The indices of the ``count`` concepts whose regions carry most of an image's features.
+    """The indices of the ``count`` concepts that an image uses most, see ``Tokens.most_used``.
 
     Raises:
         ValueError: if the output has no ``concept_regions``.
@@ -85,16 +86,17 @@ def draw_output_regions(
     input_size: tuple[int, int],
     concepts: np.ndarray,
 ) -> np.ndarray:
-    """A picture with the regions of some concepts beside.
+    """Draw the regions of some concepts beside a picture.
 
-    A region's title has the largest share of its weight that lies on one class of the prediction;
-    where that gives no class to every pixel (instances), the region's largest probability.
+    The title of a region names the predicted class that has the largest share of its weight. For
+    instances, which do not give a class to every pixel, it has the largest probability of the
+    region instead.
 
     Args:
-        picture: (H, W, 3) uint8, RGB, of :func:`draw_output`.
-        image, output, metadata: as there.
+        picture: (H, W, 3) uint8, RGB, from :func:`draw_output`.
+        image, output, metadata: see :func:`draw_output`.
         input_size: (h, w) of the network's input, without padding.
-        concepts: (T,) indices, say of :func:`choose_concepts`.
+        concepts: (T,) indices, for example from :func:`choose_concepts`.
 
     Returns:
         (height, width, 3) uint8, RGB; see :func:`sgr.visualization.draw_regions_beside`.
@@ -120,7 +122,7 @@ def draw_output_regions(
 
 
 def _shown_instances(instances: Instances, score_threshold: float) -> Instances:
-    """Those that are sure enough, as ``Visualizer`` and ``VideoVisualizer`` want them."""
+    """The instances to draw, in the form that both visualizers of Detectron2 accept."""
     if instances.has("scores"):
         instances = instances[instances.scores >= score_threshold]
     instances = instances.to("cpu")  # a copy, on the CPU too
@@ -128,24 +130,25 @@ def _shown_instances(instances: Instances, score_threshold: float) -> Instances:
         masks = instances.pred_masks
         masks = masks.tensor if isinstance(masks, BitMasks) else masks
         instances.pred_masks = masks
-        # Some mask classifiers put out boxes of zeros: names would go there, and tracks get lost.
+        # Some mask classifiers put out boxes of zeros. Names would be drawn there, and videos would
+        # lose their tracks.
         if not (instances.has("pred_boxes") and instances.pred_boxes.nonempty().any()):
             instances.pred_boxes = BitMasks(masks).get_bounding_boxes()
     return instances
 
 
 def _known_labels(sem_seg: Tensor, num_classes: int) -> Tensor:
-    """(H, W) labels on the CPU, ``num_classes`` where there is none or an unknown one."""
+    """(H, W) labels on the CPU; ``num_classes`` stands for no label and for unknown ones."""
     labels = predicted_labels(sem_seg).cpu().long()
     return labels.where((labels >= 0) & (labels < num_classes), num_classes)
 
 
 def _class_map(output: dict[str, Any], metadata: Metadata) -> tuple[np.ndarray, list[str]] | None:
-    """(H, W) labels, -1 where there is none, and their names; None for instances."""
+    """(H, W) labels, -1 for no label, and the names of the classes; None for instances."""
     if "panoptic_seg" in output:
         ids, segments = output["panoptic_seg"]
         ids = ids.cpu().numpy()
-        # Things may be numbered apart from stuff: here they come after it.
+        # Things and stuff may have numbers of their own: here the things come after the stuff.
         first_thing = len(metadata.stuff_classes)
         labels = np.full_like(ids, -1)
         for segment in segments:

@@ -1,4 +1,4 @@
-"""Which files are read, and which are written."""
+"""The files that a command line asks to read, and the files to write."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ IMAGE_SUFFIXES = (
 
 
 def find_files(inputs: Iterable[str], suffixes: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
-    """The files that a command line names, each once.
+    """Find the files that a command line names. Each file is listed once.
 
     Args:
-        inputs: files, which are taken whatever their suffix; folders, of which the files with one
-            of ``suffixes`` are taken in the order of their names, without hidden files and without
-            subfolders; and patterns of ``glob`` (``**`` for any depth), of which such files are
-            taken.
-        suffixes: in lower case, with their dots; files may have them in upper case.
+        inputs: files, folders, and patterns of ``glob`` (``**`` for any depth). A file is taken
+            whatever its suffix is. In folders and patterns, files with one of ``suffixes`` are
+            taken, sorted by name, without hidden files and without subfolders.
+        suffixes: in lower case, with a dot. The files may have them in upper case.
 
     Returns:
-        The files, in the order of the inputs, and for each input that names none the reason.
+        The files, in the order of the inputs, and for each input without a file the reason.
     """
     found: dict[Path, Path] = {}
     problems: dict[str, str] = {}
@@ -55,19 +54,20 @@ def find_files(inputs: Iterable[str], suffixes: Sequence[str]) -> tuple[list[Pat
 def output_files(
     files: Sequence[Path], folder: Path, keep: Sequence[str], other: str
 ) -> list[Path]:
-    """Where the result of each file goes: into one folder, under its name.
+    """Choose where the result of each file goes: into one folder, under the name of the file.
 
-    Where two files have one name, the folders of all are kept, from the first that they do not
-    share; where this does not help either (a.tif and a.gif), the later ones get a number.
+    If two files have the same name, the results keep the folders below the folder that all files
+    share. If two results still have the same name (of a.tif and a.gif), the later one gets a
+    number.
 
     Args:
-        files: what is read.
-        folder: for the results.
+        files: the files to read.
+        folder: the folder for the results.
         keep: suffixes that a result keeps, in lower case.
         other: the suffix of the results of other files.
 
     Returns:
-        A path for each file, no two the same, even where letters' cases are not told apart.
+        A path for each file. All paths differ, also where a file system ignores upper case.
     """
     names = [file.name if file.suffix.lower() in keep else f"{file.stem}{other}" for file in files]
     results = [Path(name) for name in names]
@@ -88,10 +88,7 @@ def output_files(
 
 
 def refuse_overwriting(files: Iterable[Path], results: Iterable[Path]) -> None:
-    """
-    Raises:
-        ValueError: if a result is one of the files that are read, under whatever name.
-    """
+    """Raise a ValueError if a result is one of the files to read, under any of its names."""
     read = {(status.st_dev, status.st_ino): file for file in files for status in [file.stat()]}
     for result in results:
         if not result.exists():

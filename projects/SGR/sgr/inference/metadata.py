@@ -1,4 +1,4 @@
-"""What the classes of a model's outputs are called, and their colours."""
+"""Names and colours of the classes in a model's output."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["dataset_metadata", "output_metadata"]
 def dataset_metadata(cfg: CfgNode) -> Metadata:
     """Names and colours of the classes of the first dataset in ``DATASETS.TEST``.
 
-    Metadata that have no names yet may get them as the data are loaded, so this is tried, which
-    takes a while where they are large. A dataset that is not there is no error: what is known of it
-    is returned, which may be nothing.
+    Some datasets learn the names of their classes when they are loaded. So a dataset without names
+    is loaded, which takes a while if it is large. If its files are missing, the metadata may stay
+    without names; this is no error.
     """
     name = next(iter(cfg.DATASETS.TEST), None)
     if name is None:
@@ -39,21 +39,22 @@ def dataset_metadata(cfg: CfgNode) -> Metadata:
 def output_metadata(
     metadata: Metadata, num_classes: int, num_joint_classes: int | None = None
 ) -> Metadata:
-    """A dataset's metadata with names and colours for every number that a model puts out.
+    """Complete a dataset's metadata: every class of a model gets a name and a colour.
 
-    Detectron2's ``Visualizer`` fails, or picks random colours, where they are missing.
+    Without them, Detectron2's ``Visualizer`` fails or picks random colours.
 
     Args:
-        metadata: of the dataset, which stay as they are.
-        num_classes: where fewer are known, the further ones are called by their number.
-        num_joint_classes: classes of a model that numbers things and stuff together, as mask
-            classifiers do; None for detectors, which number things alone. Where ``stuff_classes``
-            names as many, they name things too.
+        metadata: of the dataset; they stay unchanged.
+        num_classes: number of classes of the model. Classes without a name are called by their
+            number.
+        num_joint_classes: number of classes of a model with one numbering for things and stuff,
+            such as a mask classifier; None for detectors, which number the things alone. If there
+            are as many ``stuff_classes``, these name the things too.
 
     Returns:
-        The same with ``stuff_classes`` and ``stuff_colors`` for semantic maps and segments of
-        stuff, ``thing_classes`` and ``thing_colors`` for instances and segments of things. Each
-        stands in for the other where the dataset has only one of them.
+        Metadata with ``stuff_classes`` and ``stuff_colors`` (for semantic maps and segments of
+        stuff), and ``thing_classes`` and ``thing_colors`` (for instances and segments of things).
+        If the dataset has only one of the two kinds, it stands for both.
     """
     stuff, things = (metadata.get(f"{kind}_classes") for kind in ("stuff", "thing"))
     joint = bool(stuff) and len(stuff) == num_joint_classes

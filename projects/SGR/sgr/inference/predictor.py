@@ -1,4 +1,4 @@
-"""A model with its weights, from images to outputs."""
+"""Run a trained model on images."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ class BatchPredictor:
         )
 
     def prepare(self, image: np.ndarray) -> dict[str, Any]:
-        """The model's input for one image.
+        """Make the model's input from one image.
 
         Args:
             image: (H, W, 3) uint8, RGB.
 
         Returns:
-            ``image`` (3, h, w) uint8, resized, in the model's order of channels, and ``height``,
-            ``width``, the image's own.
+            A dict with ``image``, (3, h, w) uint8, resized and with the channels in the order of
+            INPUT.FORMAT, and ``height`` and ``width``, the size of the given image.
         """
         size = {"height": image.shape[0], "width": image.shape[1]}
         resized = T.AugInput(image)
@@ -91,19 +91,19 @@ class BatchPredictor:
         return {"image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), **size}
 
     def predict(self, inputs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The model's outputs for inputs of :meth:`prepare`, at the images' own sizes."""
+        """Run the model on inputs from :meth:`prepare`; outputs have the sizes of the images."""
         with torch.inference_mode():
             return self._run(list(inputs))
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[dict[str, Any]]:
-        """The model's outputs for (H, W, 3) uint8 images, RGB, of any sizes."""
+        """Run the model on (H, W, 3) uint8 images, RGB, of any sizes."""
         return self.predict([self.prepare(image) for image in images])
 
 
 def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """The items, each made in a second thread while its predecessor is in use.
+    """Yield the items; a second thread makes each one while the previous one is in use.
 
-    What making them raises is raised here.
+    An error in the second thread is raised here.
     """
     iterator, end = iter(items), cast(Item, object())
     with ThreadPoolExecutor(max_workers=1) as executor:
@@ -130,6 +130,6 @@ def _check_regions(cfg: CfgNode, model: nn.Module) -> None:
 
 
 def _num_classes(cfg: CfgNode) -> int:
-    """No part of the model has more."""
+    """The largest number of classes of a part of the model."""
     parts = (part for part in cfg.MODEL.values() if isinstance(part, CfgNode))
     return max(part.NUM_CLASSES for part in parts if "NUM_CLASSES" in part)

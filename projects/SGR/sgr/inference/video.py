@@ -1,4 +1,4 @@
-"""Videos, frame by frame."""
+"""Read and write videos, frame by frame."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _USUAL_FPS = 25.0
 
 
 class VideoReader:
-    """The frames of a video file, without its sound.
+    """Reads the frames of a video file, without its sound.
 
     Args:
-        path: any file that OpenCV reads.
+        path: a file that OpenCV can read.
 
     Attributes:
-        fps: frames per second; 25 where the file does not say.
-        num_frames: what the file says; None where it does not.
-        num_read: frames read so far.
+        fps: frames per second; 25 if the file does not tell.
+        num_frames: number of frames that the file tells; None if it does not.
+        num_read: number of frames read so far.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -47,7 +47,7 @@ class VideoReader:
         self.num_read = 0
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """(H, W, 3) uint8 frames, RGB, all of the first one's size."""
+        """Yield (H, W, 3) uint8 frames, RGB. All get the size of the first one."""
         size = None
         while True:
             ok, frame = self._capture.read()
@@ -60,11 +60,11 @@ class VideoReader:
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
     def check_end(self) -> None:
-        """To be called after the last frame.
+        """Check, after the last frame, that there were enough.
 
         Raises:
-            OSError: if there were fewer than the file says, or none. One may be missing: the number
-                can be an estimate.
+            OSError: if there was no frame, or fewer than the file tells. One may be missing,
+                because the number can be an estimate.
         """
         if self.num_read < max(1, (self.num_frames or 0) - 1):
             raise OSError(
@@ -83,16 +83,16 @@ class VideoReader:
 
 
 class VideoWriter:
-    """Writes frames to a video file, of the size of the first one.
+    """Writes a video file. The first frame makes the file and sets its size.
 
-    MPEG-4 has even sides only: of odd ones, OpenCV leaves out the last row or column.
+    MPEG-4 has even sides only. If a side is odd, OpenCV leaves out the last row or column.
 
     Args:
-        path: ends in ".mp4", ".mkv" or ".avi"; made with the first frame.
+        path: a path that ends in ".mp4", ".mkv" or ".avi".
         fps: frames per second.
 
     Raises:
-        ValueError: for another suffix.
+        ValueError: if the path has another suffix.
     """
 
     def __init__(self, path: Path, fps: float):
@@ -104,13 +104,14 @@ class VideoWriter:
         self._size: tuple[int, ...] = ()
 
     def write(self, frame: np.ndarray) -> None:
-        """
+        """Write a frame.
+
         Args:
             frame: (H, W, 3) uint8, RGB.
 
         Raises:
             OSError: if the file cannot be written.
-            ValueError: if the frame is not of the first one's size.
+            ValueError: if the first frame had another size.
         """
         if self._writer is None:
             codec = cv2.VideoWriter.fourcc(*_CODECS[self.path.suffix.lower()])
@@ -118,7 +119,7 @@ class VideoWriter:
             self._writer = cv2.VideoWriter(str(self.path), codec, self.fps, frame.shape[1::-1])
             if not self._writer.isOpened():
                 raise OSError(f"video {self.path} cannot be written by this build of OpenCV")
-        # OpenCV would leave such frames out without a word.
+        # OpenCV would silently leave such frames out.
         if frame.shape != self._size:
             raise ValueError(f"a frame is {frame.shape}, the first one was {self._size}")
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))

@@ -150,8 +150,8 @@ def _histograms(
     entropies = np.where(measured, entr(values).sum(axis=1), np.nan)
     distances = np.where(measured, np.square(values - mean).sum(axis=1), np.nan)
     S, D = (
-        float(each[measured].mean()) if measured.any() else float("nan")
-        for each in (entropies, distances)
+        float(values_of_tokens[measured].mean()) if measured.any() else float("nan")
+        for values_of_tokens in (entropies, distances)
     )
     return Histograms(present, bins, values, entropies, distances, S, D)
 

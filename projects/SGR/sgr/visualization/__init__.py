@@ -1,4 +1,4 @@
-"""Pictures for people: NumPy arrays in, RGB pictures out."""
+"""Functions that turn NumPy arrays into RGB pictures."""
 
 from ..data.colors import class_colors, distinct_colors
 from .comparison import draw_comparison

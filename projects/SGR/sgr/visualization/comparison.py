@@ -1,4 +1,4 @@
-"""Models beside each other: each one's metrics over several trainings."""
+"""A picture that compares the metrics of models over several trainings."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ _NAME_SIZE = 8.5
 def draw_comparison(
     results: Mapping[str, Mapping[str, Sequence[float]]], metrics: Sequence[str]
 ) -> np.ndarray:
-    """One panel per metric, one row per model: a dot per training, a line at their mean.
+    """Draw one panel for each metric, with one row for each model.
 
-    The band is the standard deviation (with N - 1) to both sides of the mean; a single training
-    has none. Models without a value keep their empty row.
+    A row has a dot for each training and a line at their mean. A band shows the standard deviation
+    (with N - 1) on both sides of the mean; a model with a single training has no band. A model
+    without a value keeps its row, which is empty.
 
     Args:
-        results: name of a model -> metric -> values of its trainings; from top to bottom.
-        metrics: names in metrics.json, from left to right.
+        results: name of a model -> metric -> values of its trainings. The models are drawn from top
+            to bottom.
+        metrics: names in metrics.json. They are drawn from left to right.
 
     Returns:
         (height, width, 3) uint8, RGB.
 
     Raises:
-        ValueError: if no model has a value of one of the metrics.
+        ValueError: if there is no metric, or no model has a value of one of them.
     """
     if not metrics:
         raise ValueError("there is no metric to draw")

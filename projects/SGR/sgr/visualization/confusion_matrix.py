@@ -1,4 +1,4 @@
-"""Which class is taken for which."""
+"""A picture of a confusion matrix: which class a model takes for which."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .figure import add_axes, new_figure, render
 
 __all__ = ["confusion_figure", "draw_confusion_matrix"]
 
-# Inches. Few classes have room for numbers; with more of them the cells shrink, and where no name
-# fits beside its row any more, rows are numbered.
+# Inches. With few classes, the cells have room for numbers. With more classes the cells shrink, and
+# where no name fits beside its row, the axes show the numbers of the classes.
 _CELL, _CELL_WITHOUT_NUMBERS, _SMALLEST_NAMED_CELL = 0.42, 0.105, 0.07
 _LARGEST_SIDE, _SMALLEST_SIDE = 26.0, 2.2
 _MAX_NUMBERED = 30
@@ -22,31 +22,32 @@ _MAX_NAME = 24
 
 
 def draw_confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
-    """The share of each true class (rows) that was taken for each class (columns), in percent.
+    """Draw the share of each true class (rows) that is predicted as each class (columns).
 
-    So the diagonal holds the classes' accuracies. Colours grow with the square root, which lets
-    small confusions be seen. Up to 30 classes have the numbers in their cells, from 0.5 % on. Rows
-    of classes that the ground truth lacks are grey.
+    Shares are in percent, so the diagonal holds the accuracies of the classes. The colour grows
+    with the square root of the share, so that small confusions are visible. With up to 30 classes,
+    the cells show their shares from 0.5 % on. The row of a class that the ground truth lacks is
+    grey.
 
-    Most of the time is that of drawing the names: with 171 classes, whose picture is 2300 pixels
-    wide, a few seconds on a busy machine.
+    Drawing the names takes most of the time: a few seconds with 171 classes, where the picture is
+    2300 pixels wide.
 
     Args:
-        counts: (C, C) pixels, by true class in rows and predicted class in columns.
-        class_names: C names of any kind, shortened where they are long. What is in them is taken
-            literally; characters that cannot be printed are left out.
+        counts: (C, C) pixels, with the true class in rows and the predicted class in columns.
+        class_names: C names of any type. Long names are shortened, and characters that cannot be
+            printed are left out.
 
     Returns:
         (height, width, 3) uint8, RGB.
 
     Raises:
-        ValueError: if the matrix is not square, or has another number of classes than names.
+        ValueError: if the matrix is not (C, C) for C names.
     """
     return render(confusion_figure(counts, class_names))
 
 
 def confusion_figure(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
-    """The figure of :func:`draw_confusion_matrix`, whose first axes hold the matrix."""
+    """Make the figure of :func:`draw_confusion_matrix`; its first axes hold the matrix."""
     counts = np.asarray(counts)
     num_classes = len(class_names)
     if counts.shape != (num_classes, num_classes) or not num_classes:
@@ -78,7 +79,7 @@ def confusion_figure(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
         axes.set_yticks(range(num_classes), names, fontsize=font_size)
     if numbered:
         _show_numbers(axes, percent)
-    else:  # Names on all sides, and lines that lead there.
+    else:  # names on all sides, and lines that lead to them
         axes.tick_params(labeltop=named, labelright=named, top=True, right=True)
         every = np.arange(10, num_classes, 10) - 0.5
         axes.hlines(every, -0.5, num_classes - 0.5, color="0.75", linewidth=0.4)
@@ -95,16 +96,16 @@ def confusion_figure(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
 
 
 def _as_label(name: object) -> str:
-    """A class name as Matplotlib draws it as it is: in one line, and never as a formula."""
-    text = "".join(each for each in " ".join(str(name).split()) if each.isprintable())
+    """The name in one line, such that Matplotlib never reads it as a formula."""
+    text = "".join(letter for letter in " ".join(str(name).split()) if letter.isprintable())
     if len(text) > _MAX_NAME:
         text = f"{text[: _MAX_NAME - 1]}…"
     return text.replace("$", r"\$")
 
 
 def _width(names: Sequence[str], font_size: float) -> float:
-    """Of the widest, in inches."""
-    # With a dot, since a path of nothing visible is an error.
+    """The width of the widest name, in inches."""
+    # With a dot, because Matplotlib raises for a path without anything visible.
     paths = (TextPath((0, 0), f"{name}.", size=font_size) for name in names)
     return max(path.get_extents().xmax for path in paths) / 72
 

@@ -1,4 +1,4 @@
-"""Samples of a dataset on one page: images, and what their ground truth says of them."""
+"""A page with samples of a dataset: images and their ground truth."""
 
 from __future__ import annotations
 
@@ -24,15 +24,17 @@ _TITLE, _NAME = 30, 20
 
 @dataclass
 class Sample:
-    """An image and its ground truth. What is None is left out.
+    """An image and its ground truth. The page leaves out what is None.
 
     Attributes:
-        name: shown above.
+        name: the title of the image.
         image: (H, W, 3) uint8, RGB.
-        labels: (H, W) integers; outside [0, number of classes) is no class.
-        components: (H, W) integers, the connected component of each pixel; outside
-            [0, number of names) is none. ``component_names`` has a name for each.
-        instances: (H, W) integers, the same of instances, with ``instance_names``.
+        labels: (H, W) integers, the class of each pixel. Values outside of [0, number of classes)
+            stand for no class.
+        components: (H, W) integers, the index of each pixel's connected component in
+            ``component_names``. Other values stand for no component.
+        instances: (H, W) integers, the index of each pixel's instance in ``instance_names``. Other
+            values stand for no instance.
     """
 
     name: str
@@ -52,27 +54,29 @@ def draw_contact_sheet(
     title: str = "",
     columns: int = 2,
 ) -> np.ndarray:
-    """Per sample the image, its labels, components and instances over it; a legend below.
+    """Draw each sample as a row of pictures: image, labels, components and instances.
 
-    Only classes that a sample shows are in the legend, with their labels. Samples are taken one at
-    a time and kept at the size of their pictures, 300 x 260 pixels at most.
+    The legend below has the classes that occur in a sample, with their labels. The function takes
+    one sample at a time and keeps its pictures only, which have at most 300 x 260 pixels.
 
     Args:
         samples: at least one.
-        class_names: N names; ``class_colors`` (N, 3) uint8, RGB.
-        title: at the top.
-        columns: samples beside each other.
+        class_names: N names.
+        class_colors: (N, 3) uint8, RGB; distinct colours by default.
+        title: the title of the page.
+        columns: number of samples beside each other.
 
     Returns:
         (height, width, 3) uint8, RGB.
 
     Raises:
-        ValueError: there is no sample, or sizes of one differ.
+        ValueError: if there is no sample, or the maps of a sample differ in size.
     """
     if class_colors is None:
         class_colors = distinct_colors(len(class_names))
     shown: set[int] = set()
-    rows: list[list[dict[str, np.ndarray]]] = [[]]  # each the pictures of a sample, by their titles
+    # Rows of samples; a sample is a dict of its pictures by their titles.
+    rows: list[list[dict[str, np.ndarray]]] = [[]]
     for sample in samples:
         if sample.labels is not None:
             shown.update(np.unique(sample.labels).tolist())
@@ -104,7 +108,7 @@ def draw_contact_sheet(
             left = _MARGIN + column * (strip_width + _SAMPLE_GAP)
             for name, picture in strip.items():
                 write(name, left, top + _NAME // 2, fontsize=8)
-                # Pixel by pixel; its y counts from the bottom.
+                # figimage does not resample; its y counts from the bottom.
                 below = height - top - _NAME - picture.shape[0]
                 figure.figimage(picture, left, below, origin="upper")
                 left += tile_width + _GAP
@@ -115,20 +119,20 @@ def draw_contact_sheet(
 
 def _pictures(sample: Sample, class_colors: np.ndarray) -> dict[str, np.ndarray]:
     """The pictures of one sample, by their titles."""
-    for each in (sample.labels, sample.components, sample.instances):
-        if each is not None:
-            check_same_size(sample.image, each)
+    for map_ in (sample.labels, sample.components, sample.instances):
+        if map_ is not None:
+            check_same_size(sample.image, map_)
     height, width = sample.image.shape[:2]
     scale = min(_TILE[0] / height, _TILE[1] / width)
-    size = (max(1, round(scale * width)), max(1, round(scale * height)))  # as OpenCV has it
+    size = (max(1, round(scale * width)), max(1, round(scale * height)))  # OpenCV's order
     image = cv2.resize(
         sample.image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     )
-    letters = int(size[0] / 7.2)  # of the font size of titles
+    letters = int(size[0] / 7.2)  # a letter of a title is 7.2 pixels wide
     title = sample.name if len(sample.name) <= letters else f"...{sample.name[-letters:]}"
     pictures = {title: image}
     if sample.labels is not None:
-        # Of twice the size first, for thinner lines.
+        # Drawn at twice the size and reduced, the lines become thinner.
         double = (2 * size[0], 2 * size[1])
         large = cv2.resize(image, double, interpolation=cv2.INTER_LINEAR)
         large = overlay_labels(large, _shrink(sample.labels, double), class_colors)
@@ -139,7 +143,7 @@ def _pictures(sample: Sample, class_colors: np.ndarray) -> dict[str, np.ndarray]
     ):
         if indices is not None:
             picture = draw_segments(image, _shrink(indices, size), names, width=size[0])
-            if picture.shape != image.shape:  # by the rounding of inches
+            if picture.shape != image.shape:  # the size in inches is rounded
                 picture = cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR)
             pictures[f"{what}: {len(names)}"] = picture
     return pictures

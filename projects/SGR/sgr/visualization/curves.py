@@ -1,4 +1,4 @@
-"""Curves of one or several trainings from Detectron2's metrics.json."""
+"""Curves of trainings, drawn from Detectron2's metrics.json."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 3.6, 2.4, 0.65, 0.35, 0.5
 
 
 def read_metrics(path: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Read a training's metrics.
+    """Read the metrics of a training.
 
     Args:
-        path: a ``metrics.json`` (one JSON object per line), or the folder that holds it.
+        path: a ``metrics.json`` (one JSON object in each line), or the folder that holds it.
 
     Returns:
-        Metric -> (iterations, values), by increasing iteration. Where a resumed training wrote an
-        iteration again, the later value counts.
+        Metric -> (iterations, values), sorted by iteration. Where a resumed training wrote an
+        iteration twice, the later value counts.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -52,12 +52,12 @@ def draw_training_curves(
     runs: Mapping[str, str | Path],
     metrics: Sequence[str] = ("total_loss", "sem_seg/mIoU", "tokens/S_C"),
 ) -> np.ndarray:
-    """One plot per metric, one line per training, over the iterations.
+    """Draw one plot for each metric, with one line for each training, over the iterations.
 
-    Curves of many points are drawn pale, with their running median on top.
+    A curve of many points is pale and has its running median on top.
 
     Args:
-        runs: name of a training -> its metrics.json or folder.
+        runs: name of a training -> its metrics.json, or the folder that holds it.
         metrics: names in metrics.json.
 
     Returns:

@@ -1,6 +1,6 @@
-"""Matplotlib figures without a display, laid out in inches, returned as arrays.
+"""Matplotlib figures that need no display, are laid out in inches, and become arrays.
 
-Nothing here touches pyplot, so a user's backend and open figures stay as they are.
+This module does not use pyplot, so the user's backend and open figures stay as they are.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ DPI = 110
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, sizes in inches, that can be drawn and measured at once."""
+    """Make an empty figure, ``width`` x ``height`` inches, in which text can be measured."""
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
 def add_axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Axes at a place in inches, measured from the figure's upper left corner."""
+    """Add axes at a place in inches, counted from the upper left corner of the figure."""
     total_width, total_height = figure.get_size_inches()
     return figure.add_axes(
         (
@@ -43,7 +43,7 @@ def picture_axes(
     width: float,
     title: str = "",
 ) -> Axes:
-    """Show an (H, W, 3) picture, ``width`` inches wide at its own aspect ratio, title above."""
+    """Show an (H, W, 3) picture with a title; it is ``width`` inches wide and not distorted."""
     axes = add_axes(figure, left, top, width, width * picture.shape[0] / picture.shape[1])
     axes.imshow(picture, aspect="auto", interpolation="antialiased")
     axes.set_axis_off()
@@ -53,6 +53,6 @@ def picture_axes(
 
 
 def render(figure: Figure) -> np.ndarray:
-    """The figure as an (H, W, 3) uint8 picture, RGB."""
+    """Draw the figure and return it as an (H, W, 3) uint8 picture, RGB."""
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()

@@ -1,4 +1,4 @@
-"""What single tokens gather: their regions beside their histograms (Fig. B)."""
+"""Pictures of single tokens: their regions beside their histograms (Fig. B)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["draw_token_histograms"]
 
 _PICTURE_WIDTH, _BARS_WIDTH = 3.0, 2.9
 _LEFT, _TITLE = 0.15, 0.45
-# Room beside the bars for the axis' numbers, and below them for their slanted names.
+# Room for the numbers of the axis beside the bars, and for the slanted names below them.
 _AXIS_NUMBERS, _TICK_NAMES = 0.4, 0.75
 
 
@@ -33,21 +33,24 @@ def draw_token_histograms(
     instance_names: Sequence[str] = (),
     max_bars: int = 10,
 ) -> np.ndarray:
-    """One row per token: its region, its histogram over instances and that over classes.
+    """Draw one row for each token: its region and its histograms over instances and classes.
 
-    P(w) is the share of the region's weight that lies on a class or instance; the title gives the
-    histogram's entropy (natural logarithm), which the token metrics average. Where there are
-    instances, the first column shows them. Columns without a name are left out.
+    P(w) is the share of the region's weight that lies on a class or an instance. The title gives
+    the entropy of the histogram, in nats; the token metrics are means of it. If there are
+    instances, the first column shows them. A kind of histogram without names is left out.
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        regions: (T, H, W) in [0, 1], at the image's size.
+        regions: (T, H, W) in [0, 1], at the size of the image.
         token_names: T titles.
-        class_histograms: (T, N), rows that sum to 1, or to 0 where a token has no labelled pixel.
-        class_names: N names; ``class_colors`` (N, 3) uint8 are the bars' colours.
-        instance_map: (H, W) integers in [0, M); anything else stands for no instance.
-        instance_histograms, instance_names: (T, M), and M names.
-        max_bars: the heaviest bins over these tokens are shown, the others added up as "other".
+        class_histograms: (T, N). A row sums to 1, or to 0 for a token without a labelled pixel.
+        class_names: N names.
+        class_colors: (N, 3) uint8, the colours of the bars; distinct colours by default.
+        instance_map: (H, W) integers in [0, M); other values stand for no instance.
+        instance_histograms: (T, M), as ``class_histograms``.
+        instance_names: M names.
+        max_bars: number of bars. If there are more bins, the heaviest over all T tokens are shown
+            and the others are summed up as "other".
 
     Returns:
         (height, width, 3) uint8, RGB.
@@ -89,7 +92,7 @@ def draw_token_histograms(
 def _heaviest(
     histograms: np.ndarray, names: Sequence[str], colors: np.ndarray, row: int, max_bars: int
 ) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """The row's values in the bins that are heaviest over all rows, in the bins' order."""
+    """Values, names and colours of the bars of one row, in the order of the bins."""
     if len(names) <= max_bars:
         return histograms[row], list(names), np.asarray(colors)
     kept = np.sort(np.argsort(-histograms.sum(axis=0), kind="stable")[: max_bars - 1])

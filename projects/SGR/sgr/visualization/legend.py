@@ -1,4 +1,4 @@
-"""The legend of a page of pictures: a coloured patch for each class that they show."""
+"""The legend of a page of pictures: a coloured patch for each class that occurs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..data.colors import UNLABELLED
 __all__ = ["Legend"]
 
 _ROW = 0.19
-# Inches per letter; and of the patch and the gaps.
+# Inches: the width of a letter, and of the patch with its gaps.
 _LETTER, _PATCH = 0.07, 0.5
 
 
 class Legend:
-    """Names and colours of those of N classes that occur, to stand at the bottom of a figure.
+    """Names and colours of the classes that occur, for the bottom of a figure.
 
-    Its height is known before there is a figure. Without an entry it is 0.
+    Its height is known before the figure is made. It is 0 if no class occurs.
     """
 
     def __init__(
@@ -34,10 +34,11 @@ class Legend:
     ):
         """
         Args:
-            labels: that occur; those outside of [0, N) are unlabelled.
-            class_names: N names; ``class_colors`` (N, 3) uint8, RGB.
-            width: of the figure, inches.
-            numbered: whether labels stand before the names.
+            labels: the labels that occur. Those outside of [0, N) are "unlabelled".
+            class_names: N names.
+            class_colors: (N, 3) uint8, RGB.
+            width: the width of the figure, in inches.
+            numbered: whether to write the label before each name.
         """
         classes = sorted(label for label in set(labels) if 0 <= label < len(class_names))
         names = [
@@ -52,11 +53,11 @@ class Legend:
 
     @property
     def height(self) -> float:
-        """Inches."""
+        """The height of the legend, in inches."""
         return _ROW * self.num_rows + 0.1 if self.entries else 0.0
 
     def draw(self, figure: Figure) -> None:
-        """Put it at the bottom of a figure."""
+        """Draw the legend at the bottom of a figure."""
         if not self.entries:
             return
         figure.legend(

@@ -1,4 +1,4 @@
-"""Label maps and heat maps as pictures of the image's size."""
+"""Pictures of label maps and heat maps, at the size of the image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def color_labels(labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """Paint a label map.
 
     Args:
-        labels: (H, W) integers. Those outside [0, N), such as -1 or an ignore label, are painted
+        labels: (H, W) integers. Values outside of [0, N), such as -1 or an ignore label, become
             dark grey.
         colors: (N, 3) uint8, RGB.
 
@@ -32,15 +32,15 @@ def color_labels(labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
 def overlay_labels(
     image: np.ndarray, labels: np.ndarray, colors: np.ndarray, *, opacity: float = 0.6
 ) -> np.ndarray:
-    """Lay a label map over an image, with a light line between different labels.
+    """Draw a label map over an image, with a light line between different labels.
 
-    Pixels without a label show the image, darkened.
+    Where a pixel has no label, the image is darkened.
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        labels: (H, W) integers; outside [0, N) stands for no label.
+        labels: (H, W) integers. Values outside of [0, N) stand for no label.
         colors: (N, 3) uint8, RGB.
-        opacity: of the colours, in [0, 1].
+        opacity: opacity of the colours, in [0, 1].
 
     Returns:
         (H, W, 3) uint8, RGB.
@@ -56,9 +56,9 @@ def overlay_labels(
 
 
 def overlay_heat(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Lay one soft region over an image, which is shown grey and darkened (as in Fig. 4).
+    """Draw one soft region over the image, which is made grey and dark (as in Fig. 4).
 
-    The scale is the same for every region: 0 leaves the grey image, 1 is the brightest yellow.
+    The scale is the same for every region: 0 shows the grey image, 1 is the brightest yellow.
 
     Args:
         image: (H, W, 3) uint8, RGB.
@@ -78,10 +78,7 @@ def overlay_heat(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def check_same_size(image: np.ndarray, other: np.ndarray) -> None:
-    """
-    Raises:
-        ValueError: if ``image`` is not (H, W, 3) uint8, or ``other`` not (H, W).
-    """
+    """Raise a ValueError if ``image`` is not (H, W, 3) uint8 or ``other`` is not (H, W)."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"expected an (H, W, 3) uint8 image, got {image.shape} {image.dtype}")
     if other.shape != image.shape[:2]:

@@ -1,4 +1,4 @@
-"""All about one image on one page."""
+"""One page about one image: ground truth, prediction and concept regions."""
 
 from __future__ import annotations
 
@@ -29,25 +29,26 @@ def draw_panel(
     region_names: Sequence[str] = (),
     columns: int = 4,
 ) -> np.ndarray:
-    """Image, ground truth, components, prediction, then concept regions, and a legend.
+    """Draw image, ground truth, components, prediction, concept regions and a legend.
 
-    What is None is left out.
+    The page leaves out what is None.
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        class_names: N names; ``class_colors`` (N, 3) uint8, RGB.
-        ground_truth, prediction: (H, W) integers; outside [0, N) is unlabelled.
-        components: (H, W) index of each pixel's component, -1 for none, and (C,) their classes:
-            an ``sgr.data.components.ComponentMap``.
-        regions: (T, H, W) in [0, 1], at the image's size.
+        class_names: N names.
+        class_colors: (N, 3) uint8, RGB; distinct colours by default.
+        ground_truth, prediction: (H, W) integers. Values outside of [0, N) are unlabelled.
+        components: an ``sgr.data.components.ComponentMap``: the (H, W) index of each pixel's
+            component, -1 for none, and the (C,) classes of the components.
+        regions: (T, H, W) in [0, 1], at the size of the image.
         region_names: T titles, of one or two lines.
-        columns: tiles in a row.
+        columns: number of pictures in a row.
 
     Returns:
         (height, width, 3) uint8, RGB.
 
     Raises:
-        ValueError: if sizes differ, or regions and their names differ in number.
+        ValueError: if maps differ in size, or regions and names differ in number.
     """
     if class_colors is None:
         class_colors = distinct_colors(len(class_names))

@@ -1,4 +1,4 @@
-"""Concept regions as small pictures beside a large one, always in the same places."""
+"""Concept regions as small pictures beside a large one."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .overlays import overlay_heat
 
 __all__ = ["draw_regions_beside", "region_tile_size"]
 
-# Height of the large picture, pixels: enlarged or reduced to this range.
+# The smallest and largest height of the large picture, in pixels.
 _HEIGHTS = (360, 1080)
 _GAP = 4
-# Matplotlib brings its font along; Pillow's own knows few letters beyond English ones.
+# Matplotlib's font, because that of Pillow has few letters beyond the English ones.
 _FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 def region_tile_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a region's picture, pixels, beside an image of (H, W)."""
+    """Height and width in pixels of the picture of a region, beside an image of (H, W)."""
     height, width = _large_size(size)
     tile_height = (height - _GAP) // 2
     return tile_height, max(1, round(width * tile_height / height))
@@ -31,22 +31,23 @@ def region_tile_size(size: tuple[int, int]) -> tuple[int, int]:
 def draw_regions_beside(
     picture: np.ndarray, image: np.ndarray, regions: np.ndarray, names: Sequence[str]
 ) -> np.ndarray:
-    """A picture, and to its right the regions in two rows of half its height.
+    """Draw a picture, and to its right the regions, in two rows of half its height.
 
-    The result's size depends on those of the picture and on the number of regions only, as a video
-    needs it. A panel with ground truth and legends is :func:`sgr.visualization.draw_panel`.
+    The size of the result depends only on the size of the picture and the number of regions, as
+    a video needs it. :func:`sgr.visualization.draw_panel` draws ground truth and legends too.
 
     Args:
-        picture: (H, W, 3) uint8, RGB, say a prediction. Shown 360 to 1080 pixels high.
-        image: (H, W, 3) uint8, RGB, shown below the regions.
-        regions: (T, h, w) in [0, 1] that cover the image, best of :func:`region_tile_size`.
+        picture: (H, W, 3) uint8, RGB, such as a prediction. It becomes 360 to 1080 pixels high.
+        image: (H, W, 3) uint8, RGB. It is drawn below the regions.
+        regions: (T, h, w) in [0, 1]. They cover the image, and (h, w) is best that of
+            :func:`region_tile_size`.
         names: T titles of one line.
 
     Returns:
-        (height, width, 3) uint8, RGB, height and width even.
+        (height, width, 3) uint8, RGB. Height and width are even.
 
     Raises:
-        ValueError: if regions and their names differ in number, or the images in size.
+        ValueError: if regions and names differ in number, or picture and image differ in size.
     """
     if len(regions) != len(names):
         raise ValueError(f"{len(regions)} regions have {len(names)} names")

@@ -11,7 +11,7 @@ __all__ = ["upsample_region", "upsample_regions"]
 def upsample_region(
     region: np.ndarray, stride: int, input_size: tuple[int, int], size: tuple[int, int]
 ) -> np.ndarray:
-    """Bring a region from a feature map's cells to the image's pixels, bilinearly.
+    """Resize a region from the cells of a feature map to the pixels of the image, bilinearly.
 
     Args:
         region: (h, w), cells that cover the network's input.
@@ -35,10 +35,10 @@ def upsample_region(
 def upsample_regions(
     regions: np.ndarray, stride: int, input_size: tuple[int, int], size: tuple[int, int]
 ) -> np.ndarray:
-    """:func:`upsample_region` of each of (T, h, w) regions.
+    """Call :func:`upsample_region` for each of (T, h, w) regions.
 
     Returns:
-        (T, H, W) float32; mind the memory where the image is large.
+        (T, H, W) float32, which takes much memory if the image is large.
     """
     shown = np.empty((len(regions), *size), dtype=np.float32)
     for place, region in zip(shown, regions):

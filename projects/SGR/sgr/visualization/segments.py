@@ -1,4 +1,4 @@
-"""Connected components and instances, each in a colour of its own and named (Fig. A)."""
+"""Pictures of connected components and instances, with colours and names (Fig. A)."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ def number_names(names: Sequence[str]) -> list[str]:
 def draw_segments(
     image: np.ndarray, indices: np.ndarray, names: Sequence[str], *, width: int = 720
 ) -> np.ndarray:
-    """Picture of an image under its segments, each with its name where there is room.
+    """Draw the segments of an image over it, and their names where there is room.
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        indices: (H, W) integers, the segment of each pixel; outside [0, N) stands for none.
-        names: N names, say from :func:`number_names`.
-        width: of the picture, in pixels.
+        indices: (H, W) integers, the segment of each pixel. Values outside of [0, N) stand for
+            no segment.
+        names: N names, for example from :func:`number_names`.
+        width: the width of the picture, in pixels.
 
     Returns:
         (about width * H / W, width, 3) uint8, RGB.
@@ -52,14 +53,14 @@ def draw_segments(
 
 
 def show_segments(axes: Axes, indices: np.ndarray, names: Sequence[str]) -> None:
-    """Write each segment's name at its most inner point; larger segments choose first.
+    """Write the name of each segment at the point that is farthest from its border.
 
-    A name that would run into another one moves to the next inner point, then shrinks, and is left
-    out if neither helps.
+    The names of larger segments are placed first. A name that would overlap with another one moves
+    to the next best point, then shrinks. It is left out if neither helps.
 
     Args:
-        axes: axes that show a picture of the size of ``indices`` and will keep their place.
-        indices, names: as in :func:`draw_segments`.
+        axes: axes that show a picture of the size of ``indices``, at their final place.
+        indices, names: see :func:`draw_segments`.
     """
     areas = np.bincount(indices[(indices >= 0) & (indices < len(names))], minlength=len(names))
     taken: list = []
@@ -74,8 +75,8 @@ def show_segments(axes: Axes, indices: np.ndarray, names: Sequence[str]) -> None
 
 
 def _place(axes: Axes, mask: np.ndarray, name: str, font_size: float, taken: list):
-    """Write ``name`` inside ``mask`` clear of the boxes ``taken``; its box, or None."""
-    # A frame of zeros, so that the picture's edge counts as the segment's edge.
+    """Write ``name`` inside ``mask``, off the boxes ``taken``. Return its box, or None."""
+    # The frame of zeros makes the edge of the picture an edge of the segment.
     depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
     renderer = axes.figure.canvas.get_renderer()
     frame = axes.get_window_extent(renderer)
@@ -96,7 +97,7 @@ def _place(axes: Axes, mask: np.ndarray, name: str, font_size: float, taken: lis
             break
         text.set_position((column, row))
         box = text.get_window_extent(renderer).padded(2)
-        # Back into the picture where it sticks out.
+        # Move it back into the picture where it sticks out.
         shift_x = max(frame.x0 - box.x0, 0) + min(frame.x1 - box.x1, 0)
         shift_y = max(frame.y0 - box.y0, 0) + min(frame.y1 - box.y1, 0)
         if shift_x or shift_y:
