@@ -25,14 +25,10 @@ from detectron2.modeling import build_model
 from torch import nn
 
 import sgr  # noqa: F401 (registers)
-from sgr.checkpoints.backbone_file import (
-    backbone_names,
-    extract_backbone,
-    read_settings,
-    save_backbone,
-)
+from sgr.checkpoints.backbone_file import extract_backbone, read_settings, save_backbone
 from sgr.checkpoints.checkpointer import SafeCheckpointer, read_checkpoint
 from sgr.engine import load_config
+from sgr.engine.setup import add_safety_flags
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -42,8 +38,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="of a trained model")
     parser.add_argument("output", type=Path, metavar="OUTPUT.pth", help="the file to write")
     parser.add_argument("--force", action="store_true", help="overwrite a file that exists")
-    parser.add_argument("--allow-pickle", action="store_true", help="as in train_net.py")
-    parser.add_argument("--allow-unsafe-yaml", action="store_true", help="as in train_net.py")
+    add_safety_flags(parser)
     parser.add_argument(
         "--for",
         dest="target",
@@ -78,13 +73,9 @@ def extract(args: argparse.Namespace) -> None:
     except ValueError as error:
         raise ValueError(f"{args.checkpoint!r}: {error}") from error
 
-    left_out = checkpoint["model"].keys() - backbone_names(checkpoint["model"]).keys()
-    print("Taken:", _count_parts(tensors))
-    print("Left out:", _count_parts(left_out))
+    print(f"Taken: {len(tensors)} of {len(checkpoint['model'])} tensors:", _count_parts(tensors))
     if not any(name.startswith("reasoning.") for name in tensors):
-        print("There is no reasoning module on the backbone.")
-    if any(".reasoning." in name for name in left_out):
-        print("The reasoning module in a head stays behind: see docs/transfer.md.")
+        print("There is no reasoning module on the backbone; one in a head stays behind.")
     run_config = Path(args.checkpoint).with_name("config.yaml")
     settings = read_settings(run_config)
     if settings:
@@ -108,8 +99,7 @@ def extract(args: argparse.Namespace) -> None:
 
 def _count_parts(names: Iterable[str]) -> str:
     counts = Counter(name.partition(".")[0] for name in sorted(names))
-    parts = ", ".join(f"{part} ({count})" for part, count in counts.items())
-    return f"{counts.total()} tensors: {parts}" if parts else "nothing"
+    return ", ".join(f"{part} ({count})" for part, count in counts.items())
 
 
 def _build_target(args: argparse.Namespace) -> nn.Module:

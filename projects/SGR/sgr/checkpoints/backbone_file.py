@@ -1,16 +1,10 @@
 """The backbone of a trained model as a file of its own, from which other models start (Sec. 5.2).
 
-Such a file holds the backbone's tensors under the names that they have inside the backbone
-(``res2.0...``, ``layers.0...``), and those of its reasoning modules as ``reasoning.<feature>...``.
-Two checkpointers load it:
-
-* :class:`~sgr.checkpoints.checkpointer.SafeCheckpointer` puts the tensors where
-  :func:`place_backbone` says.
-* Detectron2's own matches names by their endings, as for the ImageNet files of its model zoo. It
-  refuses one file that ours loads: a Swin without a reasoning module, for a Swin with one, if a
-  norm of the module has the channels of one of Swin's outputs.
-
-A detector's pyramid and heads are not in the file. They start anew.
+It holds the tensors under their names inside the backbone (``res2.0...``, ``layers.0...``,
+``reasoning.<feature>...``). :class:`~sgr.checkpoints.checkpointer.SafeCheckpointer` puts them where
+:func:`place_backbone` says. Detectron2's own checkpointer matches the names by their endings. It
+refuses one kind of file that ours loads: a Swin without a reasoning module, for a Swin with one, if
+a norm of the module has the channels of one of Swin's outputs.
 """
 
 from __future__ import annotations
@@ -18,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +23,6 @@ from torch import Tensor, nn
 from ..data.files import draft_of
 
 __all__ = [
-    "backbone_names",
     "differing_settings",
     "extract_backbone",
     "is_backbone_file",
@@ -55,14 +48,19 @@ SETTINGS = {
 
 
 def extract_backbone(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Take the backbone out of a checkpoint of any model of Detectron2's naming.
+    """Take the backbone and its reasoning modules out of a model of Detectron2's naming.
+
+    It lies under ``backbone.``, or under ``backbone.bottom_up.`` if that is a feature pyramid.
+    Counters of batches in batch norms stay behind: frozen norms have none, and others need none.
+    Names may begin with the prefixes of ``DistributedDataParallel`` (``module.``),
+    ``torch.compile`` (``_orig_mod.``) and Lightning (``model.``).
 
     Args:
         checkpoint: "model" (name -> tensor or array), as
             :func:`~sgr.checkpoints.checkpointer.read_checkpoint` gives it.
 
     Returns:
-        Name within the backbone -> tensor with memory of its own: see :func:`backbone_names`.
+        Name within the backbone -> tensor with memory of its own.
 
     Raises:
         ValueError: if there is no backbone in it, or nothing but a backbone.
@@ -73,44 +71,25 @@ def extract_backbone(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
             "as it is"
         )
     state = checkpoint["model"]
-    names = backbone_names(state)
-    if all(_is_reasoning(name) for name in names.values()):
+    wrappers = WRAPPERS.match(os.path.commonprefix(list(state)))
+    root = f"{wrappers.group() if wrappers else ''}backbone."
+    below = f"{root}bottom_up."
+    main = below if any(name.startswith(below) for name in state) else root
+    tensors = {}
+    for name, value in state.items():
+        # A pyramid may have reasoning modules on outputs of its own.
+        prefix = root if name.startswith(f"{root}reasoning.") else main
+        if name.startswith(prefix) and not name.endswith(".num_batches_tracked"):
+            # A copy: of a view, the file would hold all of the memory behind it.
+            tensors[name.removeprefix(prefix)] = torch.as_tensor(value).detach().cpu().clone()
+    if all(map(_is_reasoning, tensors)):
         found = [name for name in state if "backbone." in name] or list(state)
         raise ValueError(
             "there is no backbone under 'backbone.'; the checkpoint has "
             f"{', '.join(found[:3]) or 'no tensors'} ...: is it one of train_net.py? A classifier "
             "of ImageNet goes into MODEL.WEIGHTS as it is"
         )
-    # Copies: of a view, the file would hold all of the memory behind it.
-    return {
-        inner: torch.as_tensor(state[name]).detach().cpu().clone() for name, inner in names.items()
-    }
-
-
-def backbone_names(names: Iterable[str]) -> dict[str, str]:
-    """Find the tensors of the backbone and of its reasoning modules among those of a model.
-
-    They lie under ``backbone.``, or under ``backbone.bottom_up.`` if that is a feature pyramid.
-    Counters of batches in batch norms are left out: frozen norms have none, and others need none.
-    Names may begin with the prefixes of ``DistributedDataParallel`` (``module.``),
-    ``torch.compile`` (``_orig_mod.``) and Lightning (``model.``).
-
-    Returns:
-        Name in the model -> name within the backbone.
-    """
-    names = list(names)
-    wrappers = WRAPPERS.match(os.path.commonprefix(names))
-    root = f"{wrappers.group() if wrappers else ''}backbone."
-    below = f"{root}bottom_up."
-    has_pyramid = any(name.startswith(below) for name in names)
-    found = {}
-    for name in names:
-        inner = name.removeprefix(below if has_pyramid else root)
-        if inner == name and name.startswith(f"{root}reasoning."):
-            inner = name.removeprefix(root)  # on an output of the pyramid
-        if inner != name and not name.endswith(".num_batches_tracked"):
-            found[name] = inner
-    return found
+    return tensors
 
 
 def is_backbone_file(checkpoint: Mapping[str, Any]) -> bool:
@@ -211,24 +190,24 @@ def read_settings(config_file: str | Path) -> dict[str, Any]:
         return {}
 
 
-def differing_settings(model: nn.Module, settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Find the settings of a backbone file that ``model`` contradicts.
+def differing_settings(model: nn.Module, settings: Mapping[str, Any]) -> dict[str, tuple]:
+    """Compare the settings of a backbone file with a model.
 
     Returns:
-        Key -> value in the file, value in the model. What the model does not tell is left out: of
-        Detectron2's models only detectors know INPUT.FORMAT.
+        Key -> value in the file, value in the model, where both have one and these differ. Of
+        Detectron2's models, only detectors know INPUT.FORMAT.
     """
-    differing = {}
-    for key, attribute in SETTINGS.items():
-        new = getattr(model, attribute, None)
-        if isinstance(new, Tensor):
-            new = [round(value, 3) for value in new.flatten().tolist()]
-        old = settings.get(key)
-        if isinstance(old, (list, tuple)):
-            old = [round(value, 3) for value in old]
-        if None not in (old, new) and old != new:
-            differing[key] = (old, new)
-    return differing
+    pairs = {
+        key: (_rounded(settings.get(key)), _rounded(getattr(model, attribute, None)))
+        for key, attribute in SETTINGS.items()
+    }
+    return {key: pair for key, pair in pairs.items() if None not in pair and pair[0] != pair[1]}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        value = value.flatten().tolist()
+    return [round(number, 3) for number in value] if isinstance(value, (list, tuple)) else value
 
 
 def _is_reasoning(name: str) -> bool:

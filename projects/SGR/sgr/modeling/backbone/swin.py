@@ -145,14 +145,12 @@ class SwinTransformer(Backbone):
         window_size: int,
         **block_options: Any,
     ) -> SwinStage:
-        """Build a stage; a subclass can build another one here.
+        """Build the stage of an index, from 0; a subclass can build another one here.
 
         Args:
-            index: of the stage, from 0.
             dim: channels.
-            drop_paths: of each block, the probability with which an image skips a branch of it.
+            drop_paths: for each block, the probability that an image skips a branch of it.
             downsample: whether another stage follows.
-            use_checkpoint: see the class.
             window_size, block_options: arguments of :class:`SwinBlock`.
         """
         blocks = [
@@ -169,25 +167,9 @@ class SwinTransformer(Backbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
-        swin = cfg.MODEL.SWIN
         return {
+            **{key.lower(): value for key, value in cfg.MODEL.SWIN.items()},
             "in_channels": input_shape.channels,
-            "pretrain_img_size": swin.PRETRAIN_IMG_SIZE,
-            "patch_size": swin.PATCH_SIZE,
-            "embed_dim": swin.EMBED_DIM,
-            "depths": swin.DEPTHS,
-            "num_heads": swin.NUM_HEADS,
-            "window_size": swin.WINDOW_SIZE,
-            "mlp_ratio": swin.MLP_RATIO,
-            "qkv_bias": swin.QKV_BIAS,
-            "qk_scale": swin.QK_SCALE,
-            "drop_rate": swin.DROP_RATE,
-            "attn_drop_rate": swin.ATTN_DROP_RATE,
-            "drop_path_rate": swin.DROP_PATH_RATE,
-            "ape": swin.APE,
-            "patch_norm": swin.PATCH_NORM,
-            "out_features": swin.OUT_FEATURES,
-            "use_checkpoint": swin.USE_CHECKPOINT,
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
         }
 
@@ -267,32 +249,21 @@ class SwinTransformer(Backbone):
         return outputs
 
     def run_stage(self, index: int, maps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Run a stage; a subclass can put out more features here.
+        """Run the stage of an index, from 0; a subclass can put out more features here.
 
         It has to add their names to ``_out_features``, ``_out_feature_channels`` and
         ``_out_feature_strides``, as for any Detectron2 backbone.
 
-        Args:
-            index: of the stage, from 0.
-            maps: (B, H, W, C).
-
         Returns:
-            What is normalised for the output and goes on to the next stage, (B, H, W, C), and
-            further features, name -> (B, C', H', W').
+            (B, H, W, C), which is normalised for the output and goes on to the next stage, and
+            further features: name -> (B, C', H', W').
         """
         return self.layers[index](maps), {}
 
     def adapt_checkpoint(self, prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Fit ImageNet weights of Swin, and tables of other window sizes, to this backbone.
 
-        See :class:`~sgr.checkpoints.checkpointer.SafeCheckpointer`, which calls this.
-
-        Args:
-            prefix: of this backbone's names in the model.
-            state: name -> tensor, as in the file.
-
-        Returns:
-            Name in the model -> tensor, of what changes its name or its size.
+        :class:`~sgr.checkpoints.checkpointer.SafeCheckpointer` calls it, and says what it returns.
         """
         return adapt_swin_weights(self.state_dict(), prefix, state)
 
