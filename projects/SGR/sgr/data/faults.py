@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = ["Fault", "FaultKind", "list_faults", "list_faults_by_kind", "list_values"]
 
@@ -60,10 +60,11 @@ def list_faults_by_kind(faults: Iterable[Fault], shown: int = 20, *, headings: b
     )
 
 
-def list_values(values: Sequence, *, count: bool = False) -> str:
+def list_values(values: Any, *, count: bool = False) -> str:
     """The first ten values, separated by commas; "..." stands for the others.
 
     Args:
+        values: a sequence, or an array of one dimension.
         count: add the number of all values where some are left out.
     """
     text = ", ".join(map(str, values[:10]))

@@ -119,6 +119,7 @@ def _examine(record: dict, options: CheckOptions, report: Report) -> RecordMaps 
         is_compared = has_map or {"height", "width"} <= record.keys()
         if is_turn_unproven(turn, size, is_compared):
             report.turned.append(report.name)
+    labels: np.ndarray | None
     if options.truth == ("annotations",) and "annotations" in record and size is not None:
         drawn = draw_instances(shapes, size)
         labels = paint_classes(drawn, shapes, size, num_classes=len(options.thing_names))

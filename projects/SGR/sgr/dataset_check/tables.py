@@ -108,8 +108,9 @@ def _things(report: Report) -> str:
     if not names or _is_joint(report):
         return ""
     headers, columns = _instance_columns(report)
-    columns = [range(len(names)), names, report.images_with_instance.tolist(), *columns]
-    return tabulate(list(zip(*columns)), ["category", "thing", "images", *headers], "pipe")
+    images = report.images_with_instance.tolist()
+    rows = list(zip(range(len(names)), names, images, *columns))
+    return tabulate(rows, ["category", "thing", "images", *headers], "pipe")
 
 
 def _is_joint(report: Report) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -50,7 +51,7 @@ def training_mapper(name: str, cfg: CfgNode) -> Callable[[dict], dict]:
 
 
 def training_faults(
-    mapper: Callable[[dict], dict],
+    mapper: Any,
     records: Sequence[dict],
     options: CheckOptions,
     cfg: CfgNode,

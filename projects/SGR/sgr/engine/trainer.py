@@ -81,6 +81,7 @@ class Trainer(DefaultTrainer):
             model, cfg.OUTPUT_DIR, allow_pickle=allow_pickle, trainer=weakref.proxy(self)
         )
         self.start_iter = 0
+        self._last_eval_results: OrderedDict[str, Any] = OrderedDict()
         self.max_iter = cfg.SOLVER.MAX_ITER
         epoch = round(loader.num_images / cfg.SOLVER.IMS_PER_BATCH)
         # Before the writer, so that what it logs is written in the same iteration.

@@ -142,7 +142,7 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
 
         blocks = OrderedDict((block, _means(block, sums, counts)) for block in REGIONS)
         results = OrderedDict((block, of) for block, of in blocks.items() if of)
-        results.setdefault("tokens", {})
+        results.setdefault("tokens", OrderedDict())
         if "images_C" not in results["tokens"] and "images_I" not in results["tokens"]:
             self._logger.warning(
                 f"No image of {self._dataset_name} has ground truth to measure tokens with: "
@@ -185,6 +185,7 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
             on_device = torch.from_numpy(apply_test_transform(input_, labels))
             bins, present = present_bins(on_device.to(probabilities["tokens"].device))
             for block, regions in measured.items():
+                assert regions.stride is not None  # the model's recorder asks for it
                 counts = cell_label_counts(
                     bins,
                     tuple(probabilities[block].shape[-2:]),

@@ -168,7 +168,7 @@ class MultiScaleSemanticSegmentor(nn.Module):
     def _segment(self, inputs: dict) -> Tensor:
         image = self._image(inputs)
         own = image.shape[:2]
-        size = (int(inputs.get("height", own[0])), int(inputs.get("width", own[1])))
+        size: tuple[int, int] = (inputs.get("height") or own[0], inputs.get("width") or own[1])
         total: Tensor | None = None
         passes = 0
         for scaled in self.sizes(*own):

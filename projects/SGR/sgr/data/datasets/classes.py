@@ -42,7 +42,7 @@ def as_class_names(classes: Sequence[str] | PathLike | int) -> list[str]:
             "classes must be a list of names, a text file with one name per line, or a number; got "
             f"{classes!r}"
         )
-    names = []
+    names: list[str] = []
     for label, name in enumerate(classes):
         if not isinstance(name, str):
             raise ValueError(
@@ -79,7 +79,7 @@ def as_colors(colors: Sequence[Sequence[int]], num_classes: int) -> list[tuple[i
 
 
 def _is_byte(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and 0 <= value <= 255
+    return isinstance(value, Integral) and not isinstance(value, bool) and 0 <= int(value) <= 255
 
 
 def check_ignore_label(ignore_label: int, num_classes: int) -> None:

@@ -210,12 +210,13 @@ def _parse(content: dict[str, Any], folder: Path) -> _Description:
             for each in _PATHS
             for path in [split.get(each, content.get(each))]
         }
-        for needed in ("images", "labels"):
-            if paths[needed] is None:
-                raise ValueError(f"the split {key} has no {needed}: name their folder")
+        images, labels = paths["images"], paths["labels"]
+        if images is None or labels is None:
+            needed = "images" if images is None else "labels"
+            raise ValueError(f"the split {key} has no {needed}: name their folder")
         datasets[f"{content['name']}_{key}"] = Folders(
-            paths["images"],
-            paths["labels"],
+            images,
+            labels,
             label_suffix=content.get("label_suffix", ""),
             list_file=paths["list"],
             share=shares.get(key, (0.0, 1.0)),

@@ -169,7 +169,7 @@ class DetectionConceptMapper(FileNamingMapper):
             dataset_dict["instances"] = nothing
 
 
-def _clean(segmentation: dict | list, size: tuple[int, int], name: str) -> dict | list:
+def _clean(segmentation: dict | list, size: tuple[int, int], name: str) -> dict | list | None:
     """A segmentation in the form that Detectron2 takes; an empty list if it encloses nothing."""
     if isinstance(segmentation, dict):
         return checked_rle(segmentation, size, name)

@@ -29,7 +29,7 @@ class _Targets(NamedTuple):
     """
 
     masks: np.ndarray
-    classes: list[int]
+    classes: np.ndarray
     class_map: np.ndarray
 
 
@@ -103,7 +103,9 @@ class InstanceConceptMapper(ConceptMapper):
         stack = np.zeros((len(shown), *class_map.shape), bool)
         for place, index in zip(stack, shown):
             place[: size[0], : size[1]] = drawn[index]
-        return aug_input.image, _Targets(stack, [truth[i].category for i in shown], class_map)
+        return aug_input.image, _Targets(
+            stack, np.array([truth[i].category for i in shown], int), class_map
+        )
 
     def _add_targets(self, record: dict, truth: _Targets) -> None:
         record["instances"] = mask_instances(truth.masks, truth.classes)

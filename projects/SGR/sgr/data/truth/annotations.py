@@ -262,7 +262,7 @@ def _code_fault(code: dict, size: tuple[int, int] | None) -> str | None:
     return None
 
 
-def _are_numbers(values: object) -> bool:
+def _are_numbers(values: Any) -> bool:
     try:
         return math.isfinite(sum(values))
     except (TypeError, OverflowError):

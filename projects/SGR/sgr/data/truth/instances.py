@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -16,7 +17,8 @@ from .masks import to_rle, valid_polygons
 __all__ = ["InstanceShape", "draw_instances", "paint", "paint_classes", "read_shapes"]
 
 
-class InstanceShape(NamedTuple):
+@dataclass(frozen=True)
+class InstanceShape:
     """The pixels of one annotation.
 
     Attributes:
@@ -166,7 +168,7 @@ def paint_classes(
     """
     # The background is a class, so that the concept regions of things learn where things end.
     background, ignored = num_classes, num_classes + 1
-    values = [ignored if shape.crowd else shape.category for shape in shapes]
+    values: list[Any] = [ignored if shape.crowd else shape.category for shape in shapes]
     # One more value, so that the map can hold it even without a crowd: padding is ignored too.
     return paint(drawn, [*values, ignored], size, background=background)
 

@@ -152,9 +152,9 @@ def read_segments(
     indices = read_segment_map(record)
     if size is not None:
         it_is = f"its panoptic picture {record['pan_seg_file_name']} is"
-        fault = size_fault(record["file_name"], size, it_is, indices.shape)
-        if fault:
-            raise ValueError(fault)
+        wrong_size = size_fault(record["file_name"], size, it_is, indices.shape)
+        if wrong_size:
+            raise ValueError(wrong_size)
     return indices
 
 

@@ -30,10 +30,10 @@ def find_segments(id_map: np.ndarray, ids: Sequence[int]) -> np.ndarray:
     Returns:
         (H, W) int32: the place of each pixel's id, or -1 if the list does not have it.
     """
-    ids = np.asarray(ids, np.int64)
-    order = np.argsort(ids, kind="stable")
+    given = np.asarray(ids, np.int64)
+    order = np.argsort(given, kind="stable")
     # The additional entry at the end is found for an id that is larger than all others.
-    sorted_ids, place_of = np.append(ids[order], -1), np.append(order, -1).astype(np.int32)
+    sorted_ids, place_of = np.append(given[order], -1), np.append(order, -1).astype(np.int32)
     position = np.searchsorted(sorted_ids[:-1], id_map.astype(np.int64))
     places = place_of[position]
     places[sorted_ids[position] != id_map] = -1

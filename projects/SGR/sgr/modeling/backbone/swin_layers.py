@@ -242,10 +242,11 @@ class SwinStage(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C). The backbone calls ``downsample`` itself."""
         shift_mask = None
+        height, width = maps.shape[1:3]
         for block in self.blocks:
             if block.shift and shift_mask is None:
                 shift_mask = make_shift_mask(
-                    *maps.shape[1:3], block.window_size, block.shift, maps.device
+                    height, width, block.window_size, block.shift, maps.device
                 )
             if self.use_checkpoint and self.training:
                 maps = checkpoint(block, maps, shift_mask, use_reentrant=False)

@@ -323,7 +323,7 @@ def _read_by_grid_sample(
     cells = value.to(dtype).split([height * width for height, width in shapes], dim=1)
     grids = (2 * locations.to(dtype) - 1).transpose(1, 2).flatten(0, 1).unbind(dim=2)
     weights = weights.to(dtype).transpose(1, 2).flatten(0, 1)[:, None].unbind(dim=3)
-    total = 0
+    total: Any = 0
     for level, shape in enumerate(shapes):
         feature_map = cells[level].permute(0, 2, 3, 1).flatten(0, 1).unflatten(-1, shape)
         read = F.grid_sample(feature_map, grids[level], align_corners=False)  # (B * M, D, N, P)

@@ -222,7 +222,7 @@ class MaskFormerSegmentor(nn.Module):
         """Make the results of one image from its (Q, C + 1) and (Q, h, w) predictions."""
         # Under tracing Detectron2's sizes are tensors.
         padded_size, image_size, output_size = (
-            tuple(int(side) for side in size) for size in (padded_size, image_size, output_size)
+            (int(size[0]), int(size[1])) for size in (padded_size, image_size, output_size)
         )
 
         def to_image(masks: Strips) -> Strips:
