@@ -1,11 +1,14 @@
 """One line to a trained model."""
 
+import argparse
+
 import pytest
 import torch
 from detectron2.modeling import build_model
 
 import sgr
 from sgr.engine import load_config
+from sgr.load import add_model_arguments
 from tiny_model import CONFIG, tiny_config, tiny_options
 
 
@@ -94,3 +97,13 @@ def test_classes_that_are_left_to_missing_data():
     assert load_config(str(template)).MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0
     with pytest.raises(ValueError, match="NUM_CLASSES is 0"):
         sgr.load_model(template, "")
+
+
+def test_arguments_of_the_tools():
+    parser = argparse.ArgumentParser()
+    add_model_arguments(parser)
+    args = parser.parse_args(
+        "--config-file a.yaml --with b.yaml --with c.yaml --weights w --allow-pickle A.B 1".split()
+    )
+    assert (args.config_file, args.mixins, args.weights) == ("a.yaml", ["b.yaml", "c.yaml"], "w")
+    assert args.allow_pickle and not args.allow_unsafe_yaml and args.opts == ["A.B", "1"]
