@@ -48,6 +48,15 @@ def _mask2former_config():
     return cfg
 
 
+def _shrink_head(cfg, *, classes, layers, feedforward, queries):
+    head, options = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
+    head.CONVS_DIM = head.MASK_DIM = options.HIDDEN_DIM = 32
+    head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS = options.NHEADS = 4
+    head.NORM, options.DEC_LAYERS = "GN", 5
+    head.NUM_CLASSES, head.TRANSFORMER_ENC_LAYERS = classes, layers
+    options.DIM_FEEDFORWARD, options.NUM_OBJECT_QUERIES = feedforward, queries
+
+
 @pytest.fixture
 def cfg():
     cfg = _mask2former_config()
@@ -56,18 +65,8 @@ def cfg():
     cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 8
     cfg.MODEL.RESNETS.NORM = "BN"
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    head, options = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
-    head.CONVS_DIM = head.MASK_DIM = 32
-    head.NUM_CLASSES = 5
-    head.NORM = "GN"
-    head.TRANSFORMER_ENC_LAYERS = 1
-    head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS = 4
-    options.HIDDEN_DIM = 32
-    options.NHEADS = 4
-    options.DIM_FEEDFORWARD = 48
-    options.NUM_OBJECT_QUERIES = 8
-    options.DEC_LAYERS = 5
-    options.TRAIN_NUM_POINTS = 60
+    _shrink_head(cfg, classes=5, layers=1, feedforward=48, queries=8)
+    cfg.MODEL.MASK_FORMER.TRAIN_NUM_POINTS = 60
     cfg.MODEL.SGR.NUM_CONCEPTS = 6
     cfg.MODEL.SGR.TOKEN_DIM = 8
     cfg.MODEL.SGR.NUM_HEADS = 2
@@ -95,19 +94,9 @@ def _batch(*labels, sizes=((64, 96), (50, 70))):
 
 
 def _small_head_config():
-    """That of the reference."""
+    """The config of the reference."""
     cfg = _mask2former_config()
-    head, options = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
-    head.CONVS_DIM = head.MASK_DIM = 32
-    head.NUM_CLASSES = 7
-    head.NORM = "GN"
-    head.TRANSFORMER_ENC_LAYERS = 2
-    head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS = 4
-    options.HIDDEN_DIM = 32
-    options.NHEADS = 4
-    options.DIM_FEEDFORWARD = 64
-    options.NUM_OBJECT_QUERIES = 10
-    options.DEC_LAYERS = 5
+    _shrink_head(cfg, classes=7, layers=2, feedforward=64, queries=10)
     return cfg
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from queries import random_layer, random_targets
 from sgr.modeling.mask_classification import HungarianMatcher
 from sgr.modeling.mask_classification.criteria.matcher import (
     pairwise_dice_cost,
@@ -25,25 +26,6 @@ def _focal(logits, target, alpha=0.25, gamma=2.0):
 def _dice(logits, target):
     prob = logits.sigmoid()
     return 1 - (2 * (prob * target).sum() + 1) / (prob.sum() + target.sum() + 1)
-
-
-def _predictions(batch=2, queries=4, classes=3, size=(6, 8), seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        "pred_logits": torch.randn(batch, queries, classes + 1, generator=generator),
-        "pred_masks": 3 * torch.randn(batch, queries, *size, generator=generator),
-    }
-
-
-def _targets(counts, classes=3, size=(12, 16), seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        {
-            "labels": torch.randint(classes, (count,), generator=generator),
-            "masks": torch.rand(count, *size, generator=generator) > 0.6,
-        }
-        for count in counts
-    ]
 
 
 def test_pairwise_costs_against_every_pair():
@@ -69,8 +51,8 @@ def test_costs_stay_finite_far_out():
 def test_matching_is_the_best_of_all(counts):
     """Every assignment is tried; with more masks than queries, masks stay without one."""
     weights = {"class_weight": 1.5, "mask_weight": 7.0, "dice_weight": 2.0}
-    layers = [_predictions(seed=seed) for seed in range(3)]
-    targets = _targets(counts)
+    layers = [random_layer() for _ in range(3)]
+    targets = random_targets(*counts)
     for layer, matches in zip(layers, HungarianMatcher(**weights)(layers, targets)):
         for b, (target, (query, index)) in enumerate(zip(targets, matches)):
             count = len(target["labels"])
@@ -95,15 +77,15 @@ def test_matching_is_the_best_of_all(counts):
 
 
 def test_no_mask_in_the_whole_batch():
-    matches = HungarianMatcher()([_predictions(), _predictions()], _targets((0, 0)))
+    matches = HungarianMatcher()([random_layer(), random_layer()], random_targets(0, 0))
     assert [[len(q) for q, _ in layer] for layer in matches] == [[0, 0], [0, 0]]
 
 
 def test_diverged_predictions_are_matched_all_the_same():
-    prediction = _predictions()
+    prediction = random_layer()
     prediction["pred_masks"][0, 0] = float("nan")
     prediction["pred_masks"][1] = float("inf")
-    matches = HungarianMatcher()([prediction], _targets((2, 2)))[0]
+    matches = HungarianMatcher()([prediction], random_targets(2, 2))[0]
     assert [len(query) for query, _ in matches] == [2, 2]
 
 
@@ -111,15 +93,15 @@ def test_one_copy_for_all_layers(monkeypatch):
     copies = []
     to_host = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda t: copies.append(t.shape) or to_host(t))
-    HungarianMatcher()([_predictions(seed=s) for s in range(5)], _targets((3, 2)))
+    HungarianMatcher()([random_layer() for _ in range(5)], random_targets(3, 2))
     assert copies == [(5, 2, 4, 3)]
 
 
 def test_half_precision_under_autocast():
-    prediction = _predictions()
+    prediction = random_layer()
     half = {key: value.bfloat16() for key, value in prediction.items()}
     exact = {key: value.float() for key, value in half.items()}
-    targets = _targets((3, 2))
+    targets = random_targets(3, 2)
     with torch.autocast("cpu", torch.bfloat16):
         matches = HungarianMatcher()([half], targets)
     for a, b in zip(matches[0], HungarianMatcher()([exact], targets)[0]):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from detectron2.projects.point_rend.point_features import point_sample
 
+from queries import random_outputs, random_targets
 from sgr.modeling.mask_classification import PointMatcher, PointSetCriterion
 from sgr.modeling.mask_classification.criteria import point_criterion
 
@@ -21,29 +22,6 @@ def _criterion(**options):
             **options,
         }
     )
-
-
-def _outputs(aux=1, queries=5):
-    generator = torch.Generator().manual_seed(0)
-
-    def layer():
-        return {
-            "pred_logits": torch.randn(2, queries, 4, generator=generator).requires_grad_(),
-            "pred_masks": torch.randn(2, queries, 4, 6, generator=generator).requires_grad_(),
-        }
-
-    return {**layer(), "aux_outputs": [layer() for _ in range(aux)]}
-
-
-def _targets(*counts):
-    generator = torch.Generator().manual_seed(1)
-    return [
-        {
-            "labels": torch.randint(3, (count,), generator=generator),
-            "masks": torch.rand(count, 16, 24, generator=generator) > 0.6,
-        }
-        for count in counts
-    ]
 
 
 def _recorded(monkeypatch, owner, name):
@@ -90,7 +68,7 @@ def _literal_class_loss(layer, matches, targets, no_object_weight):
 
 @pytest.mark.parametrize("counts", [(2, 3), (0, 4), (0, 0), (7, 1)])
 def test_against_the_literal_losses(monkeypatch, counts):
-    outputs, targets = _outputs(), _targets(*counts)
+    outputs, targets = random_outputs(), random_targets(*counts)
     criterion = _criterion(no_object_weight=0.3)
     matched = _recorded(monkeypatch, criterion.matcher, "forward")
     drawn = _recorded(monkeypatch, point_criterion, "get_uncertain_point_coords_with_randomness")
@@ -141,38 +119,6 @@ def test_all_points_random_or_all_uncertain(monkeypatch, importance, uncertain):
     logits, masks = torch.randn(1, 4, 4), torch.ones(1, 8, 8) > 0
     assert sum(criterion._mask_losses(logits, masks, torch.tensor([0]))).isfinite()
     assert shapes == [(1, POINTS, 2)] + ([(1, POINTS - uncertain, 2)] if uncertain < POINTS else [])
-
-
-def test_losses_far_out_are_finite():
-    logits = torch.tensor([[[-1e4, 1e4, 0.0]]], requires_grad=True)
-    masks = torch.tensor([[[True, False, True]]])
-    loss = sum(_criterion()._mask_losses(logits, masks, torch.tensor([0])))
-    loss.backward()
-    assert loss.isfinite() and logits.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("counts", [(2, 3), (0, 0)])
-def test_every_prediction_is_in_the_graph(counts):
-    """Also without any mask: distributed training waits for every parameter's gradient."""
-    outputs = _outputs()
-    sum(_criterion()(outputs, _targets(*counts)).values()).backward()
-    for layer in (outputs, *outputs["aux_outputs"]):
-        assert layer["pred_logits"].grad.abs().sum() > 0
-        assert layer["pred_masks"].grad is not None
-        assert (layer["pred_masks"].grad.abs().sum() > 0) == (sum(counts) > 0)
-
-
-def test_float32_under_autocast():
-    outputs, targets = _outputs(aux=0), _targets(2, 1)
-    half = {key: outputs[key].bfloat16() for key in ("pred_logits", "pred_masks")}
-    torch.manual_seed(3)
-    with torch.autocast("cpu", torch.bfloat16):
-        losses = _criterion()(half, targets)
-    torch.manual_seed(3)
-    exact = _criterion()({key: value.float() for key, value in half.items()}, targets)
-    for name, loss in losses.items():
-        assert loss.dtype == torch.float32
-        assert loss.item() == pytest.approx(exact[name].item(), abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -6,29 +6,11 @@ import pytest
 import torch
 from detectron2.projects.point_rend.point_features import point_sample
 
+from queries import random_layer, random_targets
 from sgr.modeling.mask_classification import PointMatcher
 from sgr.modeling.mask_classification.criteria.point_matcher import pairwise_cross_entropy_cost
 
 POINTS = 30
-
-
-def _predictions(batch=2, queries=4, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        "pred_logits": torch.randn(batch, queries, 4, generator=generator),
-        "pred_masks": 3 * torch.randn(batch, queries, 6, 8, generator=generator),
-    }
-
-
-def _targets(*counts):
-    generator = torch.Generator().manual_seed(1)
-    return [
-        {
-            "labels": torch.randint(3, (count,), generator=generator),
-            "masks": torch.rand(count, 12, 16, generator=generator) > 0.6,
-        }
-        for count in counts
-    ]
 
 
 def _cross_entropy(logits, target):
@@ -64,8 +46,8 @@ def test_cost_stays_finite_far_out():
 @pytest.mark.parametrize("counts", [(3, 2), (1, 4), (0, 2), (6, 1)])
 def test_matching_is_the_best_of_all(monkeypatch, counts):
     """Every assignment is tried, on the same points for all layers, predictions and targets."""
-    layers = [_predictions(seed=seed) for seed in range(3)]
-    targets, points = _targets(*counts), torch.rand(2, POINTS, 2)
+    layers = [random_layer() for _ in range(3)]
+    targets, points = random_targets(*counts), torch.rand(2, POINTS, 2)
     monkeypatch.setattr(torch, "rand", lambda *shape, device: points)
     matcher = PointMatcher(num_points=POINTS, class_weight=1.5, mask_weight=7.0, dice_weight=2.0)
     for layer, matches in zip(layers, matcher(layers, targets), strict=True):
@@ -94,7 +76,8 @@ def test_matching_is_the_best_of_all(monkeypatch, counts):
 
 
 def test_no_mask_in_the_whole_batch():
-    matches = PointMatcher(num_points=POINTS)([_predictions(), _predictions()], _targets(0, 0))
+    layers = [random_layer(), random_layer()]
+    matches = PointMatcher(num_points=POINTS)(layers, random_targets(0, 0))
     assert [[len(q) for q, _ in layer] for layer in matches] == [[0, 0], [0, 0]]
 
 
@@ -102,14 +85,14 @@ def test_one_copy_for_all_layers(monkeypatch):
     copies = []
     to_host = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda t: copies.append(t.shape) or to_host(t))
-    PointMatcher(num_points=POINTS)([_predictions(seed=s) for s in range(5)], _targets(3, 2))
+    PointMatcher(num_points=POINTS)([random_layer() for _ in range(5)], random_targets(3, 2))
     assert copies == [(5, 2, 4, 3)]
 
 
 def test_half_precision_under_autocast():
-    half = {key: value.bfloat16() for key, value in _predictions().items()}
+    half = {key: value.bfloat16() for key, value in random_layer().items()}
     exact = {key: value.float() for key, value in half.items()}
-    targets = _targets(3, 2)
+    targets = random_targets(3, 2)
     matcher = PointMatcher(num_points=POINTS)
     torch.manual_seed(3)
     with torch.autocast("cpu", torch.bfloat16):
@@ -128,7 +111,7 @@ def test_needs_points_and_a_weight():
 
 @pytest.mark.gpu
 def test_on_a_gpu(monkeypatch):
-    layer, targets, points = _predictions(), _targets(3, 2), torch.rand(2, POINTS, 2)
+    layer, targets, points = random_layer(), random_targets(3, 2), torch.rand(2, POINTS, 2)
     monkeypatch.setattr(torch, "rand", lambda *shape, device: points.to(device))
     matcher = PointMatcher(num_points=POINTS)
     on_gpu = [{key: value.cuda() for key, value in each.items()} for each in (layer, *targets)]

@@ -4,41 +4,26 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sgr.modeling.mask_classification import HungarianMatcher, SetCriterion
+from queries import random_outputs, random_targets
+from sgr.modeling.mask_classification import (
+    HungarianMatcher,
+    PointMatcher,
+    PointSetCriterion,
+    SetCriterion,
+)
 
 WEIGHTS = {"loss_ce": 2.0, "loss_mask": 20.0, "loss_dice": 5.0}
 
 
-def _criterion(num_classes=3, no_object_weight=0.1):
-    return SetCriterion(
-        num_classes=num_classes,
-        matcher=HungarianMatcher(),
-        weight_dict=WEIGHTS,
-        no_object_weight=no_object_weight,
+def _criterion(kind=SetCriterion, **options):
+    if kind is PointSetCriterion:
+        options.update(matcher=PointMatcher(num_points=24), num_points=24)
+    return kind(
+        **{"num_classes": 3, "matcher": HungarianMatcher(), "weight_dict": WEIGHTS, **options}
     )
 
 
-def _outputs(aux=1, queries=5, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-
-    def layer():
-        return {
-            "pred_logits": torch.randn(2, queries, 4, generator=generator).requires_grad_(),
-            "pred_masks": torch.randn(2, queries, 4, 6, generator=generator).requires_grad_(),
-        }
-
-    return {**layer(), "aux_outputs": [layer() for _ in range(aux)]}
-
-
-def _targets(*counts, size=(16, 24)):
-    generator = torch.Generator().manual_seed(1)
-    return [
-        {
-            "labels": torch.randint(3, (count,), generator=generator),
-            "masks": torch.rand(count, *size, generator=generator) > 0.6,
-        }
-        for count in counts
-    ]
+kinds = pytest.mark.parametrize("kind", [SetCriterion, PointSetCriterion])
 
 
 def _literal_losses(layer, matches, targets, no_object_weight):
@@ -76,7 +61,7 @@ def _literal_losses(layer, matches, targets, no_object_weight):
 
 @pytest.mark.parametrize("counts", [(2, 3), (0, 4), (0, 0), (7, 1)])
 def test_against_the_literal_losses(counts):
-    outputs, targets = _outputs(), _targets(*counts)
+    outputs, targets = random_outputs(), random_targets(*counts)
     criterion = _criterion(no_object_weight=0.3)
     losses = criterion(outputs, targets)
     layers = {"": outputs, "_0": outputs["aux_outputs"][0]}
@@ -88,19 +73,21 @@ def test_against_the_literal_losses(counts):
                 assert losses[name + suffix].item() == pytest.approx(value, abs=1e-5), name
 
 
-def test_losses_far_out_are_finite():
+@kinds
+def test_losses_far_out_are_finite(kind):
     logits = torch.tensor([[[-1e4, 1e4, 0.0]]], requires_grad=True)
     masks = torch.tensor([[[True, False, True]]])
-    loss = sum(_criterion()._mask_losses(logits, masks, torch.tensor([0])))
+    loss = sum(_criterion(kind)._mask_losses(logits, masks, torch.tensor([0])))
     loss.backward()
     assert loss.isfinite() and logits.grad.isfinite().all()
 
 
+@kinds
 @pytest.mark.parametrize("counts", [(2, 3), (0, 0)])
-def test_every_prediction_is_in_the_graph(counts):
+def test_every_prediction_is_in_the_graph(kind, counts):
     """Also without any mask: distributed training waits for every parameter's gradient."""
-    outputs = _outputs()
-    sum(_criterion()(outputs, _targets(*counts)).values()).backward()
+    outputs = random_outputs()
+    sum(_criterion(kind)(outputs, random_targets(*counts)).values()).backward()
     for layer in (outputs, *outputs["aux_outputs"]):
         assert layer["pred_logits"].grad.abs().sum() > 0
         assert layer["pred_masks"].grad is not None
@@ -109,7 +96,7 @@ def test_every_prediction_is_in_the_graph(counts):
 
 def test_masks_are_counted_over_the_workers(monkeypatch):
     """Two workers, this one with 2 masks, the other with 6: divided by 4."""
-    outputs, targets = _outputs(aux=0), _targets(1, 1)
+    outputs, targets = random_outputs(aux=0), random_targets(1, 1)
     alone = _criterion()(outputs, targets)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
@@ -125,19 +112,22 @@ def test_weights_are_those_of_the_main_loss():
     assert weighted == {"loss_ce": 2.0, "loss_mask_0": 20.0, "loss_dice_11": 5.0}
 
 
-def test_float32_under_autocast():
-    outputs, targets = _outputs(aux=0), _targets(2, 1)
+@kinds
+def test_float32_under_autocast(kind):
+    outputs, targets = random_outputs(aux=0), random_targets(2, 1)
     half = {key: outputs[key].bfloat16() for key in ("pred_logits", "pred_masks")}
+    torch.manual_seed(3)
     with torch.autocast("cpu", torch.bfloat16):
-        losses = _criterion()(half, targets)
-    exact = _criterion()({key: value.float() for key, value in half.items()}, targets)
+        losses = _criterion(kind)(half, targets)
+    torch.manual_seed(3)
+    exact = _criterion(kind)({key: value.float() for key, value in half.items()}, targets)
     for name, loss in losses.items():
         assert loss.dtype == torch.float32
         assert loss.item() == pytest.approx(exact[name].item(), abs=1e-6)
 
 
 def test_in_a_model_of_half_precision():
-    outputs, targets = _outputs(), _targets(2, 1)
+    outputs, targets = random_outputs(), random_targets(2, 1)
     expected = _criterion()(outputs, targets)["loss_ce"]
     torch.testing.assert_close(
         _criterion().half()(outputs, targets)["loss_ce"], expected, atol=1e-3, rtol=1e-3

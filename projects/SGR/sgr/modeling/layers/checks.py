@@ -21,7 +21,7 @@ def find_registered(registry: Registry, name: str, key: str) -> Any:
     return registry.get(name)
 
 
-def check_at_least_one(key: str, value: int) -> None:
+def check_at_least_one(key: str, value: float) -> None:
     """Raise a ValueError that names the config's ``key`` if its ``value`` is below 1."""
     if value < 1:
         raise ValueError(f"{key} must be at least 1, got {value}")

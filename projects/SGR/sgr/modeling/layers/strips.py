@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -55,33 +55,28 @@ class Strips:
 
     def select(self, channels: Tensor) -> Strips:
         """Take the channels of these (N,) indices; they are copied strip by strip."""
-        return Strips(
+        return replace(
+            self,
             shape=(len(channels), *self.shape[1:]),
             rows=lambda start, stop: self.rows(start, stop)[channels],
-            row_elements=self.row_elements,
-            dtype=self.dtype,
-            device=self.device,
         )
 
     def crop(self, height: int, width: int) -> Strips:
         """Take the upper left part."""
-        return Strips(
+        return replace(
+            self,
             shape=(self.shape[0], height, width),
             rows=lambda start, stop: self.rows(start, stop)[:, :, :width],
-            row_elements=self.row_elements,
-            dtype=self.dtype,
-            device=self.device,
         )
 
     def apply(self, function: Callable[[Tensor], Tensor], *, channels: int) -> Strips:
         """Apply a function (C, h, W) -> (channels, h, W) to each strip."""
         _, height, width = self.shape
-        return Strips(
+        return replace(
+            self,
             shape=(channels, height, width),
             rows=lambda start, stop: function(self.rows(start, stop)),
             row_elements=max(self.row_elements, channels * width),
-            dtype=self.dtype,
-            device=self.device,
         )
 
     def resize(self, height: int, width: int) -> Strips:
@@ -108,12 +103,11 @@ class Strips:
                 source[:, None], (stop - start, width), mode="bilinear", align_corners=False
             )[:, 0]
 
-        return Strips(
+        return replace(
+            self,
             shape=(channels, height, width),
             rows=rows,
             row_elements=max(channels * width, math.ceil(self.row_elements * old_height / height)),
-            dtype=self.dtype,
-            device=self.device,
         )
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:

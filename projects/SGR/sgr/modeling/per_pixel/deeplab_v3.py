@@ -41,8 +41,8 @@ class AnySizeDeepLabV3Head(PerPixelHead):
     ):
         """
         Args:
-            input_shape: channels and stride of the backbone's features.
-            in_features: name of the one feature that is read.
+            input_shape: see :class:`PerPixelHead`.
+            in_features: name of the one feature that the head reads.
             aspp_channels: channels of each branch of the atrous spatial pyramid pooling (ASPP), and
                 of its output.
             aspp_dilations: dilations of its three 3x3 convolutions, cells; (12, 24, 36) at stride

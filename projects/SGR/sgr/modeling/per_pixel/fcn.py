@@ -38,10 +38,9 @@ class FCNHead(PerPixelHead):
     ):
         """
         Args:
-            input_shape: channels and stride of the backbone's features.
-            in_features: name of the one feature that is read.
+            input_shape, norm: see :class:`PerPixelHead`.
+            in_features: name of the one feature that the head reads.
             conv_dim: channels of the convolution.
-            norm: its norm.
             reasoning: a module for ``conv_dim`` channels at the feature's stride, or None.
             **options: see :class:`PerPixelHead`; ``num_classes`` is needed.
 

@@ -77,11 +77,9 @@ class UperNetHead(PerPixelHead):
     ):
         """
         Args:
-            input_shape: channels and stride of the backbone's features.
-            in_features: names of the features that the head reads.
+            input_shape, in_features, norm: see :class:`PerPixelHead`.
             conv_dim: channels of every convolution.
             pool_scales: sides of the grids of the pyramid pooling.
-            norm: norm of the convolutions.
             **options: see :class:`PerPixelHead`; ``num_classes`` is needed.
         """
         super().__init__(

@@ -168,12 +168,6 @@ class HungarianMatcher(nn.Module):
             + self.dice_weight * pairwise_dice_cost(logits, masks)
         )
 
-    def extra_repr(self) -> str:
-        return (
-            f"class_weight={self.class_weight}, mask_weight={self.mask_weight}, "
-            f"dice_weight={self.dice_weight}"
-        )
-
 
 def _resize(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize (T, H, W) masks to (T, h, w) bytes, which take a quarter of the memory of floats."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.projects.point_rend.point_features import (
@@ -11,7 +13,7 @@ from detectron2.projects.point_rend.point_features import (
 from torch import Tensor
 from torch.nn import functional as F
 
-from .matcher import HungarianMatcher
+from ...layers.checks import check_at_least_one
 from .point_matcher import PointMatcher
 from .points import sample_masks
 from .set_criterion import CRITERION_REGISTRY, SetCriterion
@@ -41,39 +43,29 @@ class PointSetCriterion(SetCriterion):
     def __init__(
         self,
         *,
-        num_classes: int,
-        matcher: HungarianMatcher,
-        weight_dict: dict[str, float],
-        no_object_weight: float = 0.1,
         num_points: int = 12544,
         oversample_ratio: float = 3.0,
         importance_sample_ratio: float = 0.75,
+        **options: Any,
     ):
         """
         Args:
-            num_classes, matcher, weight_dict, no_object_weight: as for :class:`SetCriterion`.
             num_points: P, points of a pair, at least 1.
             oversample_ratio: candidates for the uncertain points, relative to P, at least 1.
             importance_sample_ratio: share of the uncertain ones among the P points, in [0, 1].
+            **options: see :class:`SetCriterion`.
+
+        Raises:
+            ValueError: a number is out of its range.
         """
-        super().__init__(
-            num_classes=num_classes,
-            matcher=matcher,
-            weight_dict=weight_dict,
-            no_object_weight=no_object_weight,
-        )
-        for key, value, fits, wanted in (
-            ("TRAIN_NUM_POINTS", num_points, num_points >= 1, "at least 1"),
-            ("OVERSAMPLE_RATIO", oversample_ratio, oversample_ratio >= 1, "at least 1"),
-            (
-                "IMPORTANCE_SAMPLE_RATIO",
-                importance_sample_ratio,
-                0 <= importance_sample_ratio <= 1,
-                "between 0 and 1",
-            ),
-        ):
-            if not fits:
-                raise ValueError(f"MODEL.MASK_FORMER.{key} must be {wanted}, got {value}")
+        super().__init__(**options)
+        check_at_least_one("MODEL.MASK_FORMER.TRAIN_NUM_POINTS", num_points)
+        check_at_least_one("MODEL.MASK_FORMER.OVERSAMPLE_RATIO", oversample_ratio)
+        if not 0 <= importance_sample_ratio <= 1:
+            raise ValueError(
+                "MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO must be between 0 and 1, got "
+                f"{importance_sample_ratio}"
+            )
         self.num_points = num_points
         self.oversample_ratio = oversample_ratio
         self.importance_sample_ratio = importance_sample_ratio

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from ...layers.checks import check_at_least_one
 from .matcher import HungarianMatcher
 from .points import sample_masks
 
@@ -60,11 +61,7 @@ class PointMatcher(HungarianMatcher):
         super().__init__(
             class_weight=class_weight, mask_weight=mask_weight, dice_weight=dice_weight
         )
-        if num_points < 1:
-            raise ValueError(
-                "matching needs at least 1 point per mask (MODEL.MASK_FORMER.TRAIN_NUM_POINTS), "
-                f"got {num_points}"
-            )
+        check_at_least_one("MODEL.MASK_FORMER.TRAIN_NUM_POINTS", num_points)
         self.num_points = num_points
 
     @classmethod
@@ -88,6 +85,3 @@ class PointMatcher(HungarianMatcher):
 
     def mask_cost(self, logits: Tensor, masks: Tensor) -> Tensor:
         return pairwise_cross_entropy_cost(logits, masks)
-
-    def extra_repr(self) -> str:
-        return f"num_points={self.num_points}, {super().extra_repr()}"
