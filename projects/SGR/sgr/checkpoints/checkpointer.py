@@ -13,8 +13,10 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
+from . import sources  # noqa: F401 (registers "package://" and "hf-hub:")
 from .backbone_file import differing_settings, is_backbone_file, place_backbone
 from .report import report_differences
+from .torchvision_resnet import as_backbone_file
 
 __all__ = ["SafeCheckpointer", "read_checkpoint"]
 
@@ -41,9 +43,11 @@ def read_checkpoint(path: str, *, allow_pickle: bool = False) -> dict[str, Any]:
 class SafeCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, but it runs no code of a file unless it is told to.
 
-    It reads ``.pth`` files with ``weights_only=True``. Some files need a full unpickling, for
-    example those of Detectron2's model zoo (``.pkl``). They can run any code of their author, so it
-    refuses them without ``allow_pickle``.
+    It reads ``.pth`` files with ``weights_only=True``, and ``.safetensors`` files, which hold no
+    code. Some files need a full unpickling, for example those of Detectron2's model zoo (``.pkl``).
+    They can run any code of their author, so it refuses them without ``allow_pickle``.
+
+    It also takes the names of Detectron2's path manager and of :mod:`sgr.checkpoints.sources`.
 
     A file may have one of three forms: {"model": {name: tensor}} with other entries of a run;
     {"state_dict": {name: tensor}}, of which other entries are ignored; or {name: tensor}.
@@ -53,7 +57,8 @@ class SafeCheckpointer(DetectionCheckpointer):
     the tensors of the file. It returns name in the model -> tensor, of those that it renames or
     changes. If the file is not for it, it returns nothing. If it gives a tensor a new name, the
     file is a model of its own, for example a classifier, and nothing else of it is loaded. See
-    :class:`~sgr.modeling.backbone.SwinTransformer`.
+    :class:`~sgr.modeling.backbone.SwinTransformer`. Detectron2's ResNet has no such method;
+    :mod:`sgr.checkpoints.torchvision_resnet` adapts files for it.
 
     It logs one table of what does not fit.
 
@@ -91,11 +96,13 @@ class SafeCheckpointer(DetectionCheckpointer):
         try:
             if of_others:
                 loaded = super()._load_file(filename)
+            elif filename.endswith(".safetensors"):
+                loaded = _load_safetensors(filename)
             else:
                 loaded = torch.load(
                     filename, map_location="cpu", weights_only=not self.allow_pickle
                 )
-        except (OSError, MemoryError):
+        except (ImportError, OSError, MemoryError):
             raise
         except Exception as error:  # a text, say, read as a pickle may raise anything
             if isinstance(error, pickle.UnpicklingError) and not self.allow_pickle:
@@ -108,6 +115,7 @@ class SafeCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]):
         in_file = list(checkpoint["model"])
         self._convert_ndarray_to_tensor(checkpoint["model"])
+        checkpoint.update(as_backbone_file(self.model, checkpoint["model"]) or {})
         if is_backbone_file(checkpoint):
             checkpoint.update(model=self._place_backbone(checkpoint), matching_heuristics=False)
         adapted = adapt_checkpoint(self.model, checkpoint["model"])
@@ -189,6 +197,17 @@ def adapt_checkpoint(
         if hasattr(module, "adapt_checkpoint"):
             adapted.update(module.adapt_checkpoint(f"{name}." if name else "", state))
     return adapted
+
+
+def _load_safetensors(filename: str) -> dict[str, torch.Tensor]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ImportError(
+            f"{filename!r} needs safetensors, which is not installed: pip install safetensors, or "
+            "pip install -e '.[timm]'"
+        ) from error
+    return load_file(filename)
 
 
 def _with_model(loaded: Any, filename: str) -> dict[str, Any]:

@@ -222,6 +222,7 @@ def fit_to_machine(cfg: CfgNode) -> None:
         model = cfg.MODEL
         for node in (
             model.RESNETS,
+            model.TIMM,
             model.FPN,
             model.SEM_SEG_HEAD,
             model.ROI_BOX_HEAD,

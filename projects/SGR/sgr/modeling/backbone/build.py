@@ -8,8 +8,15 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
 from .reasoning_backbone import add_reasoning_from_config
 from .swin import SwinTransformer
+from .timm_backbone import TimmBackbone
 
-__all__ = ["build_sgr_backbone", "build_swin_backbone", "build_swin_fpn_backbone"]
+__all__ = [
+    "build_sgr_backbone",
+    "build_swin_backbone",
+    "build_swin_fpn_backbone",
+    "build_timm_backbone",
+    "build_timm_fpn_backbone",
+]
 
 
 @BACKBONE_REGISTRY.register()
@@ -41,8 +48,34 @@ def build_swin_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
 @BACKBONE_REGISTRY.register()
 def build_swin_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
     """Build Detectron2's feature pyramid of ``cfg.MODEL.FPN`` on a Swin Transformer."""
+    return _build_pyramid(cfg, build_swin_backbone(cfg, input_shape))
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
+    """Build the model of timm that ``cfg.MODEL.TIMM`` describes.
+
+    By default the parts up to "res2" are frozen, because Detectron2's default of
+    ``cfg.MODEL.BACKBONE.FREEZE_AT`` is 2. Set it to 0 to train everything.
+
+    If ``cfg.MODEL.WEIGHTS`` names a file, a warning tells where the config prepares images
+    otherwise than the pretraining did. The config is not changed, because others read it too.
+    """
+    backbone = TimmBackbone(cfg, input_shape)
+    if cfg.MODEL.WEIGHTS:
+        backbone.warn_of_other_pixels(cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
+    return backbone
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
+    """Build Detectron2's feature pyramid of ``cfg.MODEL.FPN`` on a model of timm."""
+    return _build_pyramid(cfg, build_timm_backbone(cfg, input_shape))
+
+
+def _build_pyramid(cfg, bottom_up: Backbone) -> FPN:
     return FPN(
-        bottom_up=build_swin_backbone(cfg, input_shape),
+        bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
@@ -65,5 +98,5 @@ def _register_with_reasoning(name: str) -> None:
     BACKBONE_REGISTRY.register(build)
 
 
-for name in ("resnet", "resnet_fpn", "swin", "swin_fpn"):
+for name in ("resnet", "resnet_fpn", "swin", "swin_fpn", "timm", "timm_fpn"):
     _register_with_reasoning(f"build_{name}_backbone")
