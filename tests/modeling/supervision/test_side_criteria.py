@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import sgr
 from foreign import ForeignModel, TinyBackbone, tiny_inputs, tiny_resnet_config
+from sgr.engine import Trainer
 from sgr.modeling.reasoning import ConceptRegions, SemanticGlobalReasoning
 from sgr.modeling.supervision import SIDE_CRITERION_REGISTRY, SideCriterion
 
@@ -101,6 +102,13 @@ def test_by_config(cfg, weight):
     assert (model.concept_criterion is None) == (weight == 0)
 
 
+def test_a_meta_architecture_without_side_criteria(cfg):
+    cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
+    cfg.MODEL.SIDE_CRITERIA = ["ClassMapLoss"]
+    with pytest.raises(ValueError, match="SIDE_CRITERIA has ClassMapLoss.*ConceptSemanticSegm"):
+        Trainer.build_model(cfg)
+
+
 def test_unknown_criterion(cfg):
     cfg.MODEL.SIDE_CRITERIA = ["Nonsense"]
     with pytest.raises(ValueError, match="SIDE_CRITERIA has 'Nonsense'.*ConceptSupervision"):
@@ -112,7 +120,7 @@ def test_two_losses_of_one_name():
         def forward(self, model, record, batched_inputs):
             return {"loss_sem_seg": torch.zeros(())}
 
-    with pytest.raises(ValueError, match="Clash gives a loss that is there: loss_sem_seg"):
+    with pytest.raises(ValueError, match="Clash gives a loss .* taken: loss_sem_seg; name it"):
         sgr.supervise(ForeignModel, [Clash()])(TinyBackbone())(tiny_inputs(SIZES))
 
 

@@ -36,6 +36,8 @@ from ..data.truth.coco_file import explain_coco_errors
 from ..evaluation import build_evaluator
 from ..modeling.reasoning import ReasoningModule
 from ..modeling.recording import check_has_regions
+from ..modeling.supervision import ConceptSupervision
+from ..modeling.supervision.meta_arch import Supervised
 from ..testing import PlannedTest, plan_multi_scale_test, plan_test, plan_tests
 from .amp import AutocastTrainer
 from .hooks import ConceptMonitor
@@ -102,16 +104,22 @@ class Trainer(DefaultTrainer):
         """Build the model, and check that it can do what the config asks of its tokens.
 
         Raises:
-            ValueError: if the config asks for concept losses or token metrics, and the model has
-                no tokens or does not put them out.
+            ValueError: if the config asks for side criteria, concept losses among them, or for
+                token metrics, and the model has no tokens or does not put them out.
         """
         model = super().build_model(cfg)
         supervised = cfg.MODEL.SGR.SUPERVISION.WEIGHT > 0 and any(
             isinstance(module, ReasoningModule) and module.supervised_concepts
             for module in model.modules()
         )
-        if (supervised or cfg.TEST.TOKENS.ENABLED) and not hasattr(model, "concept_criterion"):
-            name = cfg.MODEL.META_ARCHITECTURE
+        name = cfg.MODEL.META_ARCHITECTURE
+        others = [one for one in cfg.MODEL.SIDE_CRITERIA if one != ConceptSupervision.__name__]
+        if others and not isinstance(model, Supervised):
+            raise ValueError(
+                f"{name} has no side criteria, but MODEL.SIDE_CRITERIA has {', '.join(others)}; "
+                f"set MODEL.META_ARCHITECTURE to Concept{name} (see sgr.supervise)"
+            )
+        if (supervised or cfg.TEST.TOKENS.ENABLED) and not isinstance(model, Supervised):
             raise ValueError(
                 f"{name} neither supervises concept regions nor puts them out; set "
                 f"MODEL.META_ARCHITECTURE to Concept{name} (see sgr.supervise_concepts), or "

@@ -72,9 +72,11 @@ class Supervised(nn.Module):
             losses = dict(outputs)
             for criterion in criteria:
                 more = criterion(self, record, batched_inputs)
-                if not losses.keys().isdisjoint(more):
-                    name = type(criterion).__name__
-                    raise ValueError(f"{name} gives a loss that is there: {', '.join(more)}")
+                if repeated := losses.keys() & more.keys():
+                    raise ValueError(
+                        f"{type(criterion).__name__} gives a loss of a name that is taken: "
+                        f"{', '.join(sorted(repeated))}; name it otherwise"
+                    )
                 losses.update(more)
             _log_components(batched_inputs)
             return losses
