@@ -10,13 +10,13 @@ writes
       sem_seg/{train,val}/00000.png           labels of CLASSES, 255 where ignored
       annotations/instances_{train,val}.json  COCO format, masks as run lengths
 
-A scene is a patchwork of stuff, in which a class mostly appears in several places, with things of
-five shapes on top. Things of one class often lie on one another, so that there are fewer
-components than instances. Colours of classes overlap, textures and shapes tell them apart.
+A scene is a patchwork of stuff, in which a class usually appears in several places, with things of
+five shapes on top. Things of one class often overlap, so that there are fewer components than
+instances. The colours of classes overlap; textures and shapes tell them apart.
 
-The same arguments give the same files, byte for byte with the same versions of NumPy and OpenCV,
-and scene number i of a split does not depend on how many there are. What is there already is
-left alone.
+The same arguments give the same files, byte for byte with the same versions of NumPy and OpenCV.
+Scene number i of a split does not depend on the number of scenes. An existing dataset is left as
+it is.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ THINGS = ["disc", "box", "triangle", "star", "ring"]
 CLASSES = STUFF + THINGS
 IGNORE_LABEL = 255
 
-# Hues in degrees from which a region or thing draws its own: neighbours share a part.
+# The range of hues, in degrees, of the regions or things of a class. Ranges overlap.
 HUES = {
     "sky": (185, 225),
     "water": (200, 245),
@@ -50,7 +50,7 @@ HUES = {
     "star": (290, 345),
     "ring": (130, 190),
 }
-# Raised when the scenes change, so that older files are not taken for the same.
+# Increased when the scenes change, so that older files are not taken for the same.
 VERSION = 1
 
 
@@ -62,24 +62,24 @@ def make_shapes(
     seed: int = 0,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Write the dataset to ``root/shapes``, or leave it if it is there already.
+    """Write the dataset to ``root/shapes``, unless it exists already.
 
-    All files are written to a folder beside it, which gets its name at the end, so a run that is
-    broken off leaves nothing half done.
+    All files are written to another folder, which gets its name at the end, so an interrupted run
+    leaves nothing unfinished.
 
     Args:
-        root: folder of all datasets, made if need be.
+        root: folder of all datasets; it is made if it is missing.
         num_train, num_val: number of scenes.
-        size: sides of the square images in pixels, at least 32.
-        seed: of the random numbers.
-        progress: called with a line of text now and then.
+        size: side of the square images in pixels, at least 32.
+        seed: seed of the random numbers.
+        progress: called with lines of text that report the progress.
 
     Returns:
         The dataset's folder.
 
     Raises:
         ValueError: an argument is out of its range.
-        FileExistsError: ``root/shapes`` holds something else.
+        FileExistsError: ``root/shapes`` exists with another content.
     """
     for name, value, least in [
         ("num_train", num_train, 1),
@@ -194,16 +194,16 @@ def make_scene(
     """Draw one scene.
 
     Returns:
-        (size, size, 3) RGB uint8 image, (size, size) uint8 labels, and for each thing in sight
-        its label and its (size, size) bool mask of visible pixels. The masks of a class together
-        are the pixels of its label.
+        (size, size, 3) RGB uint8 image, (size, size) uint8 labels, and for each visible thing its
+        label and its (size, size) bool mask of visible pixels. All masks of a class together are
+        the pixels of its label.
     """
     sem_seg, color = _draw_stuff(rng, size)
     things = _draw_things(rng, sem_seg, color)
     for side in range(4):
         if rng.random() < 0.25:
             np.rot90(sem_seg, side)[: rng.integers(1, max(2, size // 40) + 1)] = IGNORE_LABEL
-    # What is covered later, or ignored, is out of sight.
+    # Pixels that are covered later, or ignored, are not visible.
     owner = np.full(sem_seg.shape, -1)
     for number, (_, mask) in enumerate(things):
         owner[mask] = number
@@ -248,7 +248,7 @@ def _draw_stuff(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.nda
 def _draw_things(
     rng: np.random.Generator, sem_seg: np.ndarray, color: np.ndarray
 ) -> list[tuple[int, np.ndarray]]:
-    """Draw things over labels and colours; returns their labels and whole masks, in order."""
+    """Draw things over labels and colours; returns their labels and full masks, in this order."""
     size = len(sem_seg)
     y, x = np.mgrid[:size, :size] / size
     things = []
@@ -260,7 +260,7 @@ def _draw_things(
             mask = _shape_mask(rng, THINGS[kind], center, radius, size)
             if mask.any():
                 things.append((label, mask))
-            # The next is near often enough to touch this one.
+            # The next thing is often near enough to touch this one.
             near = center + rng.uniform(-0.25, 0.25, 2)
             center = near.clip(0.05, 0.95) if rng.random() < 0.6 else rng.uniform(0.1, 0.9, 2)
     things = [things[i] for i in rng.permutation(len(things))]

@@ -1,9 +1,8 @@
-"""From the official download of a dataset to the label maps that training reads.
+"""Makes label maps for training from the official download of a dataset.
 
-What the scripts ``datasets/prepare_*.py`` share. Each of them says where images and official label
-maps lie, and what class each official label stands for. Here the files are read, checked and
-converted, several at a time; good results are left alone, so a run that was broken off goes on
-where it stopped.
+The scripts ``datasets/prepare_*.py`` share this module. Each script says where images and official
+label maps are, and which class an official label means. This module reads, checks and converts the
+files, several at a time. It does not touch correct results, so an interrupted run can be repeated.
 """
 
 from __future__ import annotations
@@ -46,20 +45,20 @@ __all__ = [
     "to_classes",
 ]
 
-# What training ignores, in all label maps made.
+# The label of ignored pixels in all label maps that are made.
 IGNORED = 255
 
 
 @dataclass(frozen=True)
 class Task:
-    """One image: what there is of it, and what is to be made.
+    """One image: its official files, and the files to make.
 
     Attributes:
         image: the official image.
-        labels: its official label map; None where there is none to make anything of.
-        target: the PNG file of classes to make of it.
-        image_target: where the image is wanted as well; None where training reads ``image``.
-        size: (height, width) of the image by its annotations; None where they say nothing.
+        labels: its official label map; None if it has none, and no label map is made.
+        target: the PNG file of classes to make.
+        image_target: the second place of the image; None if training reads ``image``.
+        size: (height, width) of the image in its annotations; None if they do not tell.
     """
 
     image: Path
@@ -75,10 +74,10 @@ class Split:
 
     Attributes:
         name: for messages.
-        tasks: one per image that is to be looked at.
-        faults: what is missing.
-        notes: what else to say of it, a phrase each.
-        read: reads the label maps of this split, in the place of the script's ``read``.
+        tasks: one per image to check.
+        faults: missing files.
+        notes: further phrases to print.
+        read: reads the label maps of this split; None takes the ``read`` of the script.
     """
 
     name: str
@@ -90,14 +89,14 @@ class Split:
 
 @dataclass
 class Report:
-    """What became of a split.
+    """The result of a split.
 
     Attributes:
-        written: images whose files were made, or made anew where they were damaged.
-        kept: images whose files were there, and right, or that need none.
-        faults: what is wrong, with the file.
-        turned: images that are turned when they are read, by the orientation in their EXIF data,
-            where no size tells whether their ground truth is, too.
+        written: number of images with files that were made, or made again because of damage.
+        kept: number of images whose files were right already, or that need none.
+        faults: the faults, which name the file.
+        turned: images that their EXIF data turn, if no size proves that the ground truth is turned
+            too.
     """
 
     written: int = 0
@@ -107,14 +106,12 @@ class Report:
 
 
 def find_files(folder: Path, *suffixes: str) -> dict[str, Path]:
-    """The files of a folder and those below it, hidden ones aside, by their path in it.
-
-    Links to folders are followed; hidden folders are not looked into.
+    """The files of a folder and its subfolders by their path in it, see ``visible_files``.
 
     Args:
-        folder: need not exist.
-        suffixes: ends of file names, which the keys lack. Of files with the same key that of the
-            first suffix counts.
+        folder: may be missing.
+        suffixes: the ends of file names. The keys do not have them. If two files have the same key,
+            the one with the earlier suffix counts.
     """
     files = visible_files(folder)
     found: dict[str, Path] = {}
@@ -135,15 +132,15 @@ def pair_files(
     image_target: Callable[[str], Path] | None = None,
     partial: bool = False,
 ) -> Split:
-    """Pair images with label maps, and say what is missing.
+    """Pair images with label maps, and find missing files.
 
     Args:
-        name: the split's, for messages.
+        name: the name of the split, for messages.
         images, labels: files by key, see :func:`find_files`.
-        target, image_target: key -> where the results belong.
-        expected: the keys that the split has, or their number in the release.
-        partial: whether a part of what is expected is enough. An image without a label map, or a
-            label map without an image, is a fault all the same.
+        target, image_target: give the path of a result for a key.
+        expected: the keys of the split, or their number in the release.
+        partial: whether a part of the expected images is enough. An image without a label map, or a
+            label map without an image, is a fault in any case.
     """
     faults = []
     if isinstance(expected, int):
@@ -178,24 +175,27 @@ def pair_files(
 
 
 def to_classes(labels: np.ndarray, classes: np.ndarray, file: Path) -> np.ndarray:
-    """Official labels -> classes.
+    """Convert official labels to classes.
 
     Args:
         labels: (H, W) integers.
-        classes: (N,) integers, the class of each official label; -1 where there is none such.
-        file: where the labels come from, for the message.
+        classes: (N,) integers, the class of each official label, or -1 for a label that the release
+            does not have.
+        file: the file of the labels, for the message.
 
     Returns:
         (H, W) uint8.
 
     Raises:
-        ValueError: there are labels that no class stands for; the message names up to ten.
+        ValueError: there are labels that the release does not have; the message names up to ten.
     """
     converted = np.take(classes, labels, mode="clip")
     wrong = (converted < 0) | (labels < 0) | (labels >= len(classes))
     if wrong.any():
         values = list_values(np.unique(labels[wrong]))
-        raise ValueError(f"label map {file} holds the label(s) {values}, which the release has not")
+        raise ValueError(
+            f"label map {file} holds the label(s) {values}, which the release does not have"
+        )
     return converted.astype(np.uint8)
 
 
@@ -207,21 +207,21 @@ def prepare(
     workers: int = 1,
     name: str = "",
 ) -> Report:
-    """Make what is missing, and check everything else.
+    """Make missing results, and check the others.
 
-    All files are read in full. A result that is there already is compared with what it should be:
-    the right one is left alone, a damaged one made anew, and one with other labels is a fault, for
-    somebody may want it. Files get their names only when they are complete.
+    All files are read in full. An existing result is compared with what it should be. A right one
+    is left as it is, a damaged one is made again, and one with other labels is a fault, because
+    somebody may need it. Files get their names only when they are complete.
 
-    Costs one reading of image and label map per image, and one writing of a PNG file where there
-    is none. The work is done in threads: with PNG and JPEG files nearly all of it is Pillow's and
-    zlib's, which let other threads run. Label maps in MATLAB files gain less.
+    For each image, this reads the image and its label map, and writes a PNG file if it is missing.
+    It works in threads. For PNG and JPEG files nearly all the time is spent in Pillow and zlib,
+    which let other threads run. Label maps in MATLAB files gain less.
 
     Args:
-        tasks: what to do.
-        read: official label map -> (H, W) uint8 classes; raises OSError or ValueError, with the
-            file in the message, where that is not possible. None where no task has a label map.
-        write: False checks only; then what is missing is a fault.
+        tasks: the images.
+        read: reads an official label map and gives (H, W) uint8 classes. It raises OSError or
+            ValueError, with the file in the message. None if no task has a label map.
+        write: False only checks; then missing results are faults.
         workers: number of threads.
         name: shown with the progress.
 
@@ -259,7 +259,7 @@ _FAULTS = {
 
 
 def _process(task: Task, *, read: Callable[[Path], np.ndarray] | None, write: bool) -> Report:
-    """What becomes of one image."""
+    """Check one image and make its results."""
     states: dict[Path, _State] = {}
     make: dict[Path, Callable[[Path], None]] = {}
     try:
@@ -308,7 +308,7 @@ def _check_size(
 
 
 def _is_missing(file: Path) -> bool:
-    """Raises OSError where the bytes cannot be read, which says nothing about what they are."""
+    """Whether the file is missing. Raises OSError if its bytes cannot be read."""
     try:
         with open(file, "rb") as opened:
             opened.read()
@@ -344,7 +344,7 @@ def _state_of_copy(file: Path, image: Path) -> _State:
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    # The true path, for a link to a symbolic link would be one too, and lead elsewhere.
+    # The real path: a hard link to a symbolic link would be a symbolic link, which leads elsewhere.
     try:
         os.link(os.path.realpath(source), target)
     except OSError:  # another file system, or one without hard links
@@ -361,11 +361,11 @@ def main(
     """The command line of a script that prepares a dataset.
 
     Args:
-        find_splits: ``find_splits(root, partial=...)``, which says what there is. Splits may come
-            one at a time, each when the one before it is done.
-        read: see :func:`prepare`; of the splits that have no ``read`` of their own.
+        find_splits: called as ``find_splits(root, partial=...)``; gives the splits. A generator
+            finds each split only when the one before it is done.
+        read: see :func:`prepare`; for splits without a ``read`` of their own.
         description: shown by ``--help``.
-        arguments: of the command line; None for this process's.
+        arguments: the command line; None takes that of the process.
 
     Returns:
         The exit status: 0 if all is well, 1 if something is missing, damaged or cannot be written,
@@ -384,10 +384,10 @@ def main(
         "--workers",
         type=_positive,
         default=available_cores(),
-        help="how many images to work on at a time; default: the cores, here %(default)s",
+        help="images to work on at a time; default: the cores, here %(default)s",
     )
     parser.add_argument(
-        "--check", action="store_true", help="write nothing, only say what is missing or wrong"
+        "--check", action="store_true", help="write nothing, only list what is missing or wrong"
     )
     parser.add_argument(
         "--partial",
@@ -449,7 +449,7 @@ def _prepare_all(
 
 
 def _folder(text: str) -> Path:
-    # No shell does it in --root=~/data.
+    # Shells do not expand "~" in --root=~/data.
     return Path(os.path.expanduser(text))
 
 

@@ -13,7 +13,7 @@ and writes
 
       annotations_detectron2/{training,validation}/NAME.png   0 to 149, and 255 for other
 
-What is there already and right is left alone, so a run that was broken off can be repeated.
+Right results are left as they are, so an interrupted run can be repeated.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ and writes
 
       gtFine/{train,val,test}/CITY/NAME_gtFine_labelTrainIds.png  0 to 18, and 255 for the others
 
-What is there already and right is left alone, so a run that was broken off can be repeated. The
-test split, whose annotations are not public, is prepared where both its folders are there.
+Right results are left as they are, so an interrupted run can be repeated. The test split, whose
+annotations are not public, is prepared if both of its folders exist.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def find_splits(root: Path, *, partial: bool = False) -> list[Split]:
         instances = find_files(labels, "_gtFine_instanceIds.png")
         for task in found.tasks:
             key = task.labels.relative_to(labels).as_posix()[: -len(LABELS)]
-            if key not in instances:  # Detectron2's loader wants them, although nobody reads them.
+            if (
+                key not in instances
+            ):  # Detectron2's loader needs them, although it does not read them
                 message = f"{found.name} lacks the instanceIds.png of {key}"
                 found.faults.append(Fault(message, FaultKind.PAIRS))
         splits.append(found)

@@ -15,16 +15,16 @@ and writes
 
       panoptic_stuff_{train,val}2017/NAME.png     0 all things, 1 to 53 stuff, 255 unlabelled
 
-Instances or panoptic segments may be absent: what there is of them is said, and checked. Without
-the latter nothing is written. With --partial the JSON files may name fewer images than the
-release, and a split without a folder of images is left out; an image that they name has to be
-there all the same, for training reads it.
+Instances or panoptic segments may be absent. It prints which of them exist, and checks them.
+Without panoptic segments nothing is written. With --partial, the JSON files may name fewer images
+than the release, and a split without a folder of images is left out. All images that they name must
+exist in any case, because training reads them.
 
-The label maps are those of Detectron2's own script, whose results serve as they are. What is there
-already and right is left alone, so a run that was broken off can be repeated.
+The label maps are the same as those of Detectron2's own script. Right results are left as they are,
+so an interrupted run can be repeated.
 
-Reading the JSON files of the training images takes half a minute to minutes, and 4 GB of memory;
-then it is about 10 ms of a core per image.
+Reading the JSON files of the training images takes half a minute to minutes, and 4 GB of memory.
+After that, an image takes about 10 ms on one core.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ from sgr.data.truth.coco_file import coco_content_faults
 from sgr.data.truth.segments import read_segment_map
 
 NUM_IMAGES = {"train2017": 118287, "val2017": 5000}
-NAMES = {each["id"]: each["name"] for each in COCO_CATEGORIES}
-THINGS = {each["id"]: each["name"] for each in COCO_CATEGORIES if each["isthing"]}
+NAMES = {category["id"]: category["name"] for category in COCO_CATEGORIES}
+THINGS = {category["id"]: category["name"] for category in COCO_CATEGORIES if category["isthing"]}
 # Class of each category in the label maps.
-STUFF = [each["id"] for each in COCO_CATEGORIES if not each["isthing"]]
+STUFF = [category["id"] for category in COCO_CATEGORIES if not category["isthing"]]
 CLASSES = dict.fromkeys(THINGS, 0) | {id: number for number, id in enumerate(STUFF, start=1)}
-# Ids are those that a colour can be.
+# The number of ids that a colour can store.
 NUM_IDS = 256**3
 
 
@@ -59,8 +59,8 @@ class Segments(NamedTuple):
     """The segments of an image by its JSON file.
 
     Attributes:
-        ids, categories: COCO's numbers for each.
-        empty: whether each has no pixel.
+        ids, categories: COCO's numbers of each segment.
+        empty: whether the segment has no pixel.
     """
 
     ids: list[int]
@@ -69,12 +69,12 @@ class Segments(NamedTuple):
 
 
 class Annotations(NamedTuple):
-    """What a JSON file says.
+    """The content of a JSON file.
 
     Attributes:
         sizes: (height, width) of the images, by their file names.
-        faults: what is wrong with it.
-        segments: of panoptic files, by the file names of the pictures.
+        faults: the faults of the file.
+        segments: in panoptic files, by the file names of the pictures.
     """
 
     sizes: dict[str, tuple[int, int]]
@@ -83,7 +83,7 @@ class Annotations(NamedTuple):
 
 
 def find_splits(root: Path, *, partial: bool = False) -> Iterator[Split]:
-    # One at a time: the JSON files of the training images take gigabytes while they are read.
+    # One split at a time: the JSON files of the training images need gigabytes while they are read.
     for split, count in NUM_IMAGES.items():
         yield find_split(root / "coco", split, count, partial)
 
@@ -95,7 +95,7 @@ def find_split(folder: Path, split: str, count: int, partial: bool) -> Split:
     panoptic_json = folder / "annotations" / f"panoptic_{split}.json"
     if not any(images.glob("*.jpg")):
         if partial and not images.is_dir():
-            return Split(name, [], [], [f"left out, as there is no folder {images}"])
+            return Split(name, [], [], [f"left out, because there is no folder {images}"])
         return Split(name, [], [Fault(f"{images} holds no images", FaultKind.UNREADABLE)])
 
     sizes: dict[str, tuple[int, int]] = {}
@@ -110,7 +110,7 @@ def find_split(folder: Path, split: str, count: int, partial: bool) -> Split:
         ("panoptic segments", panoptic_json, look_at_segments),
     ):
         if not file.is_file():
-            notes.append(f"no {what}, as there is no annotations/{file.name}")
+            notes.append(f"no {what}, because there is no annotations/{file.name}")
             continue
         found = read_annotations(file, look_at)
         notes.append(f"{what} of {len(found.sizes)} images in annotations/{file.name}")
@@ -159,7 +159,7 @@ def read_annotations(
 
     Args:
         file: its path.
-        look_at: (path, content) -> what the file says; raises an error where it cannot be read.
+        look_at: called with path and content; gives the annotations, or raises an error.
     """
     print(f"reading {file.parent.name}/{file.name}", flush=True)
     try:
@@ -189,12 +189,12 @@ def look_at_segments(file: Path, content: dict[str, Any]) -> Annotations:
     for annotation in content["annotations"]:
         infos = annotation["segments_info"]
         segments[text(annotation, "file_name")] = Segments(
-            [number(each, "id", NUM_IDS) for each in infos],
-            [number(each, "category_id") for each in infos],
-            [each.get("area") == 0 for each in infos],
+            [number(info, "id", NUM_IDS) for info in infos],
+            [number(info, "category_id") for info in infos],
+            [info.get("area") == 0 for info in infos],
         )
     faults = [*of_other_categories(file, content, NAMES), *of_unknown_images(file, content)]
-    counts = Counter(each["file_name"] for each in content["annotations"])
+    counts = Counter(annotation["file_name"] for annotation in content["annotations"])
     faults += [
         Fault(f"{file} has {count} annotations of {picture}", FaultKind.RECORD)
         for picture, count in counts.items()
@@ -210,13 +210,13 @@ def look_at_segments(file: Path, content: dict[str, Any]) -> Annotations:
 
 def sizes_of(content: dict[str, Any]) -> dict[str, tuple[int, int]]:
     return {
-        text(each, "file_name"): (number(each, "height"), number(each, "width"))
-        for each in content["images"]
+        text(image, "file_name"): (number(image, "height"), number(image, "width"))
+        for image in content["images"]
     }
 
 
 def of_other_categories(file: Path, content: dict[str, Any], names: dict[int, str]) -> list[Fault]:
-    if {each["id"]: each["name"] for each in content["categories"]} == names:
+    if {category["id"]: category["name"] for category in content["categories"]} == names:
         return []
     message = f"{file}: the categories are not COCO's {len(names)}"
     message += "; register data of your own under names of their own"
@@ -224,8 +224,8 @@ def of_other_categories(file: Path, content: dict[str, Any], names: dict[int, st
 
 
 def of_unknown_images(file: Path, content: dict[str, Any]) -> list[Fault]:
-    known = {each["id"] for each in content["images"]}
-    unknown = {each["image_id"] for each in content["annotations"]} - known
+    known = {image["id"] for image in content["images"]}
+    unknown = {annotation["image_id"] for annotation in content["annotations"]} - known
     return [
         Fault(f"{file} has annotations of image {id}, which it does not name", FaultKind.PAIRS)
         for id in sorted(unknown, key=str)
@@ -238,7 +238,7 @@ def picture_of(image: str) -> str:
 
 
 def text(record: dict[str, Any], key: str) -> str:
-    """The value; raises ValueError, with the record, where it is missing or something else."""
+    """The value; raises ValueError, with the record, if it is missing or no string."""
     value = record.get(key)
     if not isinstance(value, str):
         raise ValueError(f"{key} is {value!r}, not a string, in {record}")
@@ -246,7 +246,7 @@ def text(record: dict[str, Any], key: str) -> str:
 
 
 def number(record: dict[str, Any], key: str, limit: int = 2**31) -> int:
-    """The value, below the limit; raises as :func:`text` does."""
+    """The value; raises ValueError, with the record, if it is no integer in [0, limit)."""
     value = record.get(key)
     if type(value) is not int or not 0 <= value < limit:  # True is an int, too
         raise ValueError(f"{key} is {value!r}, not an integer from 0 to {limit - 1}, in {record}")
@@ -258,26 +258,26 @@ def read_labels_of_segments(segments: dict[str, Segments], file: Path) -> np.nda
 
     Raises:
         OSError: the picture is missing or damaged.
-        ValueError: the picture has other segments than the JSON file, or their categories are not
-            COCO's.
+        ValueError: the picture and the JSON file differ in their segments, or COCO does not have a
+            category.
     """
     ids, categories, empty = segments[file.name]
     if len(set(ids)) < len(ids):
         raise ValueError(f"several segments of {file} have the same id in the JSON file")
-    unknown = [each for each in categories if each not in CLASSES]
+    unknown = [category for category in categories if category not in CLASSES]
     if unknown:
         which = ", ".join(map(str, unknown))
-        raise ValueError(f"segments of {file} have categories unlike COCO's: {which}")
+        raise ValueError(f"segments of {file} have categories that COCO does not have: {which}")
     if not file.is_file():
         raise FileNotFoundError(f"panoptic picture {file} does not exist")
     record = {"pan_seg_file_name": str(file), "segments_info": [{"id": id} for id in ids]}
-    places = read_segment_map(record)  # -1 where there is none
+    places = read_segment_map(record)  # -1 for pixels without a segment
     areas = np.bincount(places.ravel() + 1, minlength=len(ids) + 1)[1:]
     lost = [id for id, area, may_be in zip(ids, areas, empty) if not area and not may_be]
     if lost:
         which = ", ".join(map(str, lost))
         raise ValueError(f"panoptic picture {file} lacks the segments {which}")
-    return np.array([*(CLASSES[each] for each in categories), IGNORED], np.uint8)[places]
+    return np.array([*(CLASSES[category] for category in categories), IGNORED], np.uint8)[places]
 
 
 if __name__ == "__main__":

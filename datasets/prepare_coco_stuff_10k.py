@@ -15,12 +15,12 @@ and writes
       images_detectron2/{train,test}/NAME.jpg         hard links, or copies where there are none
       annotations_detectron2/{train,test}/NAME.png    0 to 170, and 255 for unlabelled
 
-Of the numbers 1 to 182, which are COCO's, eleven stand for things that no image has; the others
-become 0 to 170 in their order. Label maps may be annotations/NAME.png with the same numbers, too.
-Version 1.0 of the annotations (1 unlabelled, 2 to 172) has the same classes in the same order; it
-is known by the class names in its files, and needs the package h5py.
+Eleven of COCO's numbers 1 to 182 mean things that no image has. The others become 0 to 170 in
+their order. Label maps may also be annotations/NAME.png with the same numbers. Version 1.0 of the
+annotations (1 unlabelled, 2 to 172) has the same classes in the same order. It is recognised by the
+class names in its files, and needs the package h5py.
 
-What is there already and right is left alone, so a run that was broken off can be repeated.
+Right results are left as they are, so an interrupted run can be repeated.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from sgr.data.faults import Fault, FaultKind
 from sgr.data.truth.image_files import read_labels
 
 # COCO's numbers of the 80 things, and those of the 91 kinds of stuff.
-IDS = [each["id"] for each in COCO_CATEGORIES if each["isthing"]] + list(range(92, 183))
+IDS = [category["id"] for category in COCO_CATEGORIES if category["isthing"]] + [*range(92, 183)]
 # Class of each official label.
 CLASSES = np.full(183, -1, np.int16)
 CLASSES[0] = IGNORED
 CLASSES[IDS] = np.arange(171)
 CLASSES_V1_0 = np.array([-1, IGNORED, *range(171)], np.int16)
-# The class names in the files of version 1.0: so many, and this is the first; later ones have 182.
+# The number of class names in files of version 1.0, and the first one. Later files have 182 names.
 NUM_NAMES_V1_0 = 172
 FIRST_NAME_V1_0 = "unlabeled"
 
@@ -86,19 +86,19 @@ def read(file: Path) -> np.ndarray:
     if not num_names or is_v1_0 and first_name != FIRST_NAME_V1_0:
         found = f"has {num_names} of them, the first {first_name!r}" if num_names else "has none"
         raise ValueError(
-            f"the class names in label map {file} must tell its version, but it {found}; take the "
+            f"the class names in label map {file} must tell its version, but it {found}; use the "
             "files of the release"
         )
     return to_classes(labels, CLASSES_V1_0 if is_v1_0 else CLASSES, file)
 
 
 def _read_mat(file: Path) -> tuple[np.ndarray, int, str]:
-    """(H, W) int32 labels as stored; the number of class names beside them, and the first."""
+    """(H, W) int32 labels as stored, the number of class names in the file, and the first name."""
     try:
         content = loadmat(file, variable_names=("S", "names"))
     except NotImplementedError:  # MATLAB 7.3, another format
         labels, num_names, first_name = _read_hdf5(file)
-    except Exception as error:  # of many kinds, for a damaged file
+    except Exception as error:  # a damaged file raises many kinds
         raise OSError(f"label map {file} cannot be read, it may be damaged: {error}") from error
     else:
         if "S" not in content:
@@ -106,7 +106,7 @@ def _read_mat(file: Path) -> tuple[np.ndarray, int, str]:
         labels, names = content["S"], np.asarray(content.get("names", ()))
         num_names = names.size
         first_name = str(np.squeeze(names.flat[0])) if num_names else ""
-    # MATLAB's numbers are floating-point ones unless somebody wanted it otherwise.
+    # Numbers in MATLAB are floating-point by default.
     integers = labels.astype(np.int32)
     if labels.ndim != 2 or (integers != labels).any():
         raise ValueError(f"label map {file} has no (height, width) map of integers as its field S")

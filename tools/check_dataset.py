@@ -5,15 +5,15 @@
     python tools/check_dataset.py --config-file configs/camvid-11/maskformer_R50_sgr_small.yaml
     python tools/check_dataset.py my_data_train DATASETS.FILES "['my_data.yaml']"
 
-reads every image and its ground truth once, prints what there is of each class, connected
-components and instances, and lists what would stop a training or spoil it: files that are missing
-or damaged, sizes that differ, labels that are no class, annotations that cannot be used. A contact
-sheet of samples goes to OUTPUT/NAME/contact_sheet.jpg.
+reads every image and its ground truth once. It prints the figures of each class, of connected
+components and of instances, and lists everything that would stop or spoil a training: missing or
+damaged files, sizes that differ, labels that are no class, annotations that cannot be used. A
+contact sheet of samples is written to OUTPUT/NAME/contact_sheet.jpg.
 
-Without a NAME, the datasets of the config's DATASETS.TRAIN and TEST are looked at. With a
---config-file, they must be such that it can train on them, or, those in TEST alone, be evaluated on
-them. The exit status is 0 if all is well, 1 if there are errors, 2 for a wrong command line, and
-130 after Ctrl-C, which tells what has been seen by then.
+Without a NAME, the datasets in DATASETS.TRAIN and TEST of the config are checked. With a
+--config-file, it is also checked whether the config can train on them or, for datasets in TEST
+only, be evaluated on them. The exit status is 0 if all is well, 1 if there are errors, 2 for a
+wrong command line, and 130 after Ctrl-C, which prints the results until then.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ from sgr.engine.setup import add_mixins_flag
 from sgr.evaluation.json_file import write_json
 from sgr.visualization import draw_contact_sheet
 
-# Keys of the config, which follow the names of datasets.
+# Keys of the config, which come after the names of datasets.
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+|OUTPUT_DIR|SEED|CUDNN_BENCHMARK|VERSION")
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line. What is no flag: ``names``, and from the first key on ``opts``."""
+    """Parse the command line. Words before the first key are ``names``, the others ``opts``."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -73,12 +73,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="registered datasets, then changes of the config",
     )
     parser.add_argument(
-        "--config-file", default="", metavar="FILE", help="of the training that the data are for"
+        "--config-file", default="", metavar="FILE", help="the config that will train on the data"
     )
     add_mixins_flag(parser)
     parser.add_argument("--allow-unsafe-yaml", action="store_true", help="as in train_net.py")
     parser.add_argument(
-        "--limit", type=_at_least(1), metavar="N", help="N images only, spread over the dataset"
+        "--limit", type=_at_least(1), metavar="N", help="check N images, spread over the dataset"
     )
     parser.add_argument(
         "--workers",
@@ -90,17 +90,15 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--partial",
         action="store_true",
-        help="files that are missing, or without a partner, are warnings and no errors",
+        help="report files that are missing, or without a partner, as warnings, not as errors",
     )
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="where all figures and faults are written"
-    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for all figures and faults")
     parser.add_argument(
         "--output",
         type=Path,
         default=Path("output/check"),
         metavar="DIR",
-        help="where contact sheets are written, as NAME/contact_sheet.jpg; default: %(default)s",
+        help="folder for the contact sheets, NAME/contact_sheet.jpg; default: %(default)s",
     )
     parser.add_argument(
         "--num-samples",
@@ -113,7 +111,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     first_key = next(
         (index for index, word in enumerate(args.words) if _KEY.fullmatch(word)), len(args.words)
     )
-    # The same name twice would be looked at twice.
+    # Without duplicates: a dataset is checked once.
     args.names, args.opts = list(dict.fromkeys(args.words[:first_key])), args.words[first_key:]
     if len(args.opts) % 2:
         parser.error(f"the config is changed by pairs of KEY VALUE, got {' '.join(args.opts)}")

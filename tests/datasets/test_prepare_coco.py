@@ -128,7 +128,7 @@ def test_instances_alone(tmp_path, capsys):
     before = file_contents(tmp_path)
     assert run(tmp_path, "--partial") == 0
     output = capsys.readouterr().out
-    assert "no panoptic segments, as there is no annotations/panoptic_train2017.json" in output
+    assert "no panoptic segments, because there is no annotations/panoptic_train2017.json" in output
     assert "train2017: 3 images ready" in output
     assert file_contents(tmp_path) == before
     image = tmp_path / "coco/train2017/000000000009.jpg"
@@ -146,7 +146,7 @@ def test_panoptic_segments_alone(tmp_path, capsys):
     for file in (tmp_path / "coco/annotations").glob("instances_*"):
         file.unlink()
     assert run(tmp_path, "--partial") == 0
-    assert "no instances, as there is no annotations/inst" in capsys.readouterr().out
+    assert "no instances, because there is no annotations/inst" in capsys.readouterr().out
     check_label_maps(expected)
 
 
@@ -221,7 +221,7 @@ def test_segments_at_fault(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "faults: 3\n" in error
     assert "000000000139.png lacks the segments 7" in error
-    assert "000000000632.png have categories unlike COCO's: 12" in error
+    assert "000000000632.png have categories that COCO does not have: 12" in error
     assert "several segments of" in error and "000000581781.png have the same id" in error
 
 

@@ -316,7 +316,7 @@ def test_user_mistakes_are_named(dataset, caplog):
         evaluate(evaluator, outputs)
     for output in outputs.values():
         output["instances"].pred_classes.clamp_(max=2)
-    with pytest.raises(ValueError, match=r"category id\(s\) \[90\] are either in"):
+    with pytest.raises(ValueError, match=r"category id\(s\) \[90\] must be both in"):
         evaluate(evaluator, outputs)
     assert "id 0" not in caplog.text
 
@@ -350,7 +350,7 @@ def test_an_annotation_of_id_0_is_warned_of(dataset, caplog):
     coco = random_ground_truth(np.random.default_rng(7), 2, 6)
     coco["annotations"][0]["id"] = 0
     FastCOCOEvaluator(dataset(coco))
-    assert "has the id 0. COCO's evaluation takes it for one that nothing matches" in caplog.text
+    assert "has the id 0. In COCO's evaluation, nothing matches it" in caplog.text
 
 
 def test_the_ground_truth_of_real_images_as_detections(shared, dataset):

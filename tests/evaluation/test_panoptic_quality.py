@@ -397,7 +397,7 @@ def test_ids_may_be_large(dataset):
 def test_a_prediction_without_a_list_of_segments(dataset):
     """Panoptic-DeepLab's."""
     evaluator = PanopticQualityEvaluator(dataset((IDS, TRUTH)))
-    with pytest.raises(ValueError, match="0.jpg comes without the list of its segments"):
+    with pytest.raises(ValueError, match="0.jpg has no list of its segments"):
         process(evaluator, segments=None)
 
 

@@ -195,7 +195,7 @@ def test_nothing_labelled(register, tmp_path, caplog):
     evaluator = MeanIoUEvaluator(register([255, 255]), output_dir=str(tmp_path / "out"))
     predict(evaluator, [0, 1])
     assert evaluator.evaluate() == {"sem_seg": {}}
-    assert "is labelled: no mIoU" in caplog.text
+    assert "mIoU is not measured: no predicted pixel" in caplog.text
     assert "NaN" not in (tmp_path / "out" / "sem_seg.json").read_text()
 
 
@@ -255,7 +255,7 @@ def test_an_image_has_one_ground_truth(register, tmp_path):
     name = register(records=records)
     MeanIoUEvaluator(name)
     records[1]["sem_seg_file_name"] = str(tmp_path / "b.png")
-    with pytest.raises(ValueError, match=f"0.jpg is in {name} more than once, with ground truths"):
+    with pytest.raises(ValueError, match=f"0.jpg is in {name} more than once, with different"):
         MeanIoUEvaluator(name)
 
 

@@ -207,7 +207,9 @@ class TestMappers:
 
     def test_errors(self, cfg):
         cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 0.75
-        match = "CROP.POSITION 'center' .*INPUT.CROP.SINGLE_CATEGORY_MAX_AREA 0.75; set that to 1.0"
+        match = (
+            "CROP.POSITION 'center' .*INPUT.CROP.SINGLE_CATEGORY_MAX_AREA 0.75 of it; set that to"
+        )
         with pytest.raises(ValueError, match=match):
             build_mapper(cfg)
         cfg.INPUT.CROP.POSITION = "centre"
@@ -351,5 +353,5 @@ def test_the_papers_augmentation(name):
 
 def test_colours_of_other_formats_are_refused():
     cfg = load_config("", ["INPUT.COLOR_AUG_SSD", "True", "INPUT.FORMAT", "L"])
-    with pytest.raises(ValueError, match="INPUT.FORMAT 'L'; set it to False"):
+    with pytest.raises(ValueError, match="INPUT.FORMAT is 'L'; set COLOR_AUG_SSD to False"):
         build_augmentations(cfg)

@@ -229,7 +229,7 @@ def test_other_categories(root, prepared):
     content = json.loads(file.read_text())
     content["annotations"][2]["segments_info"][0]["category_id"] = 12
     file.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="not a file.*has the category_id 12, which COCO has not"):
+    with pytest.raises(ValueError, match="not a file.*the category_id 12, which COCO does not"):
         DatasetCatalog.get("coco_2017_val_panoptic")
     file.write_text(json.dumps({**content, "annotations": []}))
     with pytest.raises(ValueError, match=f"{file} has no annotations"):

@@ -140,8 +140,11 @@ class TestDescription:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ({"clases": 3}, "no key clases; known are name, classes, ignore_label"),
-            ({"splits": {"train": {"image": "a"}}}, "no key splits.train.image; known are images"),
+            ({"clases": 3}, "no key clases; known keys are name, classes, ignore_label"),
+            (
+                {"splits": {"train": {"image": "a"}}},
+                "no key splits.train.image; known keys are images",
+            ),
             ({"splits": {"train": {"images": "a"}}}, "split train has no labels"),
             ({"splits": {"train": "images"}}, "splits.train must have keys"),
             ({"splits": {}}, "splits has none"),
@@ -172,8 +175,8 @@ class TestDescription:
         [
             ("- name\n", "has keys"),
             ("", "has keys"),
-            ("name: [\n", "no YAML"),
-            ("name: !!python/object/apply:os.getcwd []\n", "no YAML that can be read.*python"),
+            ("name: [\n", "no valid YAML"),
+            ("name: !!python/object/apply:os.getcwd []\n", "no valid YAML.*python"),
         ],
     )
     def test_other_files(self, tmp_path, text, message):

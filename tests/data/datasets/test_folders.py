@@ -77,7 +77,7 @@ class TestPairs:
         assert records[0]["sem_seg_file_name"].endswith("a_mask.png")
 
         sgr.register_sem_seg("other", folder, folder, classes=3)
-        with pytest.raises(ValueError, match="label_suffix must tell them apart"):
+        with pytest.raises(ValueError, match="set a label_suffix, such as _mask"):
             DatasetCatalog.get("other")
 
     def test_other_files_than_label_maps(self, tmp_path):

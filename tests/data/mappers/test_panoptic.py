@@ -225,7 +225,9 @@ def test_user_mistakes_are_named(tmp_path, record, ids):
         del record["segments_info"][1]
         plain_mapper()(record)
     record["segments_info"].append({"id": 300, "category_id": 5})
-    wrong = r"segment 300 of .*image\.png has category_id 5; .* 0 to 4,.*SEM_SEG_HEAD.NUM_CLASSES"
+    wrong = (
+        r"segment 300 of .*segments\.png has category_id 5; .* 0 to 4,.*SEM_SEG_HEAD.NUM_CLASSES"
+    )
     with pytest.raises(ValueError, match=wrong):
         plain_mapper()(record)
     save_picture(tmp_path / "segments.png", ids[:, 1:])

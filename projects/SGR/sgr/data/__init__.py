@@ -1,4 +1,4 @@
-"""Images and labels -> what a model trains on.
+"""From the files of a dataset to the input of a model.
 
 ``sgr.data.components`` needs neither Detectron2 nor PyTorch; ``sgr.data.mappers`` and
 ``sgr.data.datasets`` do.

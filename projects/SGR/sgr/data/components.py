@@ -1,4 +1,4 @@
-"""Connected components of a semantic map: what concept regions are matched to.
+"""Connected components of a semantic map. Concept regions are matched to them.
 
 It needs NumPy, OpenCV and SciPy only, so it can serve any data pipeline. The same in a few lines
 of OpenCV, class by class, is in ``tools/benchmarks/components.py``.
@@ -20,10 +20,10 @@ class ComponentMap(NamedTuple):
     """The components of one label map.
 
     Attributes:
-        indices: (H, W) int16, for each pixel its component in ``[0, C)``, or -1 where the pixel
-            belongs to none: ignored, taken away by the opening, or in a dropped component.
+        indices: (H, W) int16, the component of each pixel in ``[0, C)``, or -1 if the pixel belongs
+            to none: it is ignored, removed by the opening, or in a dropped component.
         classes: (C,) int64, the class of each component. Components are sorted by area, largest
-            first; of equal ones the lower class comes first.
+            first; if areas are equal, the lower class comes first.
     """
 
     indices: np.ndarray
@@ -40,33 +40,32 @@ def connected_components(
 ) -> ComponentMap:
     """Split every class of a semantic map into its connected components (Sec. 3.3, Fig. A).
 
-    Each class is opened (erosion, then dilation), which takes away specks and thin bridges, and
-    falls into 8-connected components. Those smaller than ``min_area_ratio`` times the largest
-    component of this map, whatever its class, are dropped (footnote 2), and of the rest the
-    ``max_components`` largest stay. Areas are those after the opening. Beyond the border the
-    opening assumes more of the same, so it does not eat what touches the border.
+    Each class is opened (erosion, then dilation), which removes specks and thin bridges, and split
+    into 8-connected components. Components smaller than ``min_area_ratio`` times the largest
+    component of the map (of any class) are dropped (footnote 2). Of the others, the
+    ``max_components`` largest are kept. Areas are measured after the opening. The opening does not
+    erode at the border of the map.
 
-    Cost: with an opening, a fixed number of passes over the map, however many classes there are:
-    1 ms for 512x512 on one core, 5 where a tenth of the labels are noise. Without one
-    (``kernel_size`` 1), a pass over the bounding box of each class. No mask per class or component
-    is kept.
+    Cost: with an opening, a fixed number of passes over the map for any number of classes, see
+    ``tools/benchmark.py components``. Without one (``kernel_size`` 1), a pass over the bounding box
+    of each class. No mask per class or component is stored.
 
     Args:
         sem_seg: (H, W) integer array of class labels, 0 or more.
         ignore_label: the label of pixels that belong to no class.
         min_area_ratio: share of the largest component's area, in [0, 1].
-        max_components: the most components to keep, at least 1.
-        kernel_size: side of the opening's square in pixels, odd; 1 leaves the opening out.
+        max_components: the largest number of components to keep, at least 1.
+        kernel_size: side of the opening's square in pixels, odd; 1 means no opening.
 
     Returns:
-        The component map; without a labelled pixel it has no component and is -1 everywhere.
+        The component map. Without a labelled pixel it has no component and is -1 everywhere.
 
     Raises:
         TypeError: ``sem_seg`` is not an array of integers.
         ValueError: ``sem_seg`` is not 2-D or holds a negative label other than ``ignore_label``,
             or an argument is out of its range.
     """
-    sem_seg = np.ascontiguousarray(sem_seg)  # flipped maps are views, and slow
+    sem_seg = np.ascontiguousarray(sem_seg)  # flipped maps are views, which are slow
     _check_arguments(sem_seg, min_area_ratio, max_components, kernel_size)
     if sem_seg.size == 0:
         return ComponentMap(np.full(sem_seg.shape, -1, np.int16), np.zeros(0, np.int64))
@@ -108,10 +107,10 @@ def _check_arguments(
 
 
 def _narrow(sem_seg: np.ndarray, ignore_label: int) -> tuple[np.ndarray, int]:
-    """The same partition as uint8 or uint16, which OpenCV's filters take.
+    """Convert a map to uint8 or uint16, the types of OpenCV's filters. Labels may be renamed.
 
     Returns:
-        (H, W) array and the value that ignored pixels have in it (-1: there are none).
+        (H, W) array, and the value of ignored pixels in it, or -1 if there are none.
     """
     if sem_seg.dtype != np.uint8:
         low, high = int(sem_seg.min()), int(sem_seg.max())
@@ -123,7 +122,7 @@ def _narrow(sem_seg: np.ndarray, ignore_label: int) -> tuple[np.ndarray, int]:
                     f"ignored pixels must have the label {ignore_label}"
                 )
         if low < 0 or high > np.iinfo(np.uint16).max:
-            # Large labels are rare: only they pay for a sort, which replaces them by their ranks.
+            # Replace the labels by their ranks. This needs a sort, but large labels are rare.
             values, sem_seg = np.unique(sem_seg, return_inverse=True)
             if len(values) > np.iinfo(np.uint16).max:
                 raise ValueError(f"sem_seg holds {len(values)} different labels, more than 65535")
@@ -139,17 +138,17 @@ def _label_opened(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Label the components of the opened classes, for all classes at once.
 
-    A pixel outlives the erosion of its class if minimum and maximum over its window agree. All
-    its neighbours are then of its class, so among the survivors touching means same class, and
-    one labelling does for all classes. The dilation gives every survivor's window its label;
-    labels that meet within a class are one component.
+    A pixel survives the erosion of its class if minimum and maximum over its window are equal. Then
+    all its neighbours have its class, so survivors that touch have the same class, and one
+    labelling serves all classes. The dilation spreads the label of each survivor over its window.
+    Labels that meet within a class are one component.
 
     Returns:
         (H, W) labels in the narrowest type that holds them, 0 where the opening removed the pixel,
         and the (num,) number of the component that each label belongs to; label 0 has number 0.
     """
     kernel = np.ones((kernel_size, kernel_size), np.uint8)
-    # OpenCV's default border leaves what lies beyond it out of the minimum and the maximum.
+    # OpenCV's default border takes no part in the minimum and the maximum.
     low, high = cv2.erode(sem_seg, kernel), cv2.dilate(sem_seg, kernel)
     survivors = low == high
     survivors &= low != ignore_label
@@ -158,7 +157,7 @@ def _label_opened(
     )
     labels = _narrowest(labels, num)
     if labels.dtype == np.int32:
-        # The filter knows no int32. float32 is exact up to 2^24.
+        # The filter does not take int32. float32 is exact up to 2^24.
         labels = cv2.dilate(labels.astype(np.float32), kernel).astype(np.int32)
     else:
         labels = cv2.dilate(labels, kernel)
@@ -171,26 +170,30 @@ def _label_opened(
 
 
 def _narrowest(labels: np.ndarray, num: int) -> np.ndarray:
-    """Labels below ``num`` as uint8, uint16 or int32: the fewer bytes, the faster each pass."""
+    """Labels below ``num`` as uint8, uint16 or int32: fewer bytes make each pass faster."""
     if num <= 256:
         return labels.astype(np.uint8)
     return labels.astype(np.uint16) if num <= 65536 else labels
 
 
 def _meetings(labels: np.ndarray, sem_seg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of different labels, not 0, that are 8-neighbours within a class: two int64 arrays."""
+    """Pairs of different labels, none of them 0, that are 8-neighbours within a class.
+
+    Returns:
+        Two int64 arrays; pairs may occur several times.
+    """
     width = labels.shape[1]
     labels, sem_seg = labels.ravel(), sem_seg.ravel()
     labelled = labels != 0
     here, there = [labels[:0]], [labels[:0]]
-    # To the right, down left, down, down right; and the column that has no such neighbour.
+    # The neighbours to the right, down left, down, down right; and the column without this one.
     for step, border in ((1, width - 1), (width - 1, 0), (width, None), (width + 1, width - 1)):
         count = max(labels.size - step, 0)
         meet = labels[:count] != labels[step:]
         meet &= sem_seg[:count] == sem_seg[step:]
         meet &= labelled[:count]
         meet &= labelled[step:]
-        if not meet.any():  # as of most maps, and found out faster than where
+        if not meet.any():  # true for most maps, and faster than to find the places
             continue
         first = np.flatnonzero(meet)
         if border is not None:
@@ -215,7 +218,7 @@ def _label_as_is(sem_seg: np.ndarray, ignore_label: int) -> tuple[np.ndarray, np
         x, y, width, height = cv2.boundingRect(mask)
         box = slice(y, y + height), slice(x, x + width)
         num, of_class = cv2.connectedComponents(mask[box], connectivity=8, ltype=cv2.CV_32S)
-        # Classes do not overlap, so sums are as good as masked writes, and cheaper.
+        # Classes do not overlap, so a sum has the effect of a masked write, and is cheaper.
         labels[box] += of_class + mask[box] * np.int32(num_labels)
         num_labels += num - 1
     return _narrowest(labels, num_labels + 1), np.arange(num_labels + 1)
@@ -224,9 +227,9 @@ def _label_as_is(sem_seg: np.ndarray, ignore_label: int) -> tuple[np.ndarray, np
 def _areas_and_classes(
     labels: np.ndarray, sem_seg: np.ndarray, num: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Number of pixels and class of each of ``num`` labels, (num,) int64 both.
+    """Area and class of each of ``num`` labels: two (num,) int64 arrays.
 
-    Goes by runs of equal labels, of which there are far fewer than pixels.
+    It works on runs of equal labels; there are far fewer runs than pixels.
     """
     labels = labels.ravel()
     ends = np.flatnonzero(labels[1:] != labels[:-1])
@@ -239,7 +242,7 @@ def _areas_and_classes(
 
 
 def _look_up(table: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """``table[labels]``, for bytes ten times as fast."""
+    """``table[labels]``, ten times as fast if the labels are bytes."""
     if labels.dtype != np.uint8:
         return np.take(table, labels)
     whole = np.zeros(256, table.dtype)

@@ -1,4 +1,4 @@
-"""What the records of a dataset are compared with: its classes and the config's."""
+"""The classes and keys that the records of a dataset are checked against."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..data.mappers.settings import check_ignored
 
 __all__ = ["TRUTH_KEYS", "CheckOptions", "class_faults", "options_for"]
 
-# The kinds of ground truth, by the key that a record has it under.
+# The kinds of ground truth, by their key in a record.
 TRUTH_KEYS = {
     "pan_seg_file_name": "panoptic segments",
     "sem_seg_file_name": "label maps",
@@ -29,15 +29,14 @@ class CheckOptions:
 
     Attributes:
         truth: keys of the ground truth that every record must have, see ``TRUTH_KEYS``.
-        class_names: of the classes whose pixels are counted and fall into components. Of panoptic
-            data those of the segments, else of the label maps; where there are only instances,
-            those of the things and the background, as in
+        class_names: the classes whose pixels and components are counted: those of panoptic
+            segments, or else of label maps, or else things and background, as in
             :class:`~sgr.data.mappers.instance.InstanceConceptMapper`.
-        thing_names: of the categories of ``annotations``; of panoptic data without them the
-            ``class_names``.
-        ignore_label: of unlabelled pixels in label maps.
-        thing_ids: categories that are things, for segments that do not say ``isthing``.
-        max_active: L, how many components of an image find a concept.
+        thing_names: the categories of ``annotations``; ``class_names`` for panoptic data without
+            annotations.
+        ignore_label: the label of unlabelled pixels in label maps.
+        thing_ids: the categories of things, for segments without ``isthing``.
+        max_active: L, the largest number of components in an image that are matched to a concept.
         min_area_ratio, kernel_size: see :func:`sgr.data.components.connected_components`.
     """
 
@@ -54,14 +53,15 @@ class CheckOptions:
 def options_for(
     records: Sequence[dict], metadata: Any, cfg: CfgNode, *, mapper: Any = None
 ) -> CheckOptions:
-    """The options for a dataset that has been loaded.
+    """Make the options for a loaded dataset.
 
     Args:
-        records: of the dataset; what one of them has, all need.
+        records: the records of the dataset. All need the ground truth that one of them has.
         metadata: Detectron2's metadata of the dataset.
-        cfg: L, the parameters of the components, and the ignore label of data that name none.
-        mapper: of a training on it, if there is one: its number of classes serves where the
-            metadata name none, as it does in training.
+        cfg: for L, the parameters of the components, and the ignore label if the metadata have
+            none.
+        mapper: the mapper of a training on the dataset, if there is one. Its number of classes
+            counts if the metadata name no classes, as in the training.
 
     Raises:
         ValueError: there is no record, none has ground truth, or the classes are not known.
@@ -101,7 +101,7 @@ def options_for(
 
 
 def class_faults(options: CheckOptions) -> list[Fault]:
-    """Whether the ignore label of a dataset is one of its classes."""
+    """A fault if the ignore label of a dataset is one of its classes."""
     if "sem_seg_file_name" in options.truth:
         try:
             name = {"ignore_label in the metadata": options.ignore_label}

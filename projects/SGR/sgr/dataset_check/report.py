@@ -91,17 +91,18 @@ class Report:
 
     def add(self, other: Report) -> None:
         """Add the report of one record."""
-        for name in [each.name for each in fields(self)][3:]:  # not options, name and num_records
-            total = getattr(self, name)
-            total += getattr(other, name)  # in place: a new list for each record would be slow
-            setattr(self, name, total)
+        for attribute in fields(self)[3:]:  # all but options, name and num_records
+            total = getattr(self, attribute.name)
+            total += getattr(other, attribute.name)  # in place: new lists would be slow
+            setattr(self, attribute.name, total)
 
     def add_fault(self, kind: FaultKind, message: str) -> None:
         self.faults.append(Fault(message, kind))
 
     def add_fault_if_empty(self) -> None:
-        """To be called after all records: is there anything to learn from?"""
-        has_labels = self.options.truth != ("annotations",)  # else all pixels may be background
+        """Add a fault if nothing can be learned from the records. Call it after the last one."""
+        # In annotations, the background has pixels even without an instance.
+        has_labels = self.options.truth != ("annotations",)
         if not self.num_intact or self.instances.any() or (has_labels and self.pixels.any()):
             return
         lacking = "labelled pixel" if has_labels else "instance"
@@ -158,7 +159,7 @@ class Report:
             )
         if self.turned:
             yield (
-                "images turned when read, by the orientation in their EXIF data, where no size "
+                "images turned when read, by the orientation in their EXIF data, while no size "
                 "tells whether their ground truth is turned alike: "
                 f"{list_values(self.turned, count=True)}"
             )

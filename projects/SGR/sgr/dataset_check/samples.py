@@ -1,4 +1,4 @@
-"""What the contact sheet of a dataset shows."""
+"""The samples on the contact sheet of a dataset."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["legend_of", "samples_of"]
 
 
 def samples_of(records: Iterable[dict], options: CheckOptions) -> Iterator[Sample]:
-    """Image, labels, components and instances of records, read one by one.
+    """Read the image, labels, components and instances of records one by one.
 
-    Those of a record with a fault come without instances, and their name says so. Records whose
+    A sample of a record with a fault has "(faulty)" in its name, and no instances. Records whose
     image or ground truth cannot be drawn are left out.
     """
     for record in records:
@@ -35,7 +35,7 @@ def samples_of(records: Iterable[dict], options: CheckOptions) -> Iterator[Sampl
         )
         if options.thing_names and not report.faults:
             instances = read_instance_map(record, maps.image.shape[:2], options.thing_ids)
-            # Those that can be seen, numbered anew.
+            # Visible instances get new numbers.
             present = np.unique(instances[instances >= 0])
             key = "annotations" if "annotations" in record else "segments_info"
             names = [options.thing_names[record[key][index]["category_id"]] for index in present]
@@ -46,8 +46,8 @@ def samples_of(records: Iterable[dict], options: CheckOptions) -> Iterator[Sampl
 
 
 def legend_of(options: CheckOptions, metadata: Any) -> dict[str, Any]:
-    """Names and colours of the classes that are drawn, as the contact sheet takes them."""
-    if options.truth == ("annotations",):  # the last class, the background, shows the image
+    """Names and colours of the classes, as arguments of ``draw_contact_sheet``."""
+    if options.truth == ("annotations",):  # the last class, the background, is not coloured
         names, key = options.thing_names, "thing_colors"
     else:
         names, key = options.class_names, "stuff_colors"

@@ -11,16 +11,18 @@ from .report import Report
 
 __all__ = ["tell"]
 
-# Labels outside of the classes that have a row.
+# The number of labels that are no class and get a row each.
 _SHOWN = 10
 
 
 def tell(report: Report) -> str:
-    """What a dataset has, its classes, and what is wrong with it; tables in Markdown."""
+    """The figures of a dataset, its classes and its faults, with tables in Markdown."""
     parts = [_title(report), _figures(report), _classes(report), _things(report)]
     warnings = report.all_warnings()
     if warnings:
-        parts.append("\n".join([f"Warnings: {len(warnings)}", *(f"- {each}" for each in warnings)]))
+        parts.append(
+            "\n".join([f"Warnings: {len(warnings)}", *(f"- {warning}" for warning in warnings)])
+        )
     parts.append(_faults(report))
     return "\n\n".join(part for part in parts if part)
 
@@ -70,7 +72,7 @@ def _figures(report: Report) -> str:
 
 
 def _classes(report: Report) -> str:
-    """A row per class; its instances too, where they are of the same classes."""
+    """A row per class, with its instances if these have the same classes."""
     options = report.options
     headers = ["label", "class", "images", "% of pixels", "components"]
     columns = [
@@ -83,7 +85,7 @@ def _classes(report: Report) -> str:
     if _is_joint(report):
         more_headers, more = _instance_columns(report)
         headers += more_headers
-        # The background, a class without instances, comes last; stuff has none either.
+        # Stuff and the background, which is the last class, have no instances.
         things = options.thing_ids or range(len(options.thing_names))
         columns += [
             [column[index] if index in things else None for index in columns[0]] for column in more
@@ -103,7 +105,7 @@ def _classes(report: Report) -> str:
 
 
 def _things(report: Report) -> str:
-    """A row per category of things, where label maps count other classes."""
+    """A row per category of things, if label maps have other classes."""
     names = report.options.thing_names
     if not names or _is_joint(report):
         return ""
@@ -114,7 +116,7 @@ def _things(report: Report) -> str:
 
 
 def _is_joint(report: Report) -> bool:
-    """Whether instances are counted over the classes of the pixels."""
+    """Whether instances have the same classes as the pixels."""
     options = report.options
     return bool(options.thing_names) and (
         options.truth == ("annotations",) or "annotations" not in options.truth

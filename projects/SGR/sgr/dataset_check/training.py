@@ -1,4 +1,4 @@
-"""What a training with a config would refuse, asked of its mapper."""
+"""Checks whether a config can train on a dataset, with the help of its mapper."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ __all__ = ["check_component_keys", "training_faults", "training_mapper"]
 
 
 def check_component_keys(cfg: CfgNode) -> None:
-    """
+    """Check the keys of a config that concern components.
+
     Raises:
-        ValueError: one of the config's keys for components is out of its range.
+        ValueError: one of them is out of its range.
     """
     options = component_options(cfg)
     del options["with_components"]
@@ -34,19 +35,20 @@ def check_component_keys(cfg: CfgNode) -> None:
 
 
 def training_mapper(name: str, cfg: CfgNode) -> Callable[[dict], dict]:
-    """The mapper that a training with ``cfg`` on a dataset, which has been loaded, would have.
+    """Build the mapper of a training with ``cfg`` on a dataset that has been loaded.
 
     Raises:
-        ValueError: it cannot be built: the model has fewer classes than the dataset, for instance.
+        ValueError: it cannot be built, for example because the model has fewer classes than the
+            dataset.
     """
     cfg = cfg.clone()
     cfg.defrost()
     cfg.DATASETS.TRAIN = (name,)
-    if cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0:  # which stands for the dataset's
+    if cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0:  # 0 means the number of the dataset
         cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(MetadataCatalog.get(name).get("stuff_classes", ()))
     try:
         return build_mapper(cfg)
-    except (AssertionError, KeyError) as error:  # of Detectron2's, for values of keys
+    except (AssertionError, KeyError) as error:  # Detectron2 raises these for wrong values
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
@@ -58,21 +60,21 @@ def training_faults(
     *,
     is_trained_on: bool,
 ) -> tuple[list[Fault], list[str]]:
-    """Whether a dataset is one that a config can train on, or be evaluated on.
+    """Check whether a config can train on a dataset, or be evaluated on it. It reads no file.
 
-    Reads no file. Nothing is said of mappers of other projects, whose needs are not known.
+    Mappers of other projects are not checked, because their needs are not known.
 
     Args:
-        mapper: of :func:`training_mapper`.
-        records: of the dataset.
-        options: the same.
+        mapper: from :func:`training_mapper`.
+        records: the records of the dataset.
+        options: the options of the dataset.
         cfg: the config.
-        is_trained_on: whether it has to do for training.
+        is_trained_on: whether the dataset is for training; if not, it is for evaluation only.
 
     Returns:
-        Faults: ground truth of another kind than the mapper learns from; annotations that it
-        refuses; another number of classes than the model has, where mIoU is measured. And warnings:
-        a model with more classes than there are categories of instances.
+        Faults: the mapper learns from another kind of ground truth; it refuses annotations; or the
+        model has another number of classes, where mIoU is measured. And warnings: the model has
+        more classes than there are categories of instances.
     """
     needed = getattr(mapper, "truth_key", None)
     if needed is None:

@@ -1,4 +1,4 @@
-"""Evaluator of semantic segmentation on Cityscapes, with the measures of its benchmark."""
+"""Evaluates semantic segmentation on Cityscapes, with the measures of its benchmark."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .sem_seg_evaluator import MeanIoUEvaluator
 
 __all__ = ["CityscapesMeanIoUEvaluator"]
 
-_CLASSES = sorted(CITYSCAPES_CATEGORIES, key=lambda each: each["trainId"])
-_NAMES = [each["name"] for each in _CLASSES]
-_LABEL_IDS = np.array([each["id"] for each in _CLASSES], np.uint8)
+_CLASSES = sorted(CITYSCAPES_CATEGORIES, key=lambda category: category["trainId"])
+_NAMES = [category["name"] for category in _CLASSES]
+_LABEL_IDS = np.array([category["id"] for category in _CLASSES], np.uint8)
 
 # The benchmark's categories of its 19 classes.
 _CATEGORIES = {
@@ -32,9 +32,9 @@ _CATEGORIES = {
     "vehicle": ("car", "truck", "bus", "train", "motorcycle", "bicycle"),
 }
 _CATEGORY_OF = np.array(
-    [next(i for i, each in enumerate(_CATEGORIES.values()) if name in each) for name in _NAMES]
+    [next(i for i, names in enumerate(_CATEGORIES.values()) if name in names) for name in _NAMES]
 )
-# Mean size, in pixels, of the classes' instances, as the benchmark has it.
+# Mean size of the instances of a class, in pixels, from the benchmark.
 _INSTANCE_SIZES = {
     "person": 3462.4756337644,
     "rider": 3930.4788056518,
@@ -53,19 +53,19 @@ _IMAGE_FILE = "_leftImg8bit"
 
 
 class CityscapesMeanIoUEvaluator(MeanIoUEvaluator):
-    """mIoU, and IoU and iIoU of classes and categories (``_sup``) by the benchmark's definition.
+    """mIoU, and IoU and iIoU of classes and categories (``_sup``), as the benchmark defines them.
 
-    iIoU weights the pixels of each instance by the mean size of its class over the instance's own,
-    so that small ones count as much as large ones; it needs the official ``*_instanceIds.png``
-    beside the label maps. Values are those of the official ``cityscapesscripts``, which are not
-    needed: release 2.3.0 fails with NumPy 2.4.
+    iIoU weights the pixels of an instance by the mean size of its class divided by the size of the
+    instance, so small instances count as much as large ones. It needs the official
+    ``*_instanceIds.png`` beside the label maps. The values are those of the official
+    ``cityscapesscripts``. These are not needed: release 2.3.0 fails with NumPy 2.4.
 
-    The predictions are kept as PNG files of official labels, under names that the official scripts
-    and the benchmark's server accept. For the test split, whose labels are not public, they are all
-    that there is. Images of which the model saw a part only (TEST.CENTER_CROP_SIZE) have none. A
-    predicted label that is no class is an error at once, on ignored pixels too.
+    Predictions are written as PNG files of official labels, under names that the official scripts
+    and the server of the benchmark accept. For the test split, whose labels are not public, there
+    are no other results. Images that the model saw in part only (TEST.CENTER_CROP_SIZE) are not
+    written. A predicted label that is no class is an error, on ignored pixels too.
 
-    Cost, per image of 1024 x 2048 pixels beside that of mIoU: one transfer of its labels to the
+    Cost, per image of 1024 x 2048 pixels, in addition to mIoU: one transfer of the labels to the
     CPU, and on one core about 80 ms for writing them and for reading and counting instances.
     """
 
@@ -75,12 +75,12 @@ class CityscapesMeanIoUEvaluator(MeanIoUEvaluator):
         """
         Args:
             dataset_name: a registered dataset with the 19 classes in ``stuff_classes``.
-            distributed: add up the counts of all processes; if False, evaluate this one's.
-            output_dir: see :class:`MeanIoUEvaluator`; the predictions go into its folder
+            distributed: add up the counts of all processes; False evaluates this process alone.
+            output_dir: see :class:`MeanIoUEvaluator`. The predictions are written to its folder
                 ``cityscapes_predictions``, which all processes must share.
 
         Raises:
-            ValueError: see :class:`MeanIoUEvaluator`; or if the classes are others.
+            ValueError: see :class:`MeanIoUEvaluator`; or the classes are not these 19.
         """
         super().__init__(dataset_name, distributed=distributed, output_dir=output_dir)
         if self._class_names != _NAMES:
@@ -92,8 +92,8 @@ class CityscapesMeanIoUEvaluator(MeanIoUEvaluator):
 
     def reset(self) -> None:
         super().reset()
-        # Weighted pixels of instances, by class: all of them, those of the right class, and those
-        # of the right category.
+        # Weighted pixels of instances by class: all pixels, those with the right predicted class,
+        # and those with the right category.
         self._instances = np.zeros((3, len(_NAMES)))
         self._without_instances = 0
 
@@ -108,7 +108,7 @@ class CityscapesMeanIoUEvaluator(MeanIoUEvaluator):
         predicted = labels.to(torch.int16).cpu().numpy()
         if not ((predicted >= 0) & (predicted < len(_NAMES))).all():
             raise ValueError(
-                f"sem_seg of {input_['file_name']} has labels that are none of the classes, 0 to "
+                f"sem_seg of {input_['file_name']} has labels that are no class; classes are 0 to "
                 f"{len(_NAMES) - 1}"
             )
         super()._process_image(input_, truth, labels)
@@ -140,9 +140,9 @@ class CityscapesMeanIoUEvaluator(MeanIoUEvaluator):
     def evaluate(self) -> OrderedDict | None:
         """
         Returns:
-            As of :class:`MeanIoUEvaluator`, and under "sem_seg" also, in percent, IoU, iIoU,
-            IoU_sup and iIoU_sup as from Detectron2's evaluator of Cityscapes; of these iIoU and
-            iIoU_sup are absent where files of instances are missing. IoU is the same as mIoU.
+            The result of :class:`MeanIoUEvaluator`, with IoU, iIoU, IoU_sup and iIoU_sup in percent
+            under "sem_seg", as from Detectron2's evaluator of Cityscapes. iIoU and iIoU_sup are
+            absent if files of instances are missing. IoU is equal to mIoU.
 
         Raises:
             ValueError: see :class:`MeanIoUEvaluator`.
@@ -158,8 +158,8 @@ class CityscapesMeanIoUEvaluator(MeanIoUEvaluator):
         means = {"IoU": _mean_iou(confusion), "IoU_sup": _mean_iou(of_categories)}
         if without:
             self._logger.warning(
-                f"{without} images of {self._dataset_name} have no *{_INSTANCE_FILE} beside "
-                f"their *{_LABEL_FILE}: no iIoU"
+                f"iIoU is not measured: {without} images of {self._dataset_name} have no "
+                f"*{_INSTANCE_FILE} beside their *{_LABEL_FILE}"
             )
         else:
             everything, of_class, of_category = instances
@@ -184,37 +184,39 @@ class CityscapesMeanIoUEvaluator(MeanIoUEvaluator):
         super()._log(means, iou, accuracy, confusion)
         if means or not self._folder or not os.path.isdir(self._folder):
             return
-        mine = {_prediction_name(each) for each in self._truths}
+        mine = {_prediction_name(file_name) for file_name in self._truths}
         there = {name for name in os.listdir(self._folder) if not name.startswith(".")}
         more = len(there - mine)
         leave_out = f" (and not the {more} others there)" if more else ""
         self._logger.warning(
-            f"To have it from the benchmark's server, upload a zip of the {len(there & mine)} "
+            f"The server of the benchmark measures it: upload a zip of the {len(there & mine)} "
             f"predictions of {self._dataset_name} in {self._folder}{leave_out} at "
             "https://www.cityscapes-dataset.com/submit"
         )
 
 
 def _prediction_name(file_name: str) -> str:
-    """CITY_NUMBER_FRAME_pred.png, of which the benchmark asks for the first three."""
+    """CITY_NUMBER_FRAME_pred.png; the benchmark asks for the first three parts."""
     stem = os.path.splitext(os.path.basename(file_name))[0]
     return f"{stem[: -len(_IMAGE_FILE)] if stem.endswith(_IMAGE_FILE) else stem}_pred.png"
 
 
 def _weighted_pixels(instances: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """(3, classes): the weights of all instances' pixels, and of those of the right class and
-    category.
+    """The sums of the weights of pixels in instances, by true class.
 
     Args:
-        instances: (H, W); that of an instance is 1000 times its official label, and a number.
+        instances: (H, W); the value of an instance is 1000 times its official label, plus a number.
         predicted: (H, W) classes.
+
+    Returns:
+        (3, classes): of all pixels, of those with the right class, and with the right category.
     """
     class_of_label = np.full(256, -1)
     class_of_label[_LABEL_IDS] = np.arange(len(_NAMES))
     labelled = np.flatnonzero(instances.ravel() > 1000)
     ids, predicted = instances.ravel()[labelled].astype(np.int64), predicted.ravel()[labelled]
     truth = class_of_label[np.minimum(ids // 1000, 255)]
-    kept = truth >= 0  # without caravans and trailers, which are not evaluated
+    kept = truth >= 0  # caravans and trailers are not evaluated
     ids, predicted, truth = ids[kept], predicted[kept], truth[kept]
     sizes = np.bincount(ids)
     weights = _INSTANCE_SIZE_OF[truth] / sizes[ids]
@@ -224,12 +226,12 @@ def _weighted_pixels(instances: np.ndarray, predicted: np.ndarray) -> np.ndarray
         _CATEGORY_OF[predicted] == _CATEGORY_OF[truth],
     ]
     return np.stack(
-        [np.bincount(truth[each], weights[each], minlength=len(_NAMES)) for each in chosen]
+        [np.bincount(truth[pixels], weights[pixels], minlength=len(_NAMES)) for pixels in chosen]
     )
 
 
 def _mean_iou(confusion: np.ndarray) -> float:
-    """Over the classes that occur in the ground truth or in a prediction."""
+    """Mean IoU over the classes that occur in the ground truth or in a prediction."""
     right = np.diagonal(confusion)
     union = confusion.sum(axis=0) + confusion.sum(axis=1) - right
     return float((right[union > 0] / union[union > 0]).mean())
@@ -238,7 +240,7 @@ def _mean_iou(confusion: np.ndarray) -> float:
 def _mean_instance_iou(
     confusion: np.ndarray, everything: np.ndarray, right: np.ndarray, chosen: np.ndarray
 ) -> float:
-    """Pixels of instances are weighted, those wrongly predicted to be of the class are not."""
+    """Mean iIoU: the pixels of instances are weighted, but false positives are not."""
     wrong = confusion.sum(axis=0) - np.diagonal(confusion)
     right, union = right[chosen], (everything + wrong)[chosen]
     return float((right[union > 0] / union[union > 0]).mean()) if union.any() else float("nan")

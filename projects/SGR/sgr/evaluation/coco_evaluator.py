@@ -30,24 +30,25 @@ def evaluate_coco(
 ) -> COCOeval_faster:
     """COCO's evaluation of boxes or masks: 100 detections per image and class, IoU 0.5 to 0.95.
 
-    About a second for 20 000 detections, a third to a fifth of the time that pycocotools takes.
+    It takes about a second for 20 000 detections, a third to a fifth of the time of pycocotools.
 
     Args:
         ground_truth: annotations, as pycocotools reads them.
-        results: detections in COCO's format of results, at least one; they are not changed.
+        results: at least one detection, in COCO's format of results; not changed.
         task: "bbox" or "segm".
-        img_ids: the images to measure; None for all of the ground truth.
-        log: called with each line of the summary, which has AR at IoU 0.5 and 0.75 besides COCO's
-            twelve values; None keeps it quiet.
+        img_ids: the images to measure; None for all images of the ground truth.
+        log: called with each line of the summary, which has COCO's twelve values, and AR at IoU 0.5
+            and 0.75. None logs nothing.
 
     Returns:
-        As from pycocotools, with the twelve ``stats`` and ``eval["precision"]``, (IoU thresholds,
-        recalls, categories, ranges of area, limits of detections), -1 where there is no instance.
+        The same as from pycocotools: the twelve ``stats``, and ``eval["precision"]`` of shape (IoU
+        thresholds, recalls, categories, ranges of area, limits of detections), -1 for categories
+        without an instance.
     """
-    # Copies, since loadRes adds to them. Beside a box, a mask's area would not count, and small,
-    # medium and large would be those of boxes.
+    # Copies, because loadRes adds keys. Masks go without boxes, because the area of a box would
+    # decide whether a detection is small, medium or large.
     unused = "bbox" if task == "segm" else "segmentation"
-    results = [{key: each[key] for key in each if key != unused} for each in results]
+    results = [{key: result[key] for key in result if key != unused} for result in results]
     with contextlib.redirect_stdout(io.StringIO()):
         loaded = ground_truth.loadRes(results)
     evaluation = COCOeval_faster(ground_truth, loaded, task)
@@ -65,37 +66,35 @@ def _be_quiet(_line: str) -> None:
 
 
 class FastCOCOEvaluator(COCOEvaluator):
-    """Detectron2's evaluator of instances, with the arithmetic of the package faster-coco-eval.
+    """Detectron2's evaluator of instances, computed by the package faster-coco-eval.
 
-    Tables, results and files are Detectron2's. Its own fast implementation is part of its compiled
-    extension, without which it is as slow as pycocotools. This one comes as a wheel and is used
-    whether or not the extension is there, so that figures do not depend on the machine; they are
-    those of pycocotools to rounding. Keypoints, which no model of this project has, are left to
-    Detectron2 as they are.
+    Tables, results and files are Detectron2's. Detectron2 has a fast implementation in its compiled
+    extension, and is as slow as pycocotools without it. This class uses faster-coco-eval in any
+    case, so that figures do not depend on the machine. They are those of pycocotools up to
+    rounding. Detectron2 itself measures keypoints, which no model of this project has.
 
-    Masks are measured where every instance has one; else a warning says which has none. Of a crowd
-    without a mask its box is taken.
-    Annotations of the ground truth must not have the id 0, which stands for "none" in COCO's
-    evaluation, here as in pycocotools.
+    Masks are measured if every instance has one; otherwise a warning names the first without. The
+    mask of a crowd without one is its box. Annotations of the ground truth must not have the id 0,
+    which means "none" in COCO's evaluation (in pycocotools, too).
     """
 
     def __init__(self, dataset_name: str, *, output_dir: str | None = None) -> None:
         """
         Args:
-            dataset_name: a registered dataset. Its metadata have ``json_file``, annotations in
-                COCO's format; without, its records are converted into such a file in
+            dataset_name: a registered dataset. Its metadata have ``json_file``, the file of
+                annotations in COCO's format; if not, the records are converted to such a file in
                 ``output_dir``.
-            output_dir: where ``coco_instances_results.json`` and ``instances_predictions.pth``
-                are written; None writes nothing.
+            output_dir: the folder for ``coco_instances_results.json`` and
+                ``instances_predictions.pth``; None writes nothing.
 
         Raises:
-            ValueError: if an annotation has no area or no box, or they are not numbers.
+            ValueError: an annotation has no area or no box, or they are not numbers.
         """
-        # The choice of implementation is ours; newer versions warn that theirs is not there.
+        # Newer versions would warn that their fast implementation is missing.
         super().__init__(dataset_name, output_dir=output_dir, use_fast_impl=False)
         self._dataset_name = dataset_name
         for id, annotation in self._coco_api.anns.items():
-            # Without its area, the package would take an instance for a small one.
+            # Without an area, the package would count an instance as small.
             area, box = annotation.get("area"), annotation.get("bbox")
             faults = [
                 f"no {key}" if value is None else f"the {key} {value!r}"
@@ -115,23 +114,23 @@ class FastCOCOEvaluator(COCOEvaluator):
                 annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
         if 0 in self._coco_api.anns:
             self._logger.warning(
-                f"An annotation in {self._metadata.json_file} has the id 0. COCO's evaluation "
-                "takes it for one that nothing matches; number annotations from 1 on"
+                f"An annotation in {self._metadata.json_file} has the id 0. In COCO's evaluation, "
+                "nothing matches it; number annotations from 1 on"
             )
 
     def _eval_predictions(self, predictions: list[dict], img_ids: list[int] | None = None) -> None:
-        """Write the predictions, and their AP into ``self._results``, by task.
+        """Write the predictions to a file, and their AP by task to ``self._results``.
 
         Args:
-            predictions: of each image "image_id" and "instances", a list of dicts as in COCO's
-                format of results, but with the model's classes as ``category_id``.
-            img_ids: the images to measure; None for all of the ground truth.
+            predictions: a dict per image with "image_id" and "instances", a list of dicts in COCO's
+                format of results, but with the classes of the model as ``category_id``.
+            img_ids: the images to measure; None for all images of the ground truth.
 
         Raises:
-            ValueError: if an image or a class is not one of the dataset's.
+            ValueError: the dataset does not have an image or a class.
         """
         results = self._with_category_ids(
-            itertools.chain.from_iterable(each["instances"] for each in predictions)
+            itertools.chain.from_iterable(prediction["instances"] for prediction in predictions)
         )
         self._check_images(predictions)
         if self._output_dir:
@@ -143,7 +142,7 @@ class FastCOCOEvaluator(COCOEvaluator):
             self._logger.info("Annotations are not available for evaluation.")
             return
         names = self._class_names()
-        # Without any prediction there is no task but "bbox", whose values are NaN.
+        # Without a prediction, the only task is "bbox", and its values are NaN.
         for task in self._tasks_from_predictions(results):
             if task == "segm" and not self._has_masks():
                 continue
@@ -151,7 +150,7 @@ class FastCOCOEvaluator(COCOEvaluator):
             self._results[task] = self._derive_coco_results(measured, task, class_names=names)
 
     def _measure(self, task: str, results: list[dict], img_ids: list[int] | None) -> Any:
-        """COCO's evaluation of one task, summarised."""
+        """COCO's evaluation of one task, with its summary."""
         if task == "keypoints":
             return _evaluate_predictions_on_coco(
                 self._coco_api,
@@ -163,8 +162,9 @@ class FastCOCOEvaluator(COCOEvaluator):
         return evaluate_coco(self._coco_api, results, task, img_ids=img_ids, log=self._logger.info)
 
     def _has_masks(self) -> bool:
-        """Whether all of the ground truth has masks; a warning where it has not."""
-        missing = [id for id, each in self._coco_api.anns.items() if not each.get("segmentation")]
+        """Whether all annotations have masks; logs a warning if not."""
+        annotations = self._coco_api.anns.items()
+        missing = [id for id, annotation in annotations if not annotation.get("segmentation")]
         if missing:
             self._logger.warning(
                 f"AP of masks is not measured: {len(missing)} annotation(s) in "
@@ -174,14 +174,14 @@ class FastCOCOEvaluator(COCOEvaluator):
         return not missing
 
     def _with_category_ids(self, results: Iterable[dict]) -> list[dict]:
-        """Copies of the results, with the dataset's categories in place of the model's classes."""
+        """Copies of the results, with the category ids of the dataset instead of classes."""
         ids = self._metadata.get("thing_dataset_id_to_contiguous_id")
-        if ids is None:  # The classes are the ids.
+        if ids is None:  # the classes are the ids
             return list(results)
         id_of = {number: id for id, number in ids.items()}
         converted = []
-        for each in results:
-            number = each["category_id"]
+        for result in results:
+            number = result["category_id"]
             if number not in id_of:
                 raise ValueError(
                     f"the model predicted class {number}, but the {len(id_of)} classes of "
@@ -189,23 +189,23 @@ class FastCOCOEvaluator(COCOEvaluator):
                     "another dataset, or its number of classes (MODEL.ROI_HEADS.NUM_CLASSES, "
                     "MODEL.SEM_SEG_HEAD.NUM_CLASSES) is wrong"
                 )
-            converted.append({**each, "category_id": id_of[number]})
+            converted.append({**result, "category_id": id_of[number]})
         return converted
 
     def _check_images(self, predictions: list[dict]) -> None:
-        for each in predictions:
-            if each["image_id"] not in self._coco_api.imgs:
+        for prediction in predictions:
+            if prediction["image_id"] not in self._coco_api.imgs:
                 raise ValueError(
-                    f"there is no image with the id {each['image_id']} in "
+                    f"there is no image with the id {prediction['image_id']} in "
                     f"{self._metadata.json_file}: the loader and the evaluator must be of the "
                     "same dataset"
                 )
 
     def _class_names(self) -> list[str] | None:
-        """The classes' names, in the order of the categories' ids, which is that of COCO's tables.
+        """The names of the classes in the order of the category ids, as COCO's tables have them.
 
         Raises:
-            ValueError: if these are not the categories of the annotations.
+            ValueError: the annotations have other categories.
         """
         names = self._metadata.get("thing_classes")
         ids = self._metadata.get("thing_dataset_id_to_contiguous_id")
@@ -214,11 +214,11 @@ class FastCOCOEvaluator(COCOEvaluator):
         annotated = set(self._coco_api.getCatIds())
         if annotated != ids.keys():
             raise ValueError(
-                f"the category id(s) {sorted(annotated ^ ids.keys())} are either in "
-                f"{self._metadata.json_file} or in the metadata of {self._dataset_name}, but not "
-                "in both (thing_dataset_id_to_contiguous_id)"
+                f"the category id(s) {sorted(annotated ^ ids.keys())} must be both in "
+                f"{self._metadata.json_file} and in the metadata of {self._dataset_name} "
+                "(thing_dataset_id_to_contiguous_id), but are only in one of them"
             )
-        numbers = [ids[each] for each in sorted(ids)]
+        numbers = [ids[id] for id in sorted(ids)]
         # The names of the things alone, or of all classes.
         named = sorted(numbers) if len(names) == len(numbers) else range(len(names))
         name_of = dict(zip(named, names))
@@ -226,9 +226,9 @@ class FastCOCOEvaluator(COCOEvaluator):
 
 
 def _are_numbers(values: Any, count: int) -> bool:
-    """Whether it is a list of so many finite numbers."""
+    """Whether ``values`` is a list of ``count`` finite numbers."""
     return (
         isinstance(values, list)
         and len(values) == count
-        and all(isinstance(each, (int, float)) and math.isfinite(each) for each in values)
+        and all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
     )

@@ -1,4 +1,4 @@
-"""Results as JSON files that every reader of JSON understands."""
+"""Results as JSON files that every JSON reader can read."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["write_json"]
 
 
 def write_json(path: str | Path, content: Mapping) -> None:
-    """Write a file that is either complete or, after an error, as it was before.
+    """Write a JSON file. After an error, the file is as it was before.
 
     Args:
-        path: folders that lack are made.
-        content: dicts, lists, texts, numbers, and arrays of these. What is not finite becomes null,
-            since JSON has no NaN; of anything else its text is written.
+        path: missing folders are made.
+        content: dicts, lists, texts, numbers, and arrays of these. NaN and infinity become null,
+            because JSON has no such numbers. Objects of other types are written as text.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Evaluator of panoptic quality over a dataset."""
+"""Evaluates panoptic quality on a dataset."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _NAMES = ("PQ", "SQ", "RQ")
 
 
 class PanopticQualityEvaluator(DatasetEvaluator):
-    """PQ, SQ and RQ over all classes, things and stuff, and of each class, in percent.
+    """PQ, SQ and RQ in percent: means over all classes, things and stuff, and of each class.
 
-    The definition is that of :func:`sgr.evaluation.panoptic_quality.match_segments`. A class that
-    occurs neither in the ground truth nor in a prediction is left out of the means.
+    :func:`sgr.evaluation.panoptic_quality.match_segments` has the definition. The means leave out
+    classes that are neither in the ground truth nor in a prediction.
 
-    The ground truth is that of the dataset's catalog: ``pan_seg_file_name`` and ``segments_info``
-    in Detectron2's standard form, whose categories count over ``stuff_classes``, things included;
-    ``thing_dataset_id_to_contiguous_id`` says which are things. Nothing of an image is kept but its
-    counts.
+    The ground truth are the records of the dataset, with ``pan_seg_file_name`` and
+    ``segments_info`` in Detectron2's standard form. Their categories count over ``stuff_classes``,
+    which include the things; the values of ``thing_dataset_id_to_contiguous_id`` are the things.
+    The evaluator only keeps the counts of an image.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         """
         Args:
             dataset_name: a registered dataset.
-            distributed: add up the counts of all processes; if False, evaluate this one's.
-            output_dir: where to write ``panoptic.json`` with the results; None writes nothing.
+            distributed: add up the counts of all processes; False evaluates this process alone.
+            output_dir: the folder for ``panoptic.json`` with the results; None writes nothing.
 
         Raises:
-            ValueError: if records or metadata are not those of a panoptic dataset.
+            ValueError: the records or the metadata are not those of a panoptic dataset.
         """
         self._logger = logging.getLogger(__name__)
         self._dataset_name = dataset_name
@@ -77,15 +77,15 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         """
         Args:
             inputs: one dict per image with "file_name".
-            outputs: one dict per image with "panoptic_seg": (H, W) integer tensor of segment ids at
-                the size of the ground truth, 0 or less where there is none, and a list of dicts
-                with "id", 1 or more, and "category_id".
+            outputs: one dict per image with "panoptic_seg": an (H, W) integer tensor of segment
+                ids at the size of the ground truth, with 0 or less for pixels without a segment,
+                and a list of dicts with "id", 1 or more, and "category_id".
 
         Raises:
-            FileNotFoundError, OSError: if a picture of the ground truth is missing or damaged.
-            ValueError: if an output has no segments, segments of wrong ids or categories, or
-                another size than the ground truth; or if the ground truth is wrong in these ways.
-            KeyError: if an image is not in the dataset.
+            FileNotFoundError, OSError: a picture of the ground truth is missing or damaged.
+            ValueError: an output has no segments, wrong ids or categories, or another size than the
+                ground truth; or the ground truth has one of these faults.
+            KeyError: the dataset does not have an image.
         """
         for input_, output in zip(inputs, outputs):
             file_name = input_["file_name"]
@@ -103,7 +103,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
                 predicted_classes,
                 truth,
                 self._categories(segments, f"the ground truth of {file_name}"),
-                truth_is_crowd=np.array([each.get("iscrowd", 0) for each in segments], bool),
+                truth_is_crowd=np.array([segment.get("iscrowd", 0) for segment in segments], bool),
                 num_classes=len(self._class_names),
             )
             self._counts = self._counts.plus(counts)
@@ -113,7 +113,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         Returns:
             ``{"panoptic_seg": {name: percent}}`` with PQ, SQ, RQ over all classes, PQ_th, SQ_th,
             RQ_th over things, PQ_st, SQ_st, RQ_st over stuff, and "PQ-" and the name of a class.
-            Names that no image tells about are absent. None where the process is not the main one.
+            Values that were not measured are absent. None if the process is not the main one.
         """
         counts = self._counts
         if self._distributed:
@@ -141,25 +141,25 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         return OrderedDict(panoptic_seg=means)
 
     def _prediction(self, file_name: str, output: dict) -> tuple[np.ndarray, np.ndarray]:
-        """(H, W) map of places in the list of segments, -1 where there is none; their classes."""
+        """(H, W) places in the list of segments, -1 for none, and the classes of the segments."""
         if "panoptic_seg" not in output:
             raise ValueError(
-                f'the model\'s output for {file_name} has no "panoptic_seg"; mask classifiers put '
-                "it out where MODEL.MASK_FORMER.TEST.PANOPTIC_ON is True"
+                f'the model\'s output for {file_name} has no "panoptic_seg"; mask classifiers have '
+                "one if MODEL.MASK_FORMER.TEST.PANOPTIC_ON is True"
             )
         id_map, segments = output["panoptic_seg"]
         what = f"panoptic_seg of {file_name}"
-        if segments is None:  # In Detectron2 this leaves it to the evaluator to know what ids mean.
+        if segments is None:  # In Detectron2, the evaluator must then know the meaning of ids.
             raise ValueError(
-                f"{what} comes without the list of its segments, as Panoptic-DeepLab has it: "
-                "panoptic quality needs a dict with id and category_id for each"
+                f"{what} has no list of its segments (Panoptic-DeepLab gives none): panoptic "
+                "quality needs a dict with id and category_id for each segment"
             )
         classes = self._categories(segments, what)
         ids = [segment["id"] for segment in segments]
         if min(ids, default=1) <= 0:
             raise ValueError(
-                f"{what} has a segment of id {min(ids)}; ids must be 1 or more, since 0 and less "
-                "stand for no segment"
+                f"{what} has a segment of id {min(ids)}; ids must be 1 or more, because 0 and less "
+                "mean no segment"
             )
         id_map = id_map.cpu().numpy()
         predicted = find_segments(id_map, ids)
@@ -181,7 +181,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
     def _table_of_classes(
         self, counts: PanopticCounts, qualities: np.ndarray
     ) -> dict[str, dict[str, float | int | bool]]:
-        """What there is to say of each measured class, by its name."""
+        """The qualities and counts of each measured class, by its name."""
         return {
             self._class_names[index]: {
                 **dict(zip(_NAMES, qualities[index].tolist())),
@@ -195,7 +195,9 @@ class PanopticQualityEvaluator(DatasetEvaluator):
 
     def _log(self, rows: list[list], classes: dict[str, dict]) -> None:
         if not rows:
-            self._logger.warning(f"No image of {self._dataset_name} has or got a segment")
+            self._logger.warning(
+                f"No image of {self._dataset_name} has a segment, true or predicted"
+            )
             return
         options = {"floatfmt": ".3f", "tablefmt": "pipe"}
         table = tabulate(rows, headers=["", *_NAMES, "classes"], **options)

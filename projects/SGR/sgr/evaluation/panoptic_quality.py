@@ -1,4 +1,4 @@
-"""Panoptic quality, as Kirillov et al. (Panoptic Segmentation, CVPR 2019) define it. NumPy only."""
+"""Panoptic quality (Kirillov et al., Panoptic Segmentation, CVPR 2019), with NumPy only."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 
 __all__ = ["PanopticCounts", "match_segments"]
 
-# Segments of one image that match count as found where their IoU is larger than 1 / 2; this makes
-# the matching unique. Written as 2 * intersection > union below, which is exact.
+# Two segments match if their IoU is larger than 1 / 2, which makes the matching unique. The test
+# below, 2 * intersection > union, is exact.
 
 
 class PanopticCounts(NamedTuple):
-    """What panoptic quality is made of, per class; counts of several images add up.
+    """The counts behind panoptic quality, per class. Counts of several images can be added.
 
     Attributes:
         iou: (C,) float64, sum of the IoU of the matched pairs.
@@ -36,11 +36,11 @@ class PanopticCounts(NamedTuple):
 
     @property
     def measured(self) -> np.ndarray:
-        """(C,) bool: the classes that occur in the ground truth or in a prediction."""
+        """(C,) bool: whether the class occurs in the ground truth or in a prediction."""
         return (self.true_positives + self.false_positives + self.false_negatives) > 0
 
     def qualities(self) -> np.ndarray:
-        """(C, 3) PQ = SQ * RQ, SQ and RQ in [0, 1]; all zero where there is no match."""
+        """(C, 3) PQ = SQ * RQ, SQ and RQ in [0, 1]; zeros for classes without a match."""
         true_positives = np.maximum(self.true_positives, 1)
         errors = (self.false_positives + self.false_negatives) / 2
         segmentation = self.iou / true_positives
@@ -59,30 +59,28 @@ def match_segments(
 ) -> PanopticCounts:
     """Match the segments of one image with those of its ground truth.
 
-    - Two segments of one class match if their IoU is larger than 0.5. Pixels that the ground truth
-      leaves void are taken out of the union; pixels that a prediction leaves empty are missed ones
-      like any other.
-    - Crowds match nothing and are never missed. Their pixels do belong to the unions.
-    - A prediction without a match is forgiven if more than half of it lies on void pixels and
+    - Two segments of one class match if their IoU is larger than 0.5. Void pixels of the ground
+      truth do not count in the union. Pixels without a predicted segment count as missed.
+    - Crowds match nothing and are never missed. Their pixels count in the unions.
+    - A prediction without a match is no error if more than half of it lies on void pixels and
       crowds of its class.
 
-    These are the rules of COCO's ``panopticapi`` too (which looks at one crowd per class only).
-    torchmetrics' ``PanopticQuality`` follows others: it takes the pixels that a *prediction* leaves
-    empty out of the unions, and forgives segments which lie on them, so that leaving out costs
-    nothing there.
+    COCO's ``panopticapi`` has the same rules (but looks at one crowd per class only).
+    ``PanopticQuality`` of torchmetrics has others: pixels without a *predicted* segment do not
+    count in the unions there, so a model that leaves pixels out loses nothing.
 
     Cost: one pass over the pixels, and a table of all pairs of segments.
 
     Args:
-        predicted: (H, W) integers, each pixel's segment in [0, P), or -1 where it is empty.
+        predicted: (H, W) integers, the segment of each pixel in [0, P), or -1 for none.
         predicted_classes: (P,) in [0, num_classes).
-        truth: (H, W) integers, each pixel's segment in [0, T), or -1 where it is void.
+        truth: (H, W) integers, the segment of each pixel in [0, T), or -1 for void pixels.
         truth_classes: (T,) in [0, num_classes).
         truth_is_crowd: (T,) bool.
         num_classes: C.
 
     Returns:
-        The counts of this image. Segments without a pixel count nowhere.
+        The counts of this image. Segments without a pixel do not count.
     """
     num_predicted, num_truth = len(predicted_classes), len(truth_classes)
     pairs = (truth.astype(np.int64) + 1) * (num_predicted + 1) + (predicted + 1)

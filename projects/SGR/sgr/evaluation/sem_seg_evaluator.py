@@ -1,4 +1,4 @@
-"""Evaluator of semantic segmentation over a dataset."""
+"""Evaluates semantic segmentation on a dataset."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ __all__ = ["MeanIoUEvaluator"]
 
 
 class MeanIoUEvaluator(DatasetEvaluator):
-    """mIoU, pixel accuracy and the confusion matrix. Names and values are those of Detectron2.
+    """mIoU, pixel accuracy and the confusion matrix, with the names and values of Detectron2.
 
-    The ground truth is that of the dataset's catalog, with its wrong labels an error:
-    ``sem_seg_file_name`` with the metadata's ``ignore_label``, or else ``pan_seg_file_name`` and
-    ``segments_info``, whose categories count over ``stuff_classes``. Crowds count as their class,
-    as in the label maps that the public scripts make of panoptic data. Ignored pixels, and those
-    without a segment, count for nothing.
+    The ground truth are the records of the dataset: ``sem_seg_file_name`` with ``ignore_label`` in
+    the metadata, or else ``pan_seg_file_name`` and ``segments_info``, whose categories count over
+    ``stuff_classes``. Crowds count as their class, as in the label maps that the public scripts
+    make of panoptic data. Ignored pixels, and pixels without a segment, do not count. Wrong labels
+    are an error.
 
     Cost, per image: the best class of scores, and two milliseconds for labels of 512 x 640 pixels,
-    half of them for reading the file. The best class is taken and counted on the prediction's
-    device, to which the ground truth goes; a GPU is not waited for before the evaluation. Kept are
-    (C + 1) x (C + 2) numbers. Detectron2's own also makes run-length codes of every prediction,
-    for ``sem_seg_predictions.json``, which takes several times as long as all of this; here there
-    is no such file.
+    half of it for reading the file. The best class is found and counted on the device of the
+    prediction; before the end, nothing waits for a GPU. The memory is (C + 1) x (C + 2) numbers.
+    Detectron2's evaluator also makes run-length codes of every prediction for
+    ``sem_seg_predictions.json``, which takes several times as long. This one does not write that
+    file.
     """
 
     def __init__(
@@ -47,16 +47,16 @@ class MeanIoUEvaluator(DatasetEvaluator):
         """
         Args:
             dataset_name: a registered dataset.
-            distributed: add up the counts of all processes; if False, evaluate this one's.
-            output_dir: where results are written: ``sem_seg.json`` (means and classes),
-                ``sem_seg_evaluation.pth`` (what :meth:`evaluate` returns, as Detectron2 has it),
+            distributed: add up the counts of all processes; False evaluates this process alone.
+            output_dir: the folder for ``sem_seg.json`` (means and classes),
+                ``sem_seg_evaluation.pth`` (the result of :meth:`evaluate`, as in Detectron2),
                 ``confusion_matrix.npz`` (``counts`` (C, C) int64, pixels by true class in rows and
                 predicted class in columns, and ``class_names``) and ``confusion_matrix.png``. None
                 writes nothing.
 
         Raises:
-            ValueError: if a record has no ground truth of classes, or the metadata name none; or
-                if an image has two of them.
+            ValueError: a record has no ground truth of classes, the metadata name no classes, or an
+                image has two different ground truths.
         """
         self._logger = logging.getLogger(__name__)
         self._dataset_name = dataset_name
@@ -64,7 +64,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
         self._output_dir = output_dir
 
         records = load_dataset(dataset_name)
-        # After the records: some fill the metadata as they are loaded.
+        # After loading, because some datasets set their metadata then.
         metadata = MetadataCatalog.get(dataset_name)
         if metadata.get("stuff_classes") is None:
             raise ValueError(f"mIoU needs stuff_classes in the metadata of {dataset_name}")
@@ -77,29 +77,29 @@ class MeanIoUEvaluator(DatasetEvaluator):
             file_name, truth = record["file_name"], self._truth_of(record)
             if self._truths.setdefault(file_name, truth) != truth:
                 raise ValueError(
-                    f"{file_name} is in {dataset_name} more than once, with ground truths that "
-                    "differ: predictions are told apart by the file's name"
+                    f"{file_name} is in {dataset_name} more than once, with different ground "
+                    "truths: an evaluation tells predictions apart by the file name"
                 )
         self.reset()
 
     def reset(self) -> None:
-        # By true class (rows) and predicted one; the first row is that of ignored pixels, the first
-        # and last column are those of labels below and above the classes.
+        # Rows are true classes, columns predicted ones. The first row is for ignored pixels, the
+        # first and last column are for labels below and above the classes.
         self._counts = torch.zeros((self._num_classes + 1, self._num_classes + 2), dtype=torch.long)
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """
         Args:
-            inputs: one dict per image with "file_name", and "ground_truth_transform" where the
-                model saw a part of it, see :func:`~sgr.data.truth.records.apply_test_transform`.
+            inputs: one dict per image with "file_name", and "ground_truth_transform" if the model
+                saw a part of it, see :func:`~sgr.data.truth.records.apply_test_transform`.
             outputs: one dict per image with "sem_seg", (C, H, W) scores or (H, W) integer labels,
                 at the size of the ground truth.
 
         Raises:
-            FileNotFoundError, OSError: if a file of the ground truth is missing or damaged.
-            ValueError: if it holds a label that is neither a class nor the ignored one; or if
-                "sem_seg" is missing, of another form or size, or has scores of other classes.
-            KeyError: if an image is not in the dataset.
+            FileNotFoundError, OSError: a file of the ground truth is missing or damaged.
+            ValueError: the ground truth has a label that is neither a class nor ignored; or
+                "sem_seg" is missing, has another form or size, or has scores of other classes.
+            KeyError: the dataset does not have an image.
         """
         for input_, output in zip(inputs, outputs):
             file_name = input_["file_name"]
@@ -114,14 +114,14 @@ class MeanIoUEvaluator(DatasetEvaluator):
     def evaluate(self) -> OrderedDict | None:
         """
         Returns:
-            ``{"sem_seg": {name: percent}}`` with mIoU, fwIoU (weighted by the classes' pixels),
-            "IoU-" and the name of a class, mACC, pACC (of all pixels), and "ACC-" and the name of a
-            class. A class without a pixel in the ground truth has nan; in mIoU it is left out, or
-            0 where it was predicted. Empty where no pixel is labelled. None where the process is
-            not the main one.
+            ``{"sem_seg": {name: percent}}`` with mIoU, fwIoU (weighted by the pixels of the
+            classes), "IoU-" and the name of a class, mACC, pACC (of all pixels), and "ACC-" and the
+            name of a class. A class without a pixel in the ground truth has nan; mIoU leaves it
+            out, or counts it as 0 if it was predicted. Empty if no pixel is labelled. None if the
+            process is not the main one.
 
         Raises:
-            ValueError: if a labelled pixel got a label that is no class.
+            ValueError: the predicted label of a labelled pixel is no class.
         """
         counts = self._gather(self._local_counts())
         if counts is None:
@@ -130,8 +130,9 @@ class MeanIoUEvaluator(DatasetEvaluator):
         strays = counts[0][1:].sum() - confusion.sum()
         if strays:
             raise ValueError(
-                f"{strays} labelled pixels of {self._dataset_name} got labels that are none of "
-                f"its classes, 0 to {self._num_classes - 1}: the model is of another dataset"
+                f"{strays} labelled pixels of {self._dataset_name} have predicted labels that are "
+                f"none of its classes, 0 to {self._num_classes - 1}: the model is of another "
+                "dataset"
             )
         means, iou, accuracy = _qualities(confusion)
         results = OrderedDict()
@@ -147,7 +148,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
         return OrderedDict(sem_seg=results)
 
     def _truth_of(self, record: dict) -> dict:
-        """What is needed of a record."""
+        """The ground truth of a record; other keys are dropped."""
         if not has_classes(record):
             raise ValueError(
                 f"the dataset {self._dataset_name} has records without sem_seg_file_name, or "
@@ -155,16 +156,16 @@ class MeanIoUEvaluator(DatasetEvaluator):
             )
         if "sem_seg_file_name" in record:
             return {"sem_seg_file_name": record["sem_seg_file_name"]}
-        # Instances in a crowd cannot be told apart, but their class is known.
-        segments = [{**each, "iscrowd": 0} for each in record["segments_info"]]
+        # Nobody knows the instances of a crowd, but their class is known.
+        segments = [{**segment, "iscrowd": 0} for segment in record["segments_info"]]
         return {"pan_seg_file_name": record["pan_seg_file_name"], "segments_info": segments}
 
     def _prediction(self, file_name: str, output: dict, size: tuple[int, int]) -> Tensor:
         """(H, W) int32 labels: -1 below all classes, the number of classes above them."""
         if "sem_seg" not in output:
             raise ValueError(
-                f'the model\'s output for {file_name} has no "sem_seg"; mask classifiers put it '
-                "out where MODEL.MASK_FORMER.TEST.SEMANTIC_ON is True"
+                f'the model\'s output for {file_name} has no "sem_seg"; mask classifiers have one '
+                "if MODEL.MASK_FORMER.TEST.SEMANTIC_ON is True"
             )
         sem_seg = output["sem_seg"]
         labels = predicted_labels(sem_seg)
@@ -175,7 +176,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
             )
         if tuple(labels.shape) != size:
             turned = tuple(labels.shape) == size[::-1]
-            hint = "; is it the image's EXIF orientation, which only one of them follows?"
+            hint = "; does only one of them follow the EXIF orientation of the image?"
             raise ValueError(
                 f"sem_seg of {file_name} is {tuple(labels.shape)}, but its ground truth is {size} "
                 f"(height, width){hint if turned else ''}"
@@ -186,7 +187,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
         """
         Args:
             input_: of :meth:`process`.
-            truth: (H, W), -1 where the pixel is ignored.
+            truth: (H, W) classes, -1 for ignored pixels.
             labels: of :meth:`_prediction`, on any device.
         """
         self._counts = self._counts.to(labels.device)
@@ -196,16 +197,16 @@ class MeanIoUEvaluator(DatasetEvaluator):
         if places.is_cpu:
             counted = torch.bincount(places, minlength=num_rows * num_columns)
             self._counts += counted.view(num_rows, num_columns)
-        else:  # bincount would wait for the device to learn how long its result is
+        else:  # bincount would wait for the device, to know the length of its result
             one = self._counts.new_ones(()).expand(len(places))
             self._counts.view(-1).scatter_add_(0, places.long(), one)
 
     def _local_counts(self) -> tuple[np.ndarray, ...]:
-        """What this process has counted, the confusion matrix first."""
+        """The counts of this process; the confusion matrix comes first."""
         return (self._counts.cpu().numpy(),)
 
     def _gather(self, counts: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...] | None:
-        """Their sums over the processes; None where the process is not the main one."""
+        """The sums over the processes; None if the process is not the main one."""
         if not self._distributed:
             return counts
         comm.synchronize()
@@ -215,18 +216,18 @@ class MeanIoUEvaluator(DatasetEvaluator):
         return tuple(np.sum(part, axis=0) for part in zip(*gathered))
 
     def _more_means(self, confusion: np.ndarray, *counts: np.ndarray) -> dict[str, float]:
-        """For subclasses: other values in percent, made of all processes' counts."""
+        """For subclasses: further values in percent, from the counts of all processes."""
         return {}
 
     def _results(self, means: dict, iou: np.ndarray, accuracy: np.ndarray) -> OrderedDict:
-        """In the order of Detectron2, whose means stand before their classes."""
+        """All values in the order of Detectron2: a mean comes before the values of its classes."""
         results = OrderedDict()
         for name, value in means.items():
             results[name] = value
             if name == "fwIoU":
-                results.update((f"IoU-{name}", each) for name, each in self._by_class(iou))
+                results.update((f"IoU-{name}", value) for name, value in self._by_class(iou))
             if name == "pACC":
-                results.update((f"ACC-{name}", each) for name, each in self._by_class(accuracy))
+                results.update((f"ACC-{name}", value) for name, value in self._by_class(accuracy))
         return results
 
     def _by_class(self, values: np.ndarray) -> zip:
@@ -236,7 +237,9 @@ class MeanIoUEvaluator(DatasetEvaluator):
         self, means: dict, iou: np.ndarray, accuracy: np.ndarray, confusion: np.ndarray
     ) -> None:
         if not means:
-            self._logger.warning(f"No predicted pixel of {self._dataset_name} is labelled: no mIoU")
+            self._logger.warning(
+                f"mIoU is not measured: no predicted pixel of {self._dataset_name} is labelled"
+            )
             return
         options = {"floatfmt": ".3f", "tablefmt": "pipe", "missingval": "-"}
         table = tabulate([list(means.values())], headers=list(means), **options)
@@ -259,10 +262,10 @@ class MeanIoUEvaluator(DatasetEvaluator):
         accuracy: np.ndarray,
         confusion: np.ndarray,
     ) -> list[str]:
-        """Where no pixel is labelled as well, so that no older results stay beside the new ones.
+        """Write all files, even if no pixel is labelled, so that no older results stay.
 
         Returns:
-            The names of what was written.
+            The names of the files.
         """
         assert self._output_dir is not None
         folder = Path(self._output_dir)
@@ -280,7 +283,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
 
 
 def _qualities(confusion: np.ndarray) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
-    """Means by name, none where no pixel is labelled; IoU and accuracy by class, in percent."""
+    """Means by name (none if no pixel is labelled), and IoU and accuracy by class, in percent."""
     right = np.diagonal(confusion).astype(np.float64)
     truth, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
     present = truth > 0

@@ -12,9 +12,9 @@ __all__ = ["ThingCOCOEvaluator"]
 class ThingCOCOEvaluator(FastCOCOEvaluator):
     """Box and mask AP for models that number things and stuff together.
 
-    The things are those in ``thing_dataset_id_to_contiguous_id``, whose numbers may have gaps
-    (ADE20K, Cityscapes); ``thing_classes`` may name them alone or all classes. Predictions of stuff
-    are left out.
+    The things are the values of ``thing_dataset_id_to_contiguous_id``. Their numbers may have gaps
+    (ADE20K, Cityscapes). ``thing_classes`` may name only the things, or all classes. Predictions of
+    stuff are left out.
     """
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:

@@ -1,4 +1,4 @@
-"""Evaluator of the tokens' semantics and diversity over a dataset (Sec. 4 of the paper)."""
+"""Evaluates the semantics and diversity of tokens on a dataset (Sec. 4 of the paper)."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ from .token_metrics import cell_label_counts, measure_tokens, present_bins
 
 __all__ = ["TokenSemanticsEvaluator"]
 
-# Dataset means, in the order of the report; "active" means over the image's active tokens only.
+# Means over the dataset, in the order of the report; "active": over the active tokens of an image.
 _METRICS = ("S_C", "D_C", "S_I", "D_I", "S_C_active", "D_C_active", "S_I_active", "D_I_active")
 
 
 class TokenSemanticsEvaluator(DatasetEvaluator):
     """S_C, D_C over classes and S_I, D_I over instances of things, for any model with tokens.
 
-    The values of an image follow :mod:`sgr.evaluation.token_metrics`; those of the dataset are
-    means over the images that have them. An image without a labelled pixel has no S_C and D_C,
-    one without a thing has no S_I and D_I, and one without an active token has none of the
-    ``_active`` ones. An active token is one whose region passes ``active_threshold`` somewhere in
-    the image. Where a model puts out ``query_regions`` too, the masks of its queries beside the
-    regions of its reasoning module, these are measured as tokens of their own.
+    :mod:`sgr.evaluation.token_metrics` defines the values of an image. The value of a dataset is
+    the mean over the images that have it. An image without a labelled pixel has no S_C and D_C, an
+    image without a thing has no S_I and D_I, and an image without an active token has no
+    ``_active`` values. A token is active if its region passes ``active_threshold`` somewhere in the
+    image. If the output also has ``query_regions``, the masks of the queries of a mask classifier,
+    they are measured as a second set of tokens.
 
-    The ground truth is that of the dataset's catalog, at its own resolution: for the classes
-    ``sem_seg_file_name`` with the metadata's ``ignore_label``, for the instances ``annotations``,
-    and for each of them ``pan_seg_file_name`` where it has no other. Of annotations the masks
-    count; crowds, and instances that have a box only, are left out as
-    :func:`~sgr.data.truth.records.read_instance_map` says, the latter with a warning. No class
-    of the model is asked for, so a model of one dataset can be measured on the instances of
-    another. It is assumed that the network sees the whole image, resized to any size, or what the
-    mapper cut out (TEST.CENTER_CROP_SIZE), which is then done to the ground truth as well.
+    The ground truth are the records of the dataset, at their own resolution. Classes come from
+    ``sem_seg_file_name`` with ``ignore_label`` in the metadata, instances from ``annotations``, and
+    either from ``pan_seg_file_name`` if there is no other.
+    :func:`~sgr.data.truth.records.read_instance_map` leaves out crowds and instances without a
+    mask; a warning has the number of the latter. The classes of the model do not matter, so a model
+    of one dataset can be measured on the instances of another. The network must see the whole
+    image, resized to any size, or the part that the mapper cuts out (TEST.CENTER_CROP_SIZE) of the
+    ground truth, too.
     """
 
     def __init__(
@@ -68,9 +68,9 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
         """
         Args:
             dataset_name: a registered dataset.
-            distributed: gather the results of all processes; if False, evaluate this one's.
-            output_dir: where to write ``tokens.json`` with the results, and ``queries.json`` if
-                there are any; None writes nothing.
+            distributed: gather the results of all processes; False evaluates this process alone.
+            output_dir: the folder for ``tokens.json`` with the results and, if queries are
+                measured, ``queries.json``; None writes nothing.
             active_threshold: a probability in [0, 1).
         """
         self._logger = logging.getLogger(__name__)
@@ -79,9 +79,9 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
         self._output_dir = output_dir
         self._active_threshold = active_threshold
 
-        # The mapper of the test loader drops the ground truth from what the model gets.
+        # The test mapper drops the ground truth from the input of the model.
         self._records = {record["file_name"]: record for record in load_dataset(dataset_name)}
-        # After the records: some fill the metadata as they are loaded.
+        # After loading, because some datasets set their metadata then.
         metadata = MetadataCatalog.get(dataset_name)
         self._ignore_label = metadata.get("ignore_label")
         classes = metadata.get("stuff_classes")
@@ -97,18 +97,19 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """
         Args:
-            inputs: one dict per image with "file_name", the network's "image" (C, H, W) and,
-                where that is not the whole image, "ground_truth_transform", see
+            inputs: one dict per image with "file_name", the network's "image" (C, H, W) and, if
+                this is not the whole image, "ground_truth_transform", see
                 :func:`~sgr.data.truth.records.apply_test_transform`.
-            outputs: one dict per image with its "concept_regions", a ``ConceptRegions`` of batch
-                size 1 that covers the unpadded image, and possibly "query_regions" of that kind.
+            outputs: one dict per image with "concept_regions", a ``ConceptRegions`` of batch size 1
+                that covers the image without padding, and possibly "query_regions" of the same
+                type.
 
         Raises:
-            ValueError: if an output has no regions, or they do not fit the image; if a label map
-                or a segment has a class that is neither one of the dataset's nor ignored; or if
-                a map of the ground truth that is to be cut out is not of the image's size.
-            FileNotFoundError, OSError: if a file of the ground truth is missing or damaged.
-            KeyError: if an image is not in the dataset.
+            ValueError: an output has no regions, or they do not fit the image; the ground truth has
+                a class that is neither one of the dataset nor ignored; or its size differs from the
+                image's.
+            FileNotFoundError, OSError: a file of the ground truth is missing or damaged.
+            KeyError: the dataset does not have an image.
         """
         for input_, output in zip(inputs, outputs):
             measured = {
@@ -119,7 +120,7 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
             values = self._measure(input_, measured)
             # One transfer from the device per image.
             for name, value in zip(values, torch.stack(list(values.values())).tolist()):
-                if not math.isnan(value):  # NaN: not measurable in this image.
+                if not math.isnan(value):  # NaN: this image does not have the value
                     self._sums[name] += value
                     self._counts[name] += 1
 
@@ -127,10 +128,10 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
         """
         Returns:
             ``{"tokens": {name: value}}`` with S_C, D_C, S_I, D_I, the same over active tokens
-            (S_C_active, ...), the mean number of active_tokens per image, and images_C and
-            images_I, the images measured. Names of what no image could tell are absent. The same
-            under ``"queries"`` if outputs had ``query_regions``.
-            None where the process is not the main one.
+            (S_C_active, ...), active_tokens (the mean number per image), and images_C and images_I
+            (the number of measured images). Values that no image has are absent. If outputs have
+            ``query_regions``, ``"queries"`` has the same for them. None if the process is not the
+            main one.
         """
         sums, counts = dict(self._sums), dict(self._counts)
         if self._distributed:
@@ -141,19 +142,19 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
             sums, counts = (_add_up(part) for part in zip(*gathered))
 
         blocks = OrderedDict((block, _means(block, sums, counts)) for block in REGIONS)
-        results = OrderedDict((block, of) for block, of in blocks.items() if of)
+        results = OrderedDict((block, values) for block, values in blocks.items() if values)
         results.setdefault("tokens", OrderedDict())
         if "images_C" not in results["tokens"] and "images_I" not in results["tokens"]:
             self._logger.warning(
-                f"No image of {self._dataset_name} has ground truth to measure tokens with: "
-                "neither sem_seg_file_name or pan_seg_file_name with labelled pixels, nor "
+                f"Tokens are not measured, because no image of {self._dataset_name} has ground "
+                "truth for it: sem_seg_file_name or pan_seg_file_name with labelled pixels, or "
                 "annotations with masks."
             )
-        without_mask = sum(count_without_mask(each) for each in self._records.values())
+        without_mask = sum(map(count_without_mask, self._records.values()))
         if without_mask:
             self._logger.warning(
                 f"{without_mask} annotated instance(s) of {self._dataset_name} have no mask, only "
-                "a box: S_I and D_I are those of the others."
+                "a box: S_I and D_I leave them out."
             )
         for block, values in results.items():
             if values:

@@ -1,8 +1,9 @@
-"""How semantic and how diverse the tokens of one image are (Sec. 4 of the paper).
+"""Semantics (S) and diversity (D) of the tokens of one image (Sec. 4 of the paper).
 
-A token's histogram says how its concept region's weight is spread over the labels of the image.
-A cell's weight counts for every pixel that the cell covers, so the K histograms are one product:
-regions (K x cells) times the table of label counts per cell. K full-size masks are never built.
+The histogram of a token tells how the weight of its concept region is spread over the labels of the
+image. The weight of a cell counts for every pixel that the cell covers. So the K histograms are one
+product: the regions (K x cells) times the table of label counts per cell. This needs no full-size
+masks; ``tools/benchmarks/token_metrics.py`` has the version with them.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def label_histograms(
     input_size: tuple[int, int],
     ignore_label: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Histograms of an image's labels under each of its tokens: all steps from the label map on.
+    """The histogram of labels under each token of an image, in one step from the label map.
 
     Args:
         regions: (K, h, w) weights in [0, 1].
@@ -65,11 +66,11 @@ def label_histograms(
 
     Returns:
         histograms: (K, N) float32, see :func:`token_histograms`.
-        present, bins: (N,) the label of each bin and (H, W) the bin of each pixel, see
-            :func:`present_bins`.
+        present: (N,) the label of each bin, see :func:`present_bins`.
+        bins: (H, W) the bin of each pixel.
 
     Raises:
-        ValueError: if the regions do not cover the image.
+        ValueError: the regions do not cover the image.
     """
     bins, present = present_bins(labels, ignore_label=ignore_label)
     counts = cell_label_counts(
@@ -79,17 +80,18 @@ def label_histograms(
 
 
 def present_bins(labels: Tensor, *, ignore_label: int | None = None) -> tuple[Tensor, Tensor]:
-    """Number the labels that are present in an image: the bins of its histograms.
+    """Number the labels of an image: these are the bins of its histograms.
 
     Args:
-        labels: (H, W) integers; memory grows with the largest one. Negative labels never vote.
-        ignore_label: pixels with this label vote for nothing; None where there is no such label.
+        labels: (H, W) integers. The memory grows with the largest label. Pixels with a negative
+            label do not count.
+        ignore_label: pixels with this label do not count either; None for no such label.
 
     Returns:
-        bins: (H, W) int64, the bin of each pixel in [0, N), or -1 where it votes for nothing.
-        present: (N,) the label of each bin, increasing.
+        bins: (H, W) int64, the bin of each pixel in [0, N), or -1 for pixels that do not count.
+        present: (N,) the label of each bin, in increasing order.
     """
-    # A table over the labels: many times faster than torch.unique, which sorts the pixels.
+    # A table of the labels is many times faster than torch.unique, which sorts the pixels.
     shifted = labels.long().clamp(min=-1) + 1
     votes = torch.bincount(shifted.flatten()) > 0
     votes[:1] = False
@@ -109,23 +111,24 @@ def cell_label_counts(
 ) -> Tensor:
     """Count the pixels of each label in each cell of a feature map.
 
-    The network saw the image resized to ``input_size``; its cell (y, x) covers the input's rows
-    ``[y * stride, (y + 1) * stride)`` and the like columns. A pixel of the ground truth, which
-    keeps its own resolution, belongs to the cell that its centre falls into after the scaling.
+    The network sees the image resized to ``input_size``. Its cell (y, x) covers the rows
+    ``[y * stride, (y + 1) * stride)`` of the input, and the same of the columns. The ground truth
+    keeps its own resolution: a pixel of it belongs to the cell that contains its centre, after
+    scaling to ``input_size``.
 
     Args:
-        labels: (H, W) integers in [0, num_bins); anything else (-1, an ignore label) votes for
-            nothing. :func:`present_bins` makes such a map.
-        grid: (h, w), the cells. Those that lie wholly outside the image count no pixel.
+        labels: (H, W) integers in [0, num_bins). Pixels with other values do not count.
+            :func:`present_bins` makes such a map.
+        grid: (h, w), the number of cells. Cells outside of the image have no pixel.
         stride: pixels of the input along each side of a cell.
         input_size: (height, width) of the network's input for this image, without padding.
         num_bins: number of labels.
 
     Returns:
-        (h * w, num_bins) float32, row-major over the cells.
+        (h * w, num_bins) float32; the cells are in row-major order.
 
     Raises:
-        ValueError: if the grid does not cover the image.
+        ValueError: the grid does not cover the image.
     """
     rows, columns = grid
     covered = rows * stride, columns * stride
@@ -136,7 +139,7 @@ def cell_label_counts(
             "do not belong together"
         )
     height, width = labels.shape
-    # In whole numbers, so that a centre on the edge of a cell falls on the same side everywhere.
+    # Integers, so that a centre on the edge of a cell falls on the same side on all devices.
     y = torch.arange(height, device=labels.device)
     x = torch.arange(width, device=labels.device)
     row = ((2 * y + 1) * input_size[0]).div(2 * height * stride, rounding_mode="floor")
@@ -144,7 +147,7 @@ def cell_label_counts(
     cell = row[:, None] * columns + column
 
     labels = labels.long()
-    # Pixels that vote for nothing share one more bin, which is dropped: cheaper than a selection.
+    # Pixels that do not count share one more bin, which is dropped: cheaper than a selection.
     labels = torch.where((labels >= 0) & (labels < num_bins), labels, num_bins)
     counts = torch.bincount(
         (cell * (num_bins + 1) + labels).flatten(), minlength=rows * columns * (num_bins + 1)
@@ -160,9 +163,8 @@ def token_histograms(regions: Tensor, counts: Tensor) -> Tensor:
         counts: (cells, bins), from :func:`cell_label_counts`.
 
     Returns:
-        (K, bins) float32; each row sums to 1, but for tokens without any weight on a labelled
-        pixel. These have no distribution: their row is zero, and :func:`semantics` and
-        :func:`diversity` leave them out.
+        (K, bins) float32. Each row sums to 1. The row of a token without weight on a labelled pixel
+        is zero; :func:`semantics` and :func:`diversity` leave it out.
     """
     mass = regions.float() @ counts.float()
     total = mass.sum(dim=1, keepdim=True)
@@ -170,7 +172,7 @@ def token_histograms(regions: Tensor, counts: Tensor) -> Tensor:
 
 
 def semantics(histograms: Tensor) -> Tensor:
-    """S of one image: mean over the tokens of their histogram's entropy; lower is more semantic.
+    """S of one image: the mean entropy of the histograms of its tokens; lower is more semantic.
 
     Args:
         histograms: (K, bins), from :func:`token_histograms`.
@@ -185,8 +187,8 @@ def semantics(histograms: Tensor) -> Tensor:
 def diversity(histograms: Tensor) -> Tensor:
     """D of one image: variance of the histograms over the tokens; higher is more diverse.
 
-    The mean over the tokens of the squared distance to the mean histogram, summed over the bins
-    (the paper's values pass 0.25, which a mean over the bins could not).
+    It is the mean over the tokens of the squared distance to the mean histogram, summed over the
+    bins. (The values in the paper exceed 0.25, which a mean over the bins could not.)
 
     Args:
         histograms: (K, bins), from :func:`token_histograms`.

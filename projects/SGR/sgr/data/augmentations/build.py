@@ -1,4 +1,4 @@
-"""The augmentations of the config."""
+"""The augmentations of a config."""
 
 from __future__ import annotations
 
@@ -24,25 +24,22 @@ _CROP_SIZES = {
 def build_augmentations(
     cfg: CfgNode, *, large_scale_jitter: bool = False
 ) -> list[T.Augmentation | T.Transform]:
-    """Scale, crop, colours and flip, in this order, as ``cfg.INPUT`` has them.
+    """Build the augmentations of ``cfg.INPUT``: scale, crop, colours and flip, in this order.
 
-    The crop is taken at random, as by the public MaskFormer, or from the middle (CROP.POSITION
-    "center"), as the paper says (Sec. A.1). Images smaller than the crop stay as they are along
-    that side; mappers pad them.
+    The crop is random, as in the public MaskFormer, or from the middle (CROP.POSITION "center"), as
+    in the paper (Sec. A.1). If an image is smaller than the crop along one side, this side is not
+    cropped; mappers pad it.
 
     Args:
         cfg: the config.
         large_scale_jitter: draw the scale from MIN_SCALE to MAX_SCALE times IMAGE_SIZE, and crop to
-            at most IMAGE_SIZE; the keys MIN_SIZE_TRAIN and CROP, with its POSITION, are then of no
-            effect. Smaller images are left as they are; mappers pad them, because Detectron2's own
-            padding would give them a class.
+            at most IMAGE_SIZE. MIN_SIZE_TRAIN and all keys of CROP have no effect then. Mappers pad
+            smaller images, because Detectron2's own padding would give the padding a class.
 
     Raises:
-        ValueError: colours are to be changed of images that are neither RGB nor BGR;
-            INPUT.RANDOM_FLIP is none of its three values, INPUT.CROP.TYPE none of its four,
-            or INPUT.CROP.POSITION none of its two; INPUT.CROP.SIZE is no size of this type, or
-            INPUT.CROP.SINGLE_CATEGORY_MAX_AREA not positive; or a crop from the middle is to be
-            drawn again because of its classes.
+        ValueError: a key has a value that it cannot have: COLOR_AUG_SSD for a FORMAT other than RGB
+            and BGR, RANDOM_FLIP, CROP.TYPE, CROP.SIZE, CROP.POSITION, or
+            CROP.SINGLE_CATEGORY_MAX_AREA (which a crop from the middle cannot have, either).
     """
     if cfg.INPUT.RANDOM_FLIP not in ("none", "horizontal", "vertical"):
         raise ValueError(
@@ -68,10 +65,10 @@ def build_augmentations(
     if cfg.INPUT.COLOR_AUG_SSD:
         if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
             raise ValueError(
-                "INPUT.COLOR_AUG_SSD changes the colours of RGB or BGR images, not of "
-                f"INPUT.FORMAT {cfg.INPUT.FORMAT!r}; set it to False"
+                "INPUT.COLOR_AUG_SSD changes the colours of RGB or BGR images, but INPUT.FORMAT is "
+                f"{cfg.INPUT.FORMAT!r}; set COLOR_AUG_SSD to False"
             )
-        # Imported only where wanted: it comes with all of PointRend.
+        # Imported only if it is used, because all of PointRend comes with it.
         from detectron2.projects.point_rend import ColorAugSSDTransform
 
         augmentations.append(ColorAugSSDTransform(img_format=cfg.INPUT.FORMAT))
@@ -98,9 +95,10 @@ def _crop(cfg: CfgNode) -> T.Augmentation:
     if crop.POSITION == "center":
         if crop.SINGLE_CATEGORY_MAX_AREA < 1:
             raise ValueError(
-                "with INPUT.CROP.POSITION 'center' a crop cannot be drawn again where one class "
-                "covers more of it than INPUT.CROP.SINGLE_CATEGORY_MAX_AREA "
-                f"{crop.SINGLE_CATEGORY_MAX_AREA}; set that to 1.0, or the position to 'random'"
+                "INPUT.CROP.POSITION 'center' always gives the same crop, so it cannot be drawn "
+                "again if one class covers more than INPUT.CROP.SINGLE_CATEGORY_MAX_AREA "
+                f"{crop.SINGLE_CATEGORY_MAX_AREA} of it; set that to 1.0, or the position to "
+                "'random'"
             )
         return CenterCrop(crop.TYPE, crop.SIZE)
     if crop.SINGLE_CATEGORY_MAX_AREA >= 1:
@@ -120,7 +118,7 @@ def _check_crop_size(crop_type: str, size: Sequence[float]) -> None:
         )
     in_pixels = crop_type.startswith("absolute")
     kinds, most = (int, sys.maxsize) if in_pixels else ((int, float), 1)
-    fits = len(size) == 2 and all(isinstance(each, kinds) and 0 < each <= most for each in size)
+    fits = len(size) == 2 and all(isinstance(side, kinds) and 0 < side <= most for side in size)
     if not fits or (crop_type == "absolute_range" and size[0] > size[1]):
         raise ValueError(
             f"INPUT.CROP.SIZE of INPUT.CROP.TYPE {crop_type!r} must be {_CROP_SIZES[crop_type]}, "

@@ -11,10 +11,10 @@ __all__ = ["CenterCrop", "CentralSquare"]
 
 
 class CenterCrop(T.RandomCrop):
-    """The crop of Detectron2's ``RandomCrop``, of the same size, out of the middle of the image.
+    """A crop of the same size as by Detectron2's ``RandomCrop``, from the middle of the image.
 
-    Where it cannot lie exactly in the middle, it lies half a pixel further up or left. Nothing is
-    drawn at random, but for the size where ``crop_type`` is a range.
+    If the exact middle is not possible, the crop lies half a pixel further up or left. Only the
+    size is random, and only if ``crop_type`` is a range.
     """
 
     def get_transform(self, image: np.ndarray) -> T.CropTransform:
@@ -28,19 +28,19 @@ class CenterCrop(T.RandomCrop):
 
 
 class CentralSquare(T.Augmentation):
-    """The shorter side resized to ``side`` pixels, then the ``side`` x ``side`` in the middle.
+    """Resizes the shorter side to ``side`` pixels, then cuts out the square in the middle.
 
-    A test protocol, not a random augmentation (SGR paper, Sec. A.1). The longer side follows in
-    proportion, rounded as by ``ResizeShortestEdge``; small images are enlarged.
+    This is a test protocol (SGR paper, Sec. A.1) and not random. The longer side keeps its
+    proportion and is rounded as by ``ResizeShortestEdge``. Small images are enlarged.
     """
 
     def __init__(self, side: int):
         """
         Args:
-            side: pixels.
+            side: side of the square in pixels.
 
         Raises:
-            ValueError: it is not positive.
+            ValueError: the side is not positive.
         """
         super().__init__()
         if side < 1:
@@ -55,7 +55,7 @@ class CentralSquare(T.Augmentation):
         return self.transform_of(image.shape[:2])
 
     def transform_of(self, size: tuple[int, int]) -> T.TransformList:
-        """What is done to an image of this (height, width)."""
+        """The transform of an image of this (height, width)."""
         resized = T.ResizeShortestEdge.get_output_shape(*size, self.side, sys.maxsize)
         crop = self._crop.transform_of(resized)
         return T.TransformList([T.ResizeTransform(*size, *resized), crop])

@@ -1,4 +1,4 @@
-"""The colour jitter of SSD, by tables."""
+"""The colour jitter of SSD, with tables."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _HUES = 180
 
 
 class ColorJitter(T.Augmentation):
-    """Brightness, contrast, saturation and hue as in SSD, each changed in every other image.
+    """Changes brightness, contrast, saturation and hue as in SSD, each in half of the images.
 
-    Draws from Python's generator what the ``ColorAugSSDTransform`` of Detectron2's PointRend would,
-    in its order, and has the same results to the last bit at a third of the time: what becomes of
-    a byte depends on the byte alone, so 256 of them are computed, and looked up.
+    It draws the same random numbers as ``ColorAugSSDTransform`` of Detectron2's PointRend, in the
+    same order, and has the same results to the last bit in a third of the time. The new value of a
+    byte depends only on the byte, so it is looked up in a table of 256.
     """
 
     def __init__(
@@ -36,16 +36,18 @@ class ColorJitter(T.Augmentation):
         """
         Args:
             image_format: "RGB" or "BGR".
-            brightness: most to add to the values, or to take away.
+            brightness: the largest number that is added to the values or subtracted.
             contrast, saturation: range of the factor.
-            hue: most to turn the hue, in units of 2 degrees.
+            hue: the largest rotation of the hue, in units of 2 degrees.
 
         Raises:
-            ValueError: ``image_format`` is another.
+            ValueError: ``image_format`` is neither.
         """
         super().__init__()
         if image_format not in ("RGB", "BGR"):
-            raise ValueError(f"colours can be changed of RGB or BGR images, not {image_format!r}")
+            raise ValueError(
+                f"image_format must be RGB or BGR to change colours, not {image_format!r}"
+            )
         self.image_format = image_format
         self.brightness = brightness
         self.contrast = contrast
@@ -74,13 +76,13 @@ class ColorJitter(T.Augmentation):
 
 
 class ColorJitterTransform(T.Transform):
-    """Tables for the bytes of an image, one after the other."""
+    """Applies tables to the bytes of an image, one after the other."""
 
     def __init__(self, steps: list[tuple[int | None, np.ndarray]], image_format: str):
         """
         Args:
-            steps: (channel, table) each: the channel of HSV, or None for all those of the image,
-                and (256,) uint8, what becomes of each byte.
+            steps: pairs of a channel of HSV (None for all channels of the image) and a table,
+                (256,) uint8, with the new value of each byte.
             image_format: "RGB" or "BGR".
         """
         super().__init__()
@@ -100,7 +102,7 @@ class ColorJitterTransform(T.Transform):
             if channel is None:
                 img = cv2.LUT(img, table)
             else:
-                # There and back for each step, as SSD does it: bytes of HSV are rounded.
+                # To HSV and back for each step, as in SSD: bytes of HSV are rounded.
                 hsv = cv2.cvtColor(img, self.to_hsv)
                 changed = cv2.LUT(cv2.extractChannel(hsv, channel), table)
                 img = cv2.cvtColor(cv2.insertChannel(changed, hsv, channel), self.from_hsv)
@@ -114,6 +116,6 @@ class ColorJitterTransform(T.Transform):
 
 
 def _scaled(factor: float, shift: float) -> np.ndarray:
-    """(256,) uint8: each byte times ``factor`` plus ``shift``, cut off at both ends."""
+    """(256,) uint8: each byte times ``factor`` plus ``shift``, clipped to [0, 255]."""
     values = _BYTES.astype(np.float32) * factor + shift
     return np.clip(values, 0, 255).astype(np.uint8)

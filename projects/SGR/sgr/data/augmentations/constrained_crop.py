@@ -1,4 +1,4 @@
-"""A random crop that does not show one class alone."""
+"""A random crop with a limit for the share of one class."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _MOST_DRAWS = 10
 
 
 class ConstrainedCrop(T.RandomCrop_CategoryAreaConstraint):
-    """Detectron2's ``RandomCrop_CategoryAreaConstraint``, the same draws and results.
+    """Detectron2's ``RandomCrop_CategoryAreaConstraint`` with the same draws and results.
 
-    Of maps of bytes it counts the labels in a crop by a table instead of sorting them, which is ten
-    times as fast; a crop can be drawn ten times.
+    It counts the labels in a crop with a table if they are bytes. This is ten times as fast as
+    sorting them, and a crop may be drawn ten times.
     """
 
     def get_transform(self, image: np.ndarray, sem_seg: np.ndarray) -> T.Transform:
@@ -30,7 +30,7 @@ class ConstrainedCrop(T.RandomCrop_CategoryAreaConstraint):
         return T.CropTransform(left, top, columns, rows)
 
     def _is_mixed(self, labels: np.ndarray) -> bool:
-        """Whether there are two classes or more, none of which has more than its share."""
+        """Whether there are at least two classes, and none exceeds the limit."""
         if labels.dtype == np.uint8:
             counts = np.bincount(labels.ravel(), minlength=256)
             values = np.flatnonzero(counts)

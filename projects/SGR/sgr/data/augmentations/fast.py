@@ -1,4 +1,4 @@
-"""Faster augmentations of equal results in the place of Detectron2's."""
+"""Replaces augmentations of Detectron2 by faster ones with the same results."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .resized_crop import ResizedCrop
 
 __all__ = ["accelerated"]
 
-# Exactly these: a class derived from them may do something else besides, or look at the resized
-# image, which is never there as a whole.
+# Only these exact classes are replaced: a subclass may do more, or look at the whole resized image,
+# which is never made.
 _RESIZES = (T.ResizeShortestEdge, T.ResizeScale)
-# By its name, since it comes with all of PointRend.
+# By name, so that PointRend need not be imported.
 _COLORS = ("detectron2.projects.point_rend.color_augmentation", "ColorAugSSDTransform")
 _CROPS = (T.RandomCrop, ConstrainedCrop, T.FixedSizeCrop, CenterCrop)
 
@@ -24,31 +24,34 @@ _CROPS = (T.RandomCrop, ConstrainedCrop, T.FixedSizeCrop, CenterCrop)
 def accelerated(
     augmentations: Sequence[T.Augmentation | T.Transform],
 ) -> list[T.Augmentation | T.Transform]:
-    """The same augmentations, which draw the same random numbers and have the same results, faster.
+    """Replace augmentations by faster ones that draw the same random numbers with the same results.
 
-    What resizes and what crops right behind it become one (:class:`ResizedCrop`), and so the rest
-    of the resized image is never made; crops with a limit to the share of a class count faster
-    (:class:`ConstrainedCrop`); the colour jitter of SSD goes by tables (:class:`ColorJitter`). All
-    others stay as they are.
+    - A resizing and the crop directly after it become one :class:`ResizedCrop`, which only makes
+      the part of the resized image that is needed.
+    - Crops with a limit for the share of a class become a :class:`ConstrainedCrop`, which counts
+      faster.
+    - The colour jitter of SSD becomes a :class:`ColorJitter`, which uses tables.
+
+    All others stay.
     """
     faster: list[T.Augmentation | T.Transform] = []
-    for each in augmentations:
-        if type(each) is T.RandomCrop_CategoryAreaConstraint:
-            each = ConstrainedCrop(
-                each.crop_type,
-                each.crop_size,
-                each.single_category_max_area,
-                each.ignored_category,
+    for augmentation in augmentations:
+        if type(augmentation) is T.RandomCrop_CategoryAreaConstraint:
+            augmentation = ConstrainedCrop(
+                augmentation.crop_type,
+                augmentation.crop_size,
+                augmentation.single_category_max_area,
+                augmentation.ignored_category,
             )
-        if type(each) in _CROPS and faster and type(faster[-1]) in _RESIZES:
-            each = ResizedCrop(faster.pop(), each)
-        elif (type(each).__module__, type(each).__name__) == _COLORS:
-            each = ColorJitter(
-                "RGB" if each.is_rgb else "BGR",
-                brightness=each.brightness_delta,
-                contrast=(each.contrast_low, each.contrast_high),
-                saturation=(each.saturation_low, each.saturation_high),
-                hue=each.hue_delta,
+        if type(augmentation) in _CROPS and faster and type(faster[-1]) in _RESIZES:
+            augmentation = ResizedCrop(faster.pop(), augmentation)
+        elif (type(augmentation).__module__, type(augmentation).__name__) == _COLORS:
+            augmentation = ColorJitter(
+                "RGB" if augmentation.is_rgb else "BGR",
+                brightness=augmentation.brightness_delta,
+                contrast=(augmentation.contrast_low, augmentation.contrast_high),
+                saturation=(augmentation.saturation_low, augmentation.saturation_high),
+                hue=augmentation.hue_delta,
             )
-        faster.append(each)
+        faster.append(augmentation)
     return faster

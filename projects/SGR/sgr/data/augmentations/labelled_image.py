@@ -1,4 +1,4 @@
-"""What the augmentations of the mappers work on: an image and an integer map in register."""
+"""The input of augmentations: an image and an integer map of its pixels."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["LabelledImage", "compact"]
 class LabelledImage:
     """An image and an integer map, which augmentations change together.
 
-    Takes the place of Detectron2's ``AugInput``, which is for maps of bytes. These Detectron2
-    resizes like images, by the centres of the pixels; any other numbers, though, by their corners,
-    which shifts a map against its image by up to half a pixel of the coarser of the two. Here maps
-    of larger numbers are resized as pictures of four bytes per pixel.
+    It replaces Detectron2's ``AugInput``, which serves only maps of bytes. Detectron2 resizes bytes
+    like images, by the centres of the pixels, but all other numbers by their corners. This shifts
+    the map against its image by up to half a pixel (of the coarser of the two). Here, maps of
+    larger numbers are resized as pictures with four bytes per pixel.
 
     Attributes:
         image: (H, W, 3) uint8.
@@ -27,7 +27,7 @@ class LabelledImage:
         """
         Args:
             image, indices: see the attributes.
-            labels: (N,) integers, what each index stands for; None where indices are labels.
+            labels: (N,) integers, the label of each index; None if the indices are labels.
         """
         self.image = image
         self.indices = indices
@@ -35,7 +35,7 @@ class LabelledImage:
 
     @property
     def sem_seg(self) -> np.ndarray:
-        """(H, W) labels, for augmentations that look at them; made when one does."""
+        """(H, W) labels, for augmentations that look at them; made on demand."""
         return self.indices if self._labels is None else self._labels[self.indices]
 
     def transform(self, transform: T.Transform) -> None:
@@ -50,9 +50,13 @@ class LabelledImage:
 
 
 def compact(indices: np.ndarray, *values: int) -> np.ndarray:
-    """A map as bytes if the ``values``, its largest and whatever else it gets, fit, else int32.
+    """Convert a map to bytes if all ``values`` fit, else to int32.
 
-    The map itself if it has the type already, which may be read-only.
+    It returns the map itself, which may be read-only, if this has the type already.
+
+    Args:
+        indices: (H, W) integers.
+        values: the largest value of the map, and others that it will get later.
     """
-    dtype = np.uint8 if all(0 <= each <= 255 for each in values) else np.int32
+    dtype = np.uint8 if all(0 <= value <= 255 for value in values) else np.int32
     return indices.astype(dtype, copy=False)

@@ -1,4 +1,4 @@
-"""Resizing an image and taking a crop of it, in one step."""
+"""Resizing and cropping in one step."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["ResizedCrop", "ResizedCropTransform"]
 
 
 class ResizedCrop(T.Augmentation):
-    """An augmentation that resizes and one that crops, drawn one after the other, done together.
+    """An augmentation that resizes and one that crops, in one step.
 
-    Draws from NumPy's generator what the two would, in their order, and has the same results, see
+    It draws the same random numbers as the two, in the same order, and has the same results, see
     :class:`ResizedCropTransform`.
 
     Example::
@@ -28,11 +28,12 @@ class ResizedCrop(T.Augmentation):
     def __init__(self, resize: T.Augmentation, crop: T.Augmentation):
         """
         Args:
-            resize: of Detectron2's classes; its ``get_transform`` takes an image, and may look at
-                its shape only.
-            crop: the same; its ``get_transform`` may take ``sem_seg`` besides, and look at that.
+            resize: an augmentation of Detectron2 that resizes. Its ``get_transform`` may only look
+                at the shape of the image.
+            crop: an augmentation of Detectron2 that crops. Its ``get_transform`` may only look at
+                the shape of the image and at ``sem_seg``.
 
-        What it makes of an image raises TypeError if ``resize`` does something else than resize.
+        :meth:`get_transform` raises TypeError if ``resize`` does not only resize.
         """
         super().__init__()
         self.resize = resize
@@ -57,22 +58,23 @@ class ResizedCrop(T.Augmentation):
 
 
 class ResizedCropTransform(T.Transform):
-    """What a ``ResizeTransform`` and then a ``CropTransform`` do, with less work.
+    """A ``ResizeTransform`` followed by a ``CropTransform``, with less work.
 
-    The results are equal to the last bit. Pillow resizes bytes in two passes, along the rows first,
-    and the weights of a pass depend on nothing but the lengths before and after. So only those rows
-    that the crop is made of are resized along the rows, and then only the crop's columns along the
-    columns. For a crop of 768x768 out of 2048x4096 that is a quarter of the work. Images that get
-    smaller are resized as a whole: Pillow 13 begins with the columns of some of them, and there
-    is less to gain. (With another order of passes, bytes would differ by one at most, here and
-    there.) Segmentations, which have no weights, are read at the crop's pixels alone.
+    The results are equal to the last bit. Pillow resizes bytes in two passes, first along the rows.
+    The weights of a pass only depend on the lengths before and after. So this resizes only the rows
+    that the crop needs along the rows, and then only the columns of the crop along the columns. For
+    a crop of 768x768 from 2048x4096 this is a quarter of the work.
+
+    Images that get smaller are resized as a whole: Pillow 13 begins with the columns of some of
+    them, which would change some bytes by one, and there is less to gain. Segmentations are read at
+    the pixels of the crop only.
     """
 
     def __init__(self, resize: T.ResizeTransform, crop: T.CropTransform):
         """
         Args:
-            resize: of the image.
-            crop: of the resized image; what lies outside of it is left out.
+            resize: the resizing of the image.
+            crop: the crop of the resized image. Parts of it outside of the image are left out.
         """
         super().__init__()
         self.resize = resize
@@ -84,10 +86,10 @@ class ResizedCropTransform(T.Transform):
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         """
         Args:
-            img: (H, W, 3) uint8; whatever else ``ResizeTransform`` takes is resized by it.
+            img: (H, W, 3) uint8. Other images are resized by ``ResizeTransform`` itself.
 
         Raises:
-            ValueError: it is not of the size that the transform is for.
+            ValueError: the image is not of the size that the transform is for.
         """
         resize = self.resize
         _check_size(img, resize)
@@ -99,7 +101,7 @@ class ResizedCropTransform(T.Transform):
         first, last = _rows_under(rows, resize.h, resize.new_h)
         band = Image.fromarray(img[first:last])
         band = band.resize((resize.new_w, last - first), Image.Resampling.BILINEAR)
-        # At its place in an image of full height; what it lacks there is black and never seen.
+        # The band at its place in an image of full height. The rest is black and not used.
         strip = band.crop((columns.start, -first, columns.stop, resize.h - first))
         strip = strip.resize((strip.width, resize.new_h), Image.Resampling.BILINEAR)
         return np.asarray(strip.crop((0, rows.start, strip.width, rows.stop)))
@@ -107,8 +109,8 @@ class ResizedCropTransform(T.Transform):
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
         """
         Args:
-            segmentation: (H, W) or (H, W, C) uint8. Others are resized by ``ResizeTransform``, in
-                its way.
+            segmentation: (H, W) or (H, W, C) uint8. Others are resized by ``ResizeTransform``
+                itself.
         """
         resize = self.resize
         if segmentation.dtype != np.uint8:
@@ -127,9 +129,9 @@ def _looks_at_labels(crop: T.Augmentation) -> bool:
 
 
 def _rows_under(rows: slice, length: int, new_length: int) -> tuple[int, int]:
-    """The first row, and the one behind the last, that these rows of a larger image are made of."""
+    """The range of rows, [first, last), that these rows of the larger image depend on."""
     scale = length / new_length
-    # One row to each side, for a bilinear filter, and one more in case of rounding.
+    # One more row at each side for the bilinear filter, and one for rounding.
     first = math.floor((rows.start + 0.5) * scale - 2)
     last = math.ceil((rows.stop - 0.5) * scale + 2)
     return max(first, 0), min(last, length)
@@ -141,7 +143,7 @@ def _read_nearest(
     rows: slice = slice(None),
     columns: slice = slice(None),
 ) -> np.ndarray:
-    """These rows and columns of the resized map, of whatever type."""
+    """These rows and columns of the resized map, of any type."""
     _check_size(segmentation, resize)
     segmentation = segmentation.take(_nearest(resize.h, resize.new_h)[rows], axis=0)
     return segmentation.take(_nearest(resize.w, resize.new_w)[columns], axis=1)
@@ -156,6 +158,6 @@ def _check_size(array: np.ndarray, resize: T.ResizeTransform) -> None:
 
 
 def _nearest(length: int, new_length: int) -> np.ndarray:
-    """(new_length,) int32: which of ``length`` pixels Pillow takes, by its own arithmetic."""
+    """(new_length,) int32: the index of the pixel that Pillow takes, by Pillow's own arithmetic."""
     ruler = Image.fromarray(np.arange(length, dtype=np.int32)[None])
     return np.asarray(ruler.resize((new_length, 1), Image.Resampling.NEAREST))[0]

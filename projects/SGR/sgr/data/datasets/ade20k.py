@@ -1,7 +1,7 @@
 """ADE20K, scene parsing: 150 classes, 20210 training and 2000 validation images.
 
-Detectron2's own ``ade20k_sem_seg_train`` and ``ade20k_sem_seg_val``, with colours, and with errors
-that say what is missing. Detectron2 would leave out an image whose label map is missing.
+This replaces the loaders of Detectron2's ``ade20k_sem_seg_train`` and ``ade20k_sem_seg_val``, which
+leave out an image whose label map is missing. Here this is an error. It also adds colours.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Cityscapes, fine annotations: 19 classes, 2975 training, 500 validation and 1525 test images.
 
-Detectron2's own ``cityscapes_fine_sem_seg_{train,val,test}``, with colours, and
-``cityscapes_fine_panoptic_{train,val}``, with errors that say what is missing. Detectron2 would
-look at the files of the first image only, and fail at hidden files, such as a .DS_Store, and at
-panoptic data below a folder with a dot in its name.
+This replaces the loaders of Detectron2's ``cityscapes_fine_sem_seg_{train,val,test}`` and
+``cityscapes_fine_panoptic_{train,val}``. Errors say which files are missing, and the former get
+colours. Detectron2 checks the files of the first image only, and fails at hidden files (.DS_Store)
+and at panoptic data in a folder with a dot in its name.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from .registration import replace_builtin
 
 __all__ = ["CITYSCAPES_COLORS", "load_cityscapes", "load_cityscapes_panoptic"]
 
-CITYSCAPES_COLORS = [
-    each["color"] for each in sorted(CITYSCAPES_CATEGORIES, key=lambda each: each["trainId"])
-]
+_SORTED_CATEGORIES = sorted(CITYSCAPES_CATEGORIES, key=lambda category: category["trainId"])
+CITYSCAPES_COLORS = [category["color"] for category in _SORTED_CATEGORIES]
 
 HOW_TO_GET_CITYSCAPES = """
 Cityscapes is expected as the packages leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip
@@ -51,20 +50,21 @@ datasets. {HOW_TO_GET_CITYSCAPES.strip()}
 
 _SUFFIX = "_leftImg8bit.png"
 _LABELS = "_gtFine_labelTrainIds.png"
-# What training, evaluation or Detectron2's own loader reads.
+# Files that training, evaluation or Detectron2's own loader read.
 _NEEDED = ("instanceIds.png", "labelIds.png", "labelTrainIds.png", "polygons.json")
-_CLASSES = {each["id"]: each["trainId"] for each in CITYSCAPES_CATEGORIES}
+_CLASSES = {category["id"]: category["trainId"] for category in CITYSCAPES_CATEGORIES}
 
 
 def load_cityscapes(split: str) -> list[dict]:
-    """Records of Cityscapes, as those of Detectron2's ``load_cityscapes_semantic``, by name.
+    """Load the records of Cityscapes, sorted by name. They are those of Detectron2's
+    ``load_cityscapes_semantic``.
 
     Args:
-        split: "train", "val" or "test", whose label maps hold nothing but ignored pixels.
+        split: "train", "val" or "test". In the label maps of "test" all pixels are ignored.
 
     Raises:
         FileNotFoundError: the split is not there, or an image lacks one of its other files.
-        ValueError: there are files, other than hidden ones, that Cityscapes does not have.
+        ValueError: there are visible files that Cityscapes does not have.
     """
     paths = _paths(split)
     check_present(paths.values(), HOW_TO_GET_CITYSCAPES)
@@ -86,18 +86,17 @@ def load_cityscapes(split: str) -> list[dict]:
 
 
 def load_cityscapes_panoptic(split: str) -> list[dict]:
-    """Records of Cityscapes' segments, as those of Detectron2's function of this name.
+    """Load the panoptic records of Cityscapes, the same as Detectron2's function of this name.
 
-    The segments are those of 19 classes, things and stuff; ``sem_seg_file_name`` has the same
-    classes.
+    The segments have 19 classes, things and stuff; ``sem_seg_file_name`` has the same classes.
 
     Args:
         split: "train" or "val".
 
     Raises:
         FileNotFoundError: the split or the panoptic pictures are not there, or a file is missing.
-        ValueError: the JSON file is damaged or not of the official labels; or there are files,
-            other than hidden ones, that Cityscapes does not have.
+        ValueError: the JSON file is damaged or does not have the official labels; or there are
+            visible files that Cityscapes does not have.
     """
     paths, panoptic = _paths(split), _panoptic_paths(split)
     root, file = panoptic["panoptic_root"], panoptic["panoptic_json"]
@@ -105,7 +104,7 @@ def load_cityscapes_panoptic(split: str) -> list[dict]:
     pictures = {path.name for path in _visible(root)}
     found, missing = _find(**paths, needed=["labelTrainIds.png"])
     images = {image.name[: -len(_SUFFIX)]: (image, stem) for image, stem in found}
-    # Nothing is said of an image's segments where it lacks its label map.
+    # An image without its label map is reported already; its segments are not reported, too.
     known = images.keys() | {Path(file).name[: -len(_LABELS)] for file in missing}
     records = []
     for name, picture, segments in _read_panoptic(file):
@@ -134,10 +133,10 @@ def load_cityscapes_panoptic(split: str) -> list[dict]:
 
 
 def _read_panoptic(file: Path) -> list[tuple[str, str, list[dict]]]:
-    """Names of images and their pictures, and segments whose categories are classes."""
+    """The name, the picture and the segments of each image; categories become classes."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        unknown = {each["id"] for each in content["categories"]} - _CLASSES.keys()
+        unknown = {category["id"] for category in content["categories"]} - _CLASSES.keys()
         if unknown:
             raise ValueError(f"its categories include {sorted(unknown)}")
         return [
@@ -153,17 +152,19 @@ def _read_panoptic(file: Path) -> list[tuple[str, str, list[dict]]]:
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{file} is damaged, or not of the official numbers of the labels, as with "
-            f"--use-train-id: {type(error).__name__}: {error}"
+            f"{file} is damaged, or was made with --use-train-id and does not have the official "
+            f"numbers of the labels: {type(error).__name__}: {error}"
         ) from error
 
 
 def _find(
     image_dir: Path, gt_dir: Path, needed: Sequence[str] = _NEEDED
 ) -> tuple[list[tuple[Path, str]], list[str]]:
-    """Images, and how the paths of their annotations begin; and what of them is missing.
+    """Find images and their annotations. It lists two folders per city.
 
-    Costs a listing of two folders per city.
+    Returns:
+        Pairs of an image and the common beginning of the paths of its annotations, and the files
+        that are missing.
     """
     found, missing, unexpected = [], [], []
     for city in _visible(image_dir):
@@ -177,7 +178,7 @@ def _find(
                 unexpected.append(str(image))
                 continue
             stem = f"{image.name[: -len(_SUFFIX)]}_gtFine"
-            names = [f"{stem}_{each}" for each in needed]
+            names = [f"{stem}_{ending}" for ending in needed]
             lacking = [str(labels / name) for name in names if name not in there]
             missing += lacking
             if not lacking:

@@ -1,4 +1,4 @@
-"""Names and colours of the classes of a dataset."""
+"""Names, colours and ignore label of the classes of a dataset of your own."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ PathLike = str | os.PathLike
 
 
 def as_class_names(classes: Sequence[str] | PathLike | int) -> list[str]:
-    """Names of classes in any form in which they are given.
+    """The names of classes.
 
     Args:
-        classes: a list, a text file with one name per line, or a number.
+        classes: a list, a text file with one name per line, or the number of classes.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a name is missing, twice there or no text; there are not two; the file is not
-            UTF-8; or what is given is of another form.
+        FileNotFoundError: the file does not exist.
+        ValueError: a name is empty, no text, or used twice; there are fewer than two classes; the
+            file is not UTF-8; or ``classes`` has another form.
     """
     if isinstance(classes, int) and not isinstance(classes, bool):
         if classes < 2:
@@ -57,7 +57,7 @@ def as_class_names(classes: Sequence[str] | PathLike | int) -> list[str]:
             raise ValueError(f"{where} names {name!r} twice: classes {first} and {label}")
         names.append(name)
     if len(names) < 2:
-        # There would be nothing to tell apart, since pixels without a class are left out.
+        # Pixels without a class are left out, so one class could not be told from anything.
         raise ValueError(
             f"{where} names only {names}, and must name at least 2; what is around the things of "
             "one class is a class as well, such as background"

@@ -1,7 +1,7 @@
 """COCO 2017: 80 things, 53 kinds of stuff, 118287 training and 5000 validation images.
 
-Detectron2's own datasets, whose records they keep, with errors that say what is missing. S is
-"train" or "val".
+This replaces the loaders of Detectron2's own datasets by ones with the same records, whose errors
+say which files are missing. S is "train" or "val".
 
 ==============================  ==================================================================
 ``coco_2017_S``                 instances of the 80 things
@@ -10,8 +10,8 @@ Detectron2's own datasets, whose records they keep, with errors that say what is
 ``separated``, ``stuffonly``    the instances
 ==============================  ==================================================================
 
-Detectron2 would look at the files of the first image only, or at none, and stuffonly would leave
-out images without a label map.
+Detectron2 checks the files of the first image only, or none, and its stuffonly leaves out images
+without a label map.
 """
 
 from __future__ import annotations
@@ -55,38 +55,42 @@ which also checks the download, and goes on where it was broken off.
 # COCO's numbers of the categories -> classes of the panoptic datasets.
 _PANOPTIC_CLASSES = {
     "thing_dataset_id_to_contiguous_id": {
-        each["id"]: index for index, each in enumerate(COCO_CATEGORIES) if each["isthing"]
+        category["id"]: index
+        for index, category in enumerate(COCO_CATEGORIES)
+        if category["isthing"]
     },
     "stuff_dataset_id_to_contiguous_id": {
-        each["id"]: index for index, each in enumerate(COCO_CATEGORIES) if not each["isthing"]
+        category["id"]: index
+        for index, category in enumerate(COCO_CATEGORIES)
+        if not category["isthing"]
     },
 }
 
 
 def load_coco_instances(split: str) -> list[dict]:
-    """Records of ``coco_2017_*``, see Detectron2's ``load_coco_json``.
+    """Load the records of ``coco_2017_*``, see Detectron2's ``load_coco_json``.
 
     Args:
         split: "train" or "val".
 
     Raises:
         FileNotFoundError: the split is not there, or an image of the JSON file is not.
-        ValueError: the JSON file is not of COCO's instances, or not JSON.
+        ValueError: the file is not JSON, or does not have COCO's instances.
     """
     return _complete(_load_instances(split, f"coco_2017_{split}"), "file_name")
 
 
 def load_coco_panoptic(split: str) -> list[dict]:
-    """Records of ``coco_2017_*_panoptic``, see Detectron2's ``load_coco_panoptic_json``.
+    """Load the records of ``coco_2017_*_panoptic``, see Detectron2's ``load_coco_panoptic_json``.
 
-    The file of instances need not be there; only the evaluation of AP reads it.
+    The file of instances may be missing; only the evaluation of AP reads it.
 
     Args:
         split: "train" or "val".
 
     Raises:
         FileNotFoundError: the split is not there, or an image or a picture of segments is not.
-        ValueError: the JSON file is not of COCO's panoptic segments, has none, or is not JSON.
+        ValueError: the file is not JSON, or does not have COCO's panoptic segments.
     """
     paths = _existing(split, "image_root", "panoptic_root", "panoptic_json")
     file = paths["panoptic_json"]
@@ -94,7 +98,7 @@ def load_coco_panoptic(split: str) -> list[dict]:
         records = load_coco_panoptic_json(
             str(file), str(paths["image_root"]), str(paths["panoptic_root"]), _PANOPTIC_CLASSES
         )
-    except AssertionError as error:  # about the first image, or that there is none
+    except AssertionError as error:  # a file of the first image is missing, or there is no image
         if str(error).startswith("No images"):
             raise ValueError(f"{file} has no annotations") from error
         raise incomplete_dataset([str(error)], [], HOW_TO_GET_COCO) from error
@@ -104,14 +108,14 @@ def load_coco_panoptic(split: str) -> list[dict]:
 
 
 def load_coco_separated(split: str) -> list[dict]:
-    """Records of ``coco_2017_*_panoptic_separated``: instances, and label maps of stuff.
+    """Load the records of ``coco_2017_*_panoptic_separated``: instances, and label maps of stuff.
 
     Args:
         split: "train" or "val".
 
     Raises:
         FileNotFoundError: the split is not there, or an image or a label map is not.
-        ValueError: the JSON file is not of COCO's instances, or not JSON.
+        ValueError: the file is not JSON, or does not have COCO's instances.
     """
     root = _existing(split, "image_root", "json_file", "sem_seg_root")["sem_seg_root"]
     records = _load_instances(split, f"coco_2017_{split}_panoptic_separated")
@@ -121,17 +125,17 @@ def load_coco_separated(split: str) -> list[dict]:
 
 
 def load_coco_stuff(split: str) -> list[dict]:
-    """Records of ``coco_2017_*_panoptic_stuffonly``: images with label maps of stuff.
+    """Load the records of ``coco_2017_*_panoptic_stuffonly``: images with label maps of stuff.
 
-    Where an image has no label map, reads the JSON file of panoptic segments, which takes its time,
-    to see whether it should have one.
+    If an image has no label map, it reads the JSON file of panoptic segments to see whether the
+    image should have one. This takes a while.
 
     Args:
         split: "train" or "val".
 
     Raises:
         FileNotFoundError: the split is not there, or an image or its label map is missing.
-        ValueError: that JSON file is not of COCO's panoptic segments, or not JSON.
+        ValueError: that file is not JSON, or does not have COCO's panoptic segments.
     """
     paths = _existing(split, "image_root", "sem_seg_root")
     images = _paths_by_stem(paths["image_root"], ".jpg")
@@ -153,7 +157,7 @@ def load_coco_stuff(split: str) -> list[dict]:
 
 
 def _load_instances(split: str, name: str) -> list[dict]:
-    """Records of instances; puts the classes into the metadata of ``name``, as Detectron2 does."""
+    """Load instances, and set the classes in the metadata of ``name``, as Detectron2 does."""
     paths = _existing(split, "image_root", "json_file")
     file = paths["json_file"]
     try:
@@ -169,9 +173,10 @@ def _load_instances(split: str, name: str) -> list[dict]:
 
 
 def _complete(records: list[dict], *keys: str) -> list[dict]:
-    """The records; raises IncompleteDataset where files of theirs are missing.
+    """Return the records; raise IncompleteDataset if files are missing. It lists each folder once.
 
-    Costs a listing of each folder of theirs.
+    Args:
+        keys: the keys of file names in the records.
     """
     there: dict[str, set[str]] = {}
     missing: dict[str, list[str]] = {key: [] for key in keys}
@@ -196,15 +201,15 @@ def _complete(records: list[dict], *keys: str) -> list[dict]:
 def _not_of_segments(file: Path, error: Exception) -> ValueError:
     why = f"{type(error).__name__}: {error}"
     if isinstance(error, KeyError) and isinstance(error.args[0], int):
-        why = f"it has the category_id {error.args[0]}, which COCO has not"
+        why = f"it has the category_id {error.args[0]}, which COCO does not have"
     return ValueError(f"{file} is not a file of COCO's panoptic segments, or damaged: {why}")
 
 
 def _stems_of_segments(panoptic_json: Path) -> set[str]:
-    """Names of the images that have segments, without suffix."""
+    """Names, without suffix, of the images that have segments."""
     try:
         content = json.loads(panoptic_json.read_text(encoding="utf-8"))
-        return {Path(each["file_name"]).stem for each in content["annotations"]}
+        return {Path(annotation["file_name"]).stem for annotation in content["annotations"]}
     except (KeyError, TypeError, ValueError) as error:
         raise _not_of_segments(panoptic_json, error) from error
 
@@ -215,7 +220,7 @@ def _paths_by_stem(folder: Path, suffix: str) -> dict[str, str]:
 
 
 def _existing(split: str, *keys: str) -> dict[str, Path]:
-    """All paths; raises FileNotFoundError unless the files and folders of the keys are there."""
+    """All paths; raise FileNotFoundError unless the files and folders of ``keys`` exist."""
     paths = _paths(split, _RELATIVE_PATHS)
     check_present([paths[key] for key in keys], HOW_TO_GET_COCO)
     return paths

@@ -44,7 +44,7 @@ nightrome/cocostuff10k), unpacked into coco/coco_stuff_10k under the root of all
       annotations_detectron2/{train,test}/NAME.png
 The last two folders are not in it but made by
     python datasets/prepare_coco_stuff_10k.py
-which goes on where it was broken off. They are those of MaskFormer's users.
+which goes on where it was broken off. Users of MaskFormer have the same two folders.
 """
 
 

@@ -1,4 +1,4 @@
-"""Datasets of one's own, described by a YAML file (DATASETS.FILES).
+"""Datasets of your own, described by a YAML file (DATASETS.FILES).
 
     name: my_data                # registers my_data_train and my_data_val
     classes: [road, car, sky]    # names of the labels 0, 1, 2; or a text file, or a number
@@ -6,11 +6,11 @@
       train: {images: images/train, labels: labels/train, instances: train.json}
       val: {images: images/val, labels: labels/val}
 
-Keys that stand before ``splits`` (``images``, ``labels``, ``instances``) count for the splits that
-lack them, so splits of one folder differ in their ``list`` only; ``val_share: 0.1`` in the place of
-``splits`` takes about a tenth of one folder's images for my_data_val, the rest for my_data_train.
-Further keys are ``ignore_label``, ``label_suffix`` and ``colors``. Paths are relative to the file.
-:mod:`.folders` says what the keys mean.
+``images``, ``labels`` and ``instances`` before ``splits`` count for all splits that do not have
+them; so splits of one folder only need a different ``list``. ``val_share: 0.1`` instead of
+``splits`` takes about a tenth of the images of one folder for my_data_val, and the rest for
+my_data_train. Further keys are ``ignore_label``, ``label_suffix`` and ``colors``. Paths are
+relative to the file. :func:`.folders.register_sem_seg` explains the keys.
 """
 
 from __future__ import annotations
@@ -56,16 +56,16 @@ class _Description:
     options: dict[str, Any]  # of register_folders
 
 
-# What has been registered, by the absolute path of the file.
+# The registered descriptions, by the absolute path of the file.
 _registered: dict[Path, _Description] = {}
 
 
 def register_dataset_file(file: str | os.PathLike) -> list[str]:
     """Register the datasets that a YAML file describes, see :mod:`.descriptions`.
 
-    The file, and that of the classes, are read; images and label maps only when a dataset is
-    loaded. A file may be registered again: where it has changed, it replaces its datasets, unless
-    it is refused.
+    It reads this file, and the file of the classes. Images and label maps are read when a dataset
+    is loaded. A file may be registered again: if it has changed, its datasets are replaced, unless
+    there is an error.
 
     Args:
         file: path, relative to the current directory.
@@ -74,9 +74,9 @@ def register_dataset_file(file: str | os.PathLike) -> list[str]:
         The names of the datasets.
 
     Raises:
-        FileNotFoundError: there is no such file, or no such file of class names.
-        ValueError: it is no YAML file of this kind, or has a key that is not known; or somebody
-            else has registered a dataset of this name.
+        FileNotFoundError: the file, or the file of class names, does not exist.
+        ValueError: it is no YAML file of this kind, or has an unknown key; or there is a dataset of
+            this name from elsewhere.
     """
     path = Path(file).expanduser().resolve()
     if not path.is_file():
@@ -102,23 +102,23 @@ def register_dataset_file(file: str | os.PathLike) -> list[str]:
 def add_described_datasets(cfg: CfgNode) -> None:
     """Register the datasets of ``cfg.DATASETS.FILES``, and fit the number of classes to them.
 
-    The paths become absolute, so that the config, once written, is good in any folder.
+    The paths become absolute, so that a saved config works in any folder.
 
-    MODEL.SEM_SEG_HEAD.NUM_CLASSES 0 becomes the number of classes of the datasets in DATASETS.TRAIN
-    and TEST, described or not; it stays 0 where they name none. Where a description does not tell
-    the classes, this reads all label maps.
+    If MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0, it becomes the number of classes of the datasets in
+    DATASETS.TRAIN and TEST, whether or not FILES describes them. It stays 0 if there are no such
+    datasets. If a description does not name the classes, this reads all label maps.
 
-    Where FILES has any, or the number is 0, all names in TRAIN and TEST must be known: register
-    datasets of other kinds before the config is loaded.
+    If FILES is not empty, or the number is 0, all names in TRAIN and TEST must be registered:
+    register other datasets before the config is loaded.
 
     Args:
         cfg: not frozen; changed in place.
 
     Raises:
-        FileNotFoundError: one of the files is not there; see also :func:`register_dataset_file`.
-        ValueError: see :func:`register_dataset_file`; the number is neither 0 nor that of a dataset
-            that is described or of :func:`~.folders.register_sem_seg`, in a config that trains on
-            label maps; it is 0 and the datasets differ; or one of the datasets is not registered.
+        FileNotFoundError: one of the files does not exist; see also :func:`register_dataset_file`.
+        ValueError: see :func:`register_dataset_file`; one of the datasets is not registered; the
+            number is 0 and the datasets differ; or the config trains on label maps, and the number
+            is neither 0 nor that of a dataset of your own.
     """
     files = [os.path.abspath(os.path.expanduser(file)) for file in cfg.DATASETS.FILES]
     for file, path in zip(cfg.DATASETS.FILES, files, strict=True):
@@ -162,7 +162,7 @@ def _common_number(names: Iterable[str]) -> int:
 
 
 def _num_classes(name: str, *, load: bool = True) -> int | None:
-    """How many classes a dataset has; None where that is not known, or not before it is loaded."""
+    """The number of classes of a dataset; None if it is not known, or only after loading."""
     classes = MetadataCatalog.get(name).get("stuff_classes")
     if classes is None and load:
         DatasetCatalog.get(name)
@@ -174,7 +174,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
-        raise ValueError(f"this is no YAML that can be read: {error}") from error
+        raise ValueError(f"the file is no valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(
             f"a description has keys, such as name, images and labels, not {content!r}"
@@ -206,9 +206,9 @@ def _parse(content: dict[str, Any], folder: Path) -> _Description:
             raise ValueError(f"splits.{key} must have keys, such as images, not {split!r}")
         _check_keys(split, _KEYS_OF_SPLIT, f"splits.{key}.")
         paths = {
-            each: None if path is None else folder / Path(path).expanduser()
-            for each in _PATHS
-            for path in [split.get(each, content.get(each))]
+            name: None if path is None else folder / Path(path).expanduser()
+            for name in _PATHS
+            for path in [split.get(name, content.get(name))]
         }
         images, labels = paths["images"], paths["labels"]
         if images is None or labels is None:
@@ -235,7 +235,7 @@ def _parse(content: dict[str, Any], folder: Path) -> _Description:
 def _check_keys(content: dict[str, Any], known: dict[str, Any], prefix: str) -> None:
     for key, value in content.items():
         if key not in known:
-            raise ValueError(f"there is no key {prefix}{key}; known are {', '.join(known)}")
+            raise ValueError(f"there is no key {prefix}{key}; known keys are {', '.join(known)}")
         kinds = known[key] if isinstance(known[key], tuple) else (known[key],)
         if isinstance(value, bool) or not isinstance(value, kinds):
             expected = " or ".join(kind.__name__ for kind in kinds)

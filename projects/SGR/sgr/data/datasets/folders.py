@@ -1,4 +1,4 @@
-"""Datasets of one's own: a folder of images, a folder of label maps."""
+"""Registration of datasets of your own: a folder of images, a folder of label maps."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ def register_sem_seg(
 ) -> None:
     """Register images and label maps as a dataset for semantic segmentation.
 
-    The files are looked at when the dataset is loaded. The label map of ``images/a/NAME.jpg`` is
+    The files are read when the dataset is loaded. The label map of ``images/a/NAME.jpg`` is
     ``labels/a/NAME.png``, a single-channel or palette image with a label for each pixel.
 
     Args:
         name: for DATASETS.TRAIN and DATASETS.TEST.
-        image_dir: images (PNG, JPEG, BMP, TIFF, WebP), possibly in subfolders.
-        label_dir: PNG files, one for each image.
-        classes: names of the labels 0, 1, 2...: a list, or a text file with one per line; or how
-            many there are, at least 2. None finds it out when the dataset is loaded for the first
-            time: all labels up to the largest one. That reads every label map, some milliseconds
-            each, in every process of a training; and where the largest label is missing in one of
-            two datasets, they will differ.
-        ignore_label: of pixels that are not labelled.
-        colors: (R, G, B) of each class, for pictures; None for different ones.
-        label_suffix: what the label map's name has behind the image's, as "_mask" where that of
-            NAME.jpg is NAME_mask.png.
-        list_file: a text file with the names of the images to take, one per line, for several
-            datasets out of one folder; None takes all.
-        instances_json: annotations of things in COCO's format; with them an evaluation measures
+        image_dir: folder of images (PNG, JPEG, BMP, TIFF, WebP), possibly with subfolders.
+        label_dir: folder of PNG files, one for each image.
+        classes: names of the labels 0, 1, 2...: a list, or a text file with one per line; or their
+            number, at least 2. None takes all labels up to the largest one that occurs. Then the
+            first loading reads every label map, which takes some milliseconds each, in every
+            process of a training. If two datasets do not have the same largest label, their classes
+            differ.
+        ignore_label: the label of unlabelled pixels.
+        colors: (R, G, B) of each class, for pictures; None chooses them.
+        label_suffix: the end of a label map's name, after the name of the image. It is "_mask" if
+            the label map of NAME.jpg is NAME_mask.png.
+        list_file: a text file with the names of the images to take, one per line; so several
+            datasets can share a folder. None takes all images.
+        instances_json: annotations of things in COCO's format. With them, an evaluation measures
             S_I and D_I beside S_C and D_C.
 
     Raises:
@@ -86,16 +86,17 @@ def register_folders(
     colors: Sequence[Sequence[int]] | None = None,
     replaced: Collection[str] = (),
 ) -> None:
-    """Register datasets, by name, that have their classes in common.
+    """Register datasets with the same classes.
 
     Args:
-        classes: names; None finds them in the label maps of all the datasets when the first of
+        datasets: by name.
+        classes: names; None takes the labels that occur in any of the datasets, when the first of
             them is loaded.
         ignore_label, colors: see :func:`register_sem_seg`.
-        replaced: names of datasets that are removed, unless an error is raised.
+        replaced: names of datasets to remove, if there is no error.
 
     Raises:
-        ValueError: a dataset of one of the names exists, and is not to be replaced; or see
+        ValueError: a dataset of one of the names exists, and is not replaced; or see
             :func:`register_sem_seg`.
     """
     for name in datasets:
@@ -118,7 +119,7 @@ def register_folders(
         DatasetCatalog.register(name, partial(_load, name, dict(datasets)))
         metadata = MetadataCatalog.get(name)
         metadata.set(evaluator_type="sem_seg", ignore_label=ignore_label)
-        if folders.takes_all:  # else files that are not in the dataset would seem to be left out
+        if folders.takes_all:  # else readers of the folders would find other files, too
             metadata.set(image_root=str(folders.image_dir), sem_seg_root=str(folders.label_dir))
         if folders.instances_json is not None:
             metadata.set(json_file=str(folders.instances_json))
@@ -130,12 +131,12 @@ def register_folders(
 
 
 def is_of_folders(name: str) -> bool:
-    """Whether a dataset has been registered by :func:`register_folders`."""
+    """Whether :func:`register_folders` has registered this dataset."""
     return getattr(DatasetCatalog.data.get(name), "func", None) is _load
 
 
 def _load(name: str, datasets: Mapping[str, Folders]) -> list[dict]:
-    """Records of a dataset; first, its classes where they are not known."""
+    """Load the records of a dataset, and find its classes if they are not known."""
     folders = datasets[name]
     records = folders.load_pairs()
     if MetadataCatalog.get(name).get("stuff_classes") is None:
@@ -146,9 +147,9 @@ def _load(name: str, datasets: Mapping[str, Folders]) -> list[dict]:
 
 
 def _find_classes(datasets: Mapping[str, Folders]) -> None:
-    """Set the classes of all datasets, as many as their label maps have labels.
+    """Set the classes of all datasets to the labels up to the largest one in their label maps.
 
-    Reads every label map once.
+    It reads every label map once.
     """
     ignore_label = MetadataCatalog.get(next(iter(datasets))).ignore_label
     # Datasets may have files in common.
@@ -170,10 +171,10 @@ def _find_classes(datasets: Mapping[str, Folders]) -> None:
     num_classes = found[-1] + 1
     check_ignore_label(ignore_label, num_classes)
     absent = sorted(set(range(num_classes)) - labels)
-    # Not only for information: whoever reads it can save the time, and wrong labels show here.
+    # A warning, because the user can save this time, and wrong labels show here.
     logging.getLogger(__name__).warning(
         "No classes are named for %s: the largest label in %d label maps is %d, so there are %d "
-        "classes%s. Naming them, or their number, saves this reading at every start.",
+        "classes%s. Name the classes, or their number, to save this reading at every start.",
         names,
         len(files),
         found[-1],

@@ -1,4 +1,4 @@
-"""The images and the ground truth of one dataset of one's own, as they lie in folders."""
+"""The images and the ground truth of a dataset of your own, in folders."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ __all__ = ["Folders", "add_annotations"]
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the images and the ground truth of one dataset lie.
+    """The places of the images and the ground truth of one dataset.
 
     Attributes:
-        image_dir: images, in subfolders too.
-        label_dir: label maps, a PNG for each image, in the same subfolders.
-        label_suffix: what a label map's name has behind that of its image, as "_mask" where that of
-            NAME.jpg is NAME_mask.png.
+        image_dir: the folder of images, which may have subfolders.
+        label_dir: the folder of label maps, a PNG for each image, in the same subfolders.
+        label_suffix: the end of a label map's name, after the name of the image. It is "_mask" if
+            the label map of NAME.jpg is NAME_mask.png.
         list_file: a text file with the names of the images to take, one per line, with or without
-            ".jpg" etc.; paths in ``image_dir`` where there are subfolders. None takes all.
-        share: (from, to), the part of the images to take, in [0, 1). An image's place in that range
-            is a hash of its name: it does not change as others come and go.
-        instances_json: annotations of things in COCO's format; images that it does not list have
-            none. None for data without.
+            ".jpg" etc. In subfolders, names are paths in ``image_dir``. None takes all images.
+        share: (from, to) in [0, 1], the part of the images to take. The place of an image in this
+            range is a hash of its name, so it does not depend on the other images.
+        instances_json: annotations of things in COCO's format, or None. Images that it does not
+            list have no instances.
     """
 
     image_dir: Path
@@ -44,25 +44,25 @@ class Folders:
 
     @property
     def takes_all(self) -> bool:
-        """Whether all files in the folders are the dataset's."""
+        """Whether the dataset takes all files in the folders."""
         return self.list_file is None and self.share == (0.0, 1.0)
 
     def load_pairs(self) -> list[dict]:
-        """See :func:`~.pairs.load_sem_seg_pairs`; without annotations.
+        """Load the records without annotations, see :func:`~.pairs.load_sem_seg_pairs`.
 
         Raises:
-            FileNotFoundError: a folder or the list is not there.
-            IncompleteDataset: an image or a label map is not there.
+            FileNotFoundError: a folder or the list does not exist.
+            IncompleteDataset: an image or a label map does not exist.
             ValueError: the list, or the share, has no image; the list is not UTF-8; or images and
-                label maps cannot be told apart.
+                label maps are in one folder without a ``label_suffix``.
         """
         for folder, what in ((self.image_dir, "images"), (self.label_dir, "label maps")):
             if not folder.is_dir():
                 raise FileNotFoundError(f"the folder of {what} {folder} does not exist")
         if not self.label_suffix and self.image_dir.samefile(self.label_dir):
             raise ValueError(
-                f"images and label maps lie in one folder, {self.image_dir}: a label_suffix must "
-                "tell them apart, as _mask does where the label map of NAME.png is NAME_mask.png"
+                f"images and label maps lie in one folder, {self.image_dir}: set a label_suffix, "
+                "such as _mask if the label map of NAME.png is NAME_mask.png"
             )
         listed = None if self.list_file is None else _read_list(self.list_file)
         records = load_sem_seg_pairs(
@@ -97,13 +97,13 @@ class Folders:
 
 
 def add_annotations(name: str, folders: Folders, records: list[dict]) -> None:
-    """Add size and instances to records, from the file of annotations; costs reading it."""
+    """Add sizes and instances from ``folders.instances_json`` to the records, in place."""
     if folders.instances_json is None or not folders.instances_json.is_file():
         raise FileNotFoundError(f"there is no file of instances {folders.instances_json}")
-    # The name makes it number the categories from 0, and put them into the metadata.
+    # With the name, Detectron2 numbers the categories from 0, and sets them in the metadata.
     of_file = {
-        os.path.normpath(each["file_name"]): each
-        for each in load_coco_json(str(folders.instances_json), str(folders.image_dir), name)
+        os.path.normpath(record["file_name"]): record
+        for record in load_coco_json(str(folders.instances_json), str(folders.image_dir), name)
     }
     listed = 0
     for record in records:
@@ -118,8 +118,8 @@ def add_annotations(name: str, folders: Folders, records: list[dict]) -> None:
             for files in (list(of_file), [record["file_name"] for record in records])
         )
         raise ValueError(
-            f"{folders.instances_json} lists none of the {len(records)} images of {name}; its "
-            f"file_name is {theirs}, for instance, and theirs {ours}"
+            f"{folders.instances_json} lists none of the {len(records)} images of {name}: a "
+            f"file_name in it is {theirs}, but an image of the dataset is {ours}"
         )
 
 

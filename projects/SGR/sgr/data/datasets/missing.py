@@ -1,4 +1,4 @@
-"""Errors about datasets of which files are missing; they say how to get the files."""
+"""Errors about missing files of datasets; they say how to get the files."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class IncompleteDataset(FileNotFoundError):
     """Files of a dataset are missing.
 
     Attributes:
-        faults: a sentence for each file that is missing, or lacks its partner.
-        records: those whose files are all there.
+        faults: a sentence for each file that is missing, or has no partner.
+        records: the records without missing files.
     """
 
     def __init__(
@@ -33,15 +33,15 @@ def datasets_root() -> Path:
 
 
 def check_present(paths: Iterable[Path], how_to_get: str) -> None:
-    """Raise unless the folders and files of a dataset are there.
+    """Check that the folders and files of a dataset exist.
 
     Args:
-        paths: what is looked for; files have a suffix, folders none.
+        paths: a path with a suffix is a file, one without is a folder.
         how_to_get: what to download or run, and the expected tree.
 
     Raises:
-        FileNotFoundError: the first of them that is not there, or is a file instead of a folder or
-            the other way round.
+        FileNotFoundError: a path does not exist, or is a file instead of a folder, or a folder
+            instead of a file. The message names the first one.
     """
     for path in paths:
         if not (path.is_file() if path.suffix else path.is_dir()):
@@ -54,8 +54,8 @@ def _missing(path: Path, how_to_get: str) -> FileNotFoundError:
         where = f"DETECTRON2_DATASETS sets the root of all datasets to {root.absolute()}."
     else:
         where = (
-            f"The root of all datasets is {root.absolute()}; set the environment variable "
-            "DETECTRON2_DATASETS to have it elsewhere."
+            f"The root of all datasets is {root.absolute()}; to change it, set the environment "
+            "variable DETECTRON2_DATASETS."
         )
     fault = "does not exist"
     if path.exists():
@@ -66,11 +66,11 @@ def _missing(path: Path, how_to_get: str) -> FileNotFoundError:
 def incomplete_dataset(
     missing: list[str], records: list[dict], how_to_get: str
 ) -> IncompleteDataset:
-    """The error for a dataset of which files are missing.
+    """The error for a dataset with missing files.
 
     Args:
         missing: these files.
-        records: those that lack none.
+        records: the records without missing files.
         how_to_get: what to download or run, and the expected tree.
     """
     return IncompleteDataset(

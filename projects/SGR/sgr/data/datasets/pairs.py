@@ -1,4 +1,4 @@
-"""Images in one folder, their label maps in another."""
+"""Datasets with images in one folder and their label maps in another."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ def load_sem_seg_pairs(
 ) -> list[dict]:
     """Pair the images of a folder with the label maps of another by their stems.
 
-    Detectron2's ``load_sem_seg`` takes images of one suffix only, and leaves out what has no
-    partner; here an incomplete dataset is an error.
+    Detectron2's ``load_sem_seg`` takes images of one suffix only, and leaves out files without a
+    partner. Here an incomplete dataset is an error.
 
     Args:
-        image_dir: holds images (``IMAGE_SUFFIXES``); hidden files are left out.
-        label_dir: holds one PNG for each image.
-        label_suffix: what the stem of a label map has behind that of its image; files without it
-            are left out.
-        subfolders: take those of subfolders too, links to folders among them, hidden ones aside; a
-            stem is then the path in the folder, as in "city/0001".
-        keep: whether the image of a stem, and its label map, are taken; None takes all.
+        image_dir: the folder of images (``IMAGE_SUFFIXES``). Hidden files are left out.
+        label_dir: the folder of label maps, a PNG for each image.
+        label_suffix: the end of the stems of label maps, after the stem of the image. Files without
+            it are left out.
+        subfolders: also take files of subfolders, and of links to folders, but not of hidden ones.
+            A stem is then the path in the folder, such as "city/0001".
+        keep: tells for a stem whether to take its image and label map; None takes all.
 
     Returns:
-        Records with ``file_name``, ``sem_seg_file_name`` and ``image_id``, the stem, in the order
-        of stems. None where ``keep`` takes none.
+        Records with ``file_name``, ``sem_seg_file_name`` and ``image_id``, which is the stem,
+        sorted by stem. The list is empty if ``keep`` takes no image.
 
     Raises:
         IncompleteDataset: there is no image, or an image or label map has no partner.
@@ -101,7 +101,7 @@ def _by_stem(
     ending: str = "",
     leave_out: Container[Path] = (),
 ) -> dict[str, Path]:
-    """Files by their stems without ``ending``."""
+    """The files of a folder by their stems, without ``ending``."""
     files: dict[str, Path] = {}
     for path in visible_files(folder) if subfolders else sorted(folder.iterdir()):
         if path.suffix.lower() not in suffixes or path.name.startswith("."):

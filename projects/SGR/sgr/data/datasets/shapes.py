@@ -1,8 +1,8 @@
 """Shapes: small generated scenes, to try everything without a download.
 
-Registers ``shapes_sem_seg_{train,val}`` and ``shapes_instance_{train,val}``. Both list the same
-images. The records of the former carry the annotations of things too, so that one run can report
-metrics on classes and on instances.
+It registers ``shapes_sem_seg_{train,val}`` and ``shapes_instance_{train,val}``, with the same
+images. The records of the former also have the annotations of things, so that one run can measure
+classes and instances.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ which writes, into the root of all datasets:
 
 
 def load_shapes_instance(split: str) -> list[dict]:
-    """Records in Detectron2's format for instances.
+    """Load records in Detectron2's format for instances.
 
     Args:
         split: "train" or "val".
@@ -64,7 +64,7 @@ def load_shapes_instance(split: str) -> list[dict]:
 
 
 def load_shapes_sem_seg(split: str) -> list[dict]:
-    """Records with ``sem_seg_file_name``, and ``annotations`` as in the instance dataset.
+    """Load records with ``sem_seg_file_name``, and ``annotations`` as in the instance dataset.
 
     Args:
         split: "train" or "val".

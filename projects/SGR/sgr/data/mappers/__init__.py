@@ -1,11 +1,10 @@
-"""Dataset mappers: from a record of a dataset to what a model trains on.
+"""Dataset mappers: they turn a record of a dataset into the input of a model in training.
 
-All of them read an image and its ground truth, augment both together and compute the connected
-components of the crop. :class:`SemanticConceptMapper` serves per-pixel heads; the others add the
-masks that mask classification learns from: one per class
-(:class:`MaskFormerSemanticConceptMapper`), per segment (:class:`PanopticConceptMapper`) or per
-instance (:class:`InstanceConceptMapper`). :class:`DetectionConceptMapper` is Detectron2's own for
-detectors, with components.
+Each mapper reads an image and its ground truth, augments both together and computes the connected
+components of the crop. :class:`SemanticConceptMapper` is for per-pixel heads. The others add masks
+for mask classification: one per class (:class:`MaskFormerSemanticConceptMapper`), per segment
+(:class:`PanopticConceptMapper`) or per instance (:class:`InstanceConceptMapper`).
+:class:`DetectionConceptMapper` is Detectron2's mapper for detectors, with components.
 """
 
 from .build import MAPPER_REGISTRY, build_mapper

@@ -1,4 +1,4 @@
-"""The registry of mappers, and Detectron2's own mapper, for training and for testing."""
+"""The registry of training mappers, and the mappers for testing."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ the config and returns a mapper.
 
 
 class FileNamingMapper(DatasetMapper):
-    """Detectron2's mapper, whose errors about damaged images name the file as well.
+    """Detectron2's mapper, with errors that name a damaged image.
 
-    For testing it leaves label maps alone. No model needs them then; evaluators, which read them
-    from the files, do without another 8 bytes per pixel from the worker and on the device.
+    In testing it does not read label maps. Models do not need them there, and evaluators read them
+    from the files. This saves 8 bytes per pixel in the worker and on the device.
     """
 
     def __call__(self, dataset_dict: dict) -> dict:
@@ -39,27 +39,30 @@ class FileNamingMapper(DatasetMapper):
         try:
             return super().__call__(dataset_dict)
         except Exception:
-            # Read it once more: if it is the image, with an error that says so.
+            # If the image is the cause, reading it again raises an error that names the file.
             read_image(dataset_dict["file_name"], self.image_format)
             raise
 
 
 class CentralSquareMapper(FileNamingMapper):
-    """Detectron2's mapper for testing, of one square out of each image (TEST.CENTER_CROP_SIZE).
+    """A test mapper that shows the model the central square of each image (TEST.CENTER_CROP_SIZE).
 
-    The image's shorter side is resized to ``side`` pixels and the middle cut out (SGR paper,
-    Sec. A.1). That is all there is: ``image`` is (3, side, side), ``height`` and ``width``, the
-    size of the results, are ``side``, and ``ground_truth_transform`` is the transform, by which
-    :func:`sgr.data.truth.records.apply_test_transform` brings the ground truth in register.
+    It resizes the shorter side of the image to ``side`` pixels and cuts out the middle (SGR paper,
+    Sec. A.1). ``image`` is (3, side, side). ``height`` and ``width``, the size of the results, are
+    ``side``. ``ground_truth_transform`` is the transform;
+    :func:`sgr.data.truth.records.apply_test_transform` applies it to the ground truth.
     """
 
     @configurable
     def __init__(self, *, side: int, **options: Any):
         """
         Args:
-            side: of the square, pixels; a ValueError if it is not positive.
-            **options: of ``detectron2.data.DatasetMapper``, but for ``is_train`` and
+            side: side of the square in pixels.
+            **options: arguments of ``detectron2.data.DatasetMapper`` except ``is_train`` and
                 ``augmentations``.
+
+        Raises:
+            ValueError: the side is not positive.
         """
         self.square = CentralSquare(side)
         super().__init__(False, augmentations=[self.square], **options)
@@ -79,17 +82,18 @@ class CentralSquareMapper(FileNamingMapper):
             FileNotFoundError, OSError: the image is missing or damaged; the message names it.
         """
         record = super().__call__(dataset_dict)
-        # Where the record did not have them, Detectron2 sets them to the image's.
+        # Detectron2 has set height and width to the image's if the record had none.
         transform = self.square.transform_of((record["height"], record["width"]))
         side = self.square.side
         return {**record, "height": side, "width": side, "ground_truth_transform": transform}
 
 
 def build_mapper(cfg: CfgNode, is_train: bool = True) -> Callable[[dict], dict]:
-    """The mapper of ``cfg.INPUT.DATASET_MAPPER_NAME``; for testing always Detectron2's own.
+    """Build the mapper of a config.
 
-    With ``cfg.TEST.CENTER_CROP_SIZE`` the latter sees a square of each image, see
-    :class:`CentralSquareMapper`; INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST are then of no effect.
+    In training it is the one that ``cfg.INPUT.DATASET_MAPPER_NAME`` names, in testing Detectron2's
+    own. With ``cfg.TEST.CENTER_CROP_SIZE``, the latter is a :class:`CentralSquareMapper`, and
+    INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST have no effect.
 
     Raises:
         ValueError: no mapper has this name, or the size is negative.
@@ -107,5 +111,5 @@ def build_mapper(cfg: CfgNode, is_train: bool = True) -> Callable[[dict], dict]:
 
 @MAPPER_REGISTRY.register()
 def detectron2_default(cfg: CfgNode) -> DatasetMapper:
-    """Detectron2's own, unchanged; "detection_concept" does the same, and checks annotations."""
+    """Detectron2's own mapper, unchanged; "detection_concept" also checks annotations."""
     return DatasetMapper(cfg, is_train=True)

@@ -1,4 +1,4 @@
-"""What all mappers share: image, augmentation, padding and components."""
+"""The base class of the mappers: it reads the image, augments, pads and adds components."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from .tensors import component_tensors
 
 __all__ = ["ConceptMapper"]
 
-# What images are padded with; close to the mean that the models subtract.
+# The value of padding in images; it is close to the mean that the models subtract.
 _IMAGE_PADDING = 128
 
-# Ground truth can be long, and a model has no use for it beside the targets.
+# Keys that the result does not have: they can be long, and a model only needs the targets.
 _GROUND_TRUTH = ("annotations", "pan_seg_file_name", "segments_info", "sem_seg_file_name")
 
 
 class ConceptMapper:
-    """Base of the mappers: record of an image and its ground truth -> what a model trains on.
+    """Base class: turns the record of an image and its ground truth into the input of a model.
 
-    Adds to a copy of the record, which loses its ground truth:
+    The result is a copy of the record without the ground truth. It has in addition
 
     - ``image``: (3, H, W) uint8 tensor;
     - ``height``, ``width``: size of the image file;
     - if ``with_components``, the connected components of the crop (Sec. 3.3):
-      ``component_map``, (H, W) int16 tensor, each pixel's component or -1, and
-      ``component_classes``, (C,) int64 tensor, each component's class. C may be 0;
-    - what subclasses add.
+      ``component_map``, (H, W) int16 tensor, the component of each pixel or -1, and
+      ``component_classes``, (C,) int64 tensor, the class of each component. C may be 0;
+    - the targets of the subclass.
 
-    All randomness is drawn from NumPy's and Python's global generators, which
-    ``detectron2.utils.env.seed_all_rng`` seeds, in the loader's workers too.
+    Random numbers come from the global generators of NumPy and Python, which
+    ``detectron2.utils.env.seed_all_rng`` seeds, also in the workers of the loader.
 
     Attributes:
-        truth_key: of the ground truth that every record must have.
+        truth_key: the key of the ground truth that every record must have.
         head: the node under MODEL whose NUM_CLASSES counts.
     """
 
@@ -64,12 +64,13 @@ class ConceptMapper:
     ):
         """
         Args:
-            augmentations: applied to image and ground truth together, some of them in a faster
-                way, see :func:`~sgr.data.augmentations.fast.accelerated`.
+            augmentations: applied to image and ground truth together. Some are replaced by faster
+                ones with the same results, see
+                :func:`~sgr.data.augmentations.fast.accelerated`.
             image_format: see :func:`sgr.data.truth.image_files.read_image`.
-            min_side: pad to at least this many pixels along each side, at the right and the bottom.
+            min_side: pad the right and the bottom so that each side has at least this many pixels.
                 Padding is ignored ground truth, and part of no mask.
-            size_divisibility: pad to a multiple of this many pixels; 0 or less leaves the size.
+            size_divisibility: pad each side to a multiple of this many pixels; 0 or less does not.
             with_components: whether to compute components.
             max_components, min_area_ratio, kernel_size: see
                 :func:`sgr.data.components.connected_components`.
@@ -119,22 +120,22 @@ class ConceptMapper:
         return record
 
     def _read(self, dataset_dict: dict, *, size: tuple[int, int]) -> Any:
-        """The ground truth of a record, in the form that :meth:`_augment` takes.
+        """Read the ground truth of a record, in the form that :meth:`_augment` takes.
 
-        ``size`` is the image's (height, width).
+        ``size`` is the (height, width) of the image.
         """
         raise NotImplementedError
 
     def _augment(self, image: np.ndarray, truth: Any) -> tuple[np.ndarray, Any]:
-        """Augment image and ground truth together; the latter comes back padded, the image not."""
+        """Augment image and ground truth together. Return the image, and the padded truth."""
         raise NotImplementedError
 
     def _add_targets(self, record: dict, truth: Any) -> None:
-        """Add what models learn from, made of the augmented ground truth."""
+        """Make the targets of the augmented ground truth, and add them to the record."""
         raise NotImplementedError
 
     def _add_components(self, record: dict, labels: np.ndarray, ignore_label: int) -> None:
-        """Add the components of (H, W) labels, if they are wanted."""
+        """Add the components of (H, W) labels if ``with_components``."""
         if self.with_components:
             targets = component_tensors(
                 labels,
@@ -146,7 +147,7 @@ class ConceptMapper:
             record.update(targets)
 
     def _pad(self, array: np.ndarray, value: int) -> np.ndarray:
-        """An (H, W, ...) image or map with its padding, itself where there is none to add."""
+        """Pad an (H, W, ...) image or map; returns it unchanged if no padding is needed."""
         height, width = (max(side, self.min_side) for side in array.shape[:2])
         if self.size_divisibility > 0:
             height, width = (

@@ -1,4 +1,4 @@
-"""The mapper of detectors that learn concepts: Detectron2's own, with components."""
+"""The mapper for detectors with concepts: Detectron2's own, with components."""
 
 from __future__ import annotations
 
@@ -21,34 +21,32 @@ from .tensors import component_tensors
 __all__ = ["DetectionConceptMapper"]
 
 _NO_SHAPELY = (
-    "INPUT.CROP.ENABLED is True, but Detectron2 crops polygons by Shapely, which is not installed: "
-    "pip install shapely, or set INPUT.CROP.ENABLED to False"
+    "INPUT.CROP.ENABLED is True, but Detectron2 crops polygons with Shapely, which is not "
+    "installed: pip install shapely, or set INPUT.CROP.ENABLED to False"
 )
 
 
 class DetectionConceptMapper(FileNamingMapper):
-    """Record of an image and its annotations -> what Detectron2's detectors train on, components.
+    """Turns an image and its annotations into the input of Detectron2's detectors, with components.
 
-    All that Detectron2's ``DatasetMapper`` does for training is done by it: augmentations, boxes,
-    masks (polygons or bit masks), keypoints, proposals. Of the keys under INPUT, those that only
-    this project's other mappers have are of no effect. ``instances`` are without crowds, without
-    boxes of zero area and without what the crop does not show; there may be none.
+    Detectron2's ``DatasetMapper`` does everything that it does for training: augmentations, boxes,
+    masks (polygons or bit masks), keypoints, proposals. Keys under INPUT that only the other
+    mappers of this project have are without effect. ``instances`` does not have crowds, boxes of
+    zero area and instances outside of the crop. It may be empty.
 
-    If ``with_components``, adds the connected components of the augmented image (Sec. 3.3):
-    ``component_map``, (H, W) int16 tensor, each pixel's component or -1, and
-    ``component_classes``, (C,) int64 tensor, each component's class.
+    If ``with_components``, the result has the connected components of the augmented image
+    (Sec. 3.3): ``component_map``, (H, W) int16 tensor, the component of each pixel or -1, and
+    ``component_classes``, (C,) int64 tensor, the class of each component.
 
-    They are not the instances, one by one: supervision stays semantic, as in the paper. They are
-    the components of the same map of classes as :class:`InstanceConceptMapper` has, where the
-    smaller of two instances lies on top, crowds are ignored, and the background is a class of its
-    own with the index ``num_classes``. An annotation without a mask stands there as its whole box,
-    which is weaker: what the box has of other things and of the background counts as the object.
-    Masks are used for components wherever there are any, with MODEL.MASK_ON False too.
+    The components are not the single instances: supervision stays semantic, as in the paper. They
+    are made of the same map of classes as in :class:`~.instance.InstanceConceptMapper`. An
+    annotation without a mask covers its whole box there. This supervision is weaker, because
+    everything in the box counts as the object. Masks are used for components whenever there are
+    some, even with MODEL.MASK_ON False.
 
-    Annotations that nothing could be learned from are refused, see
-    :class:`~sgr.data.truth.annotations.AnnotationChecker`; polygons of fewer than three corners
-    are left out, and with masks also the annotations that have no other, as Detectron2's loader
-    of COCO's format does.
+    :class:`~sgr.data.truth.annotations.AnnotationChecker` refuses annotations that nothing can be
+    learned from. Polygons of fewer than three corners are left out and, if the detector learns
+    masks, annotations without another polygon too, as in Detectron2's loader of COCO's format.
     """
 
     truth_key = "annotations"
@@ -69,13 +67,13 @@ class DetectionConceptMapper(FileNamingMapper):
         """
         Args:
             num_classes: categories are in ``[0, num_classes)``.
-            head: the node under MODEL whose NUM_CLASSES that is, for messages.
+            head: the node under MODEL with this NUM_CLASSES, for messages.
             with_components: whether to compute components.
             max_components, min_area_ratio, kernel_size: see
                 :func:`sgr.data.components.connected_components`.
-            codes_needed: why masks must be run-length codes, and the way out, for messages; ""
-                where polygons do.
-            **options: of ``detectron2.data.DatasetMapper``, but for ``is_train``.
+            codes_needed: the reason why masks cannot be polygons, and the way out, for messages;
+                "" if they can.
+            **options: arguments of ``detectron2.data.DatasetMapper`` except ``is_train``.
         """
         super().__init__(True, **options)
         self.num_classes = num_classes
@@ -107,8 +105,8 @@ class DetectionConceptMapper(FileNamingMapper):
         options = super().from_config(cfg, is_train)
         del options["is_train"]
         if cfg.INPUT.CROP.ENABLED and importlib.util.find_spec("shapely") is None:
-            # Found out here, or by the look at the records, which can be polygons where the format
-            # is not, and not where a worker meets the first polygon.
+            # Raised here, or when the records are checked (they may have polygons in any format),
+            # and not when a worker of the loader meets the first polygon.
             if cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
                 raise ValueError(_NO_SHAPELY)
             options["codes_needed"] = _NO_SHAPELY
@@ -118,7 +116,10 @@ class DetectionConceptMapper(FileNamingMapper):
         return {**options, **component_options(cfg), "num_classes": num_classes, "head": head}
 
     def check_records(self, records: Sequence[dict]) -> None:
-        """See :meth:`~sgr.data.truth.annotations.AnnotationChecker.check_all`."""
+        """Check all annotations before the training.
+
+        See :meth:`~sgr.data.truth.annotations.AnnotationChecker.check_all`.
+        """
         self._checker.check_all(records)
 
     def __call__(self, dataset_dict: dict) -> dict:
@@ -139,7 +140,7 @@ class DetectionConceptMapper(FileNamingMapper):
     def _transform_annotations(
         self, dataset_dict: dict, transforms: T.TransformList, image_shape: tuple[int, int]
     ) -> None:
-        # A copy of the record, which by now has the size of the image.
+        # Detectron2 calls this with a copy of the record, which has the size of the image.
         size, file_name = (dataset_dict["height"], dataset_dict["width"]), dataset_dict["file_name"]
         self._checker.check(dataset_dict, size)
         annotations = dataset_dict["annotations"]
@@ -149,7 +150,9 @@ class DetectionConceptMapper(FileNamingMapper):
                     name = annotation_name(annotation, index, file_name)
                     annotation["segmentation"] = _clean(annotation["segmentation"], size, name)
             annotations = [
-                each for each in annotations if each.get("iscrowd", 0) or each["segmentation"]
+                annotation
+                for annotation in annotations
+                if annotation.get("iscrowd", 0) or annotation["segmentation"]
             ]
             dataset_dict["annotations"] = annotations
         if self.with_components:
@@ -160,17 +163,17 @@ class DetectionConceptMapper(FileNamingMapper):
                 labels, ignore_label=self.num_classes + 1, **self._component_options
             )
             dataset_dict.update(targets)
-        if any(not each.get("iscrowd", 0) for each in annotations):
+        if any(not annotation.get("iscrowd", 0) for annotation in annotations):
             super()._transform_annotations(dataset_dict, transforms, image_shape)
         else:
-            # Detectron2 0.6 would look for masks here if it has to recompute boxes.
+            # Without an instance, Detectron2 0.6 looks for masks if it has to recompute boxes.
             del dataset_dict["annotations"]
             nothing = detection_utils.annotations_to_instances([], image_shape)
             dataset_dict["instances"] = nothing
 
 
 def _clean(segmentation: dict | list, size: tuple[int, int], name: str) -> dict | list | None:
-    """A segmentation in the form that Detectron2 takes; an empty list if it encloses nothing."""
+    """The segmentation in the form that Detectron2 takes; an empty list if it encloses nothing."""
     if isinstance(segmentation, dict):
         return checked_rle(segmentation, size, name)
     return valid_polygons(segmentation)
@@ -178,5 +181,5 @@ def _clean(segmentation: dict | list, size: tuple[int, int], name: str) -> dict 
 
 @MAPPER_REGISTRY.register()
 def detection_concept(cfg: CfgNode) -> DetectionConceptMapper:
-    """Detectron2's own for detectors, with components of instances' masks, or of their boxes."""
+    """Detectron2's own mapper, with the components of instances' masks, or of their boxes."""
     return DetectionConceptMapper(cfg)

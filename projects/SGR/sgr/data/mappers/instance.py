@@ -1,4 +1,4 @@
-"""Mappers of datasets with annotated instances, COCO style, for mask classification."""
+"""Mappers of datasets with annotated instances (COCO style), for mask classification."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class _Targets(NamedTuple):
 
     Attributes:
         masks: (N, H, W) bool, without crowds.
-        classes: the class of each.
-        class_map: (H, W) of [0, num_classes] and, for ignored pixels, num_classes + 1.
+        classes: the class of each mask.
+        class_map: (H, W) in [0, num_classes], or num_classes + 1 for ignored pixels.
     """
 
     masks: np.ndarray
@@ -34,20 +34,17 @@ class _Targets(NamedTuple):
 
 
 class InstanceConceptMapper(ConceptMapper):
-    """Record of an image and its annotations -> image, one mask per instance, components.
+    """Turns an image and its annotations into an image, one mask per instance, and components.
 
-    Annotations have a ``segmentation``: polygons, or a run-length code, compressed or not. Adds to
-    what :class:`ConceptMapper` does ``instances``: Instances with ``gt_classes``, (N,) int64, and
-    ``gt_masks``, (N, H, W) bool, in the order of the annotations, without crowds and without what
-    the crop does not show. They may overlap. N may be 0.
+    Annotations have a ``segmentation``: polygons, or a run-length code, compressed or not. In
+    addition to :class:`ConceptMapper`, the result has ``instances``: Instances with ``gt_classes``,
+    (N,) int64, and ``gt_masks``, (N, H, W) bool, in the order of the annotations. Crowds, and
+    instances outside of the crop, are left out. Masks may overlap. N may be 0.
 
-    The components are those of a map of classes, where the smaller of two overlapping instances
-    lies on top, as in :func:`sgr.data.truth.records.read_instance_map`. Pixels of crowds that
-    no instance covers are ignored. All others are the background, a class of its own with the
-    index ``num_classes``, so that the concept regions of things learn where things end.
-
-    Polygons are drawn at the size of the crop; run-length codes are augmented as masks, one after
-    the other.
+    The components are those of the map of classes that
+    :func:`sgr.data.truth.instances.paint_classes` makes: the smaller of two overlapping instances
+    lies on top, pixels of crowds only are ignored, and the background is a class with the index
+    ``num_classes``.
     """
 
     truth_key = "annotations"
@@ -81,7 +78,10 @@ class InstanceConceptMapper(ConceptMapper):
         return {**options, "num_classes": num_classes}
 
     def check_records(self, records: Sequence[dict]) -> None:
-        """See :meth:`~sgr.data.truth.annotations.AnnotationChecker.check_all`."""
+        """Check all annotations before the training.
+
+        See :meth:`~sgr.data.truth.annotations.AnnotationChecker.check_all`.
+        """
         self._checker.check_all(records)
 
     def _read(self, dataset_dict: dict, *, size: tuple[int, int]) -> list[InstanceShape]:

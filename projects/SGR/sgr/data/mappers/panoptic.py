@@ -1,4 +1,4 @@
-"""Mappers of panoptic datasets: an image, a picture of segments, and their categories."""
+"""Mappers of panoptic datasets, with an image, a picture of segments and their categories."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class _Segments(NamedTuple):
     """The segments of one image.
 
     Attributes:
-        indices: (H, W) map, each pixel's segment in [0, N), or N where there is none.
-        labels: (N + 1,) int64, the class of each; the value for ignored pixels for crowds and,
-            at the end, for pixels without a segment.
+        indices: (H, W) map: the segment of each pixel in [0, N), or N for none.
+        labels: (N + 1,) int64: the class of each segment. Crowds, and the last entry, for pixels
+            without a segment, have the value of ignored pixels.
     """
 
     indices: np.ndarray
@@ -33,20 +33,20 @@ class _Segments(NamedTuple):
 
 
 class PanopticConceptMapper(ConceptMapper):
-    """Record of an image and its panoptic segments -> image, one mask per segment, components.
+    """Turns an image and its panoptic segments into an image, one mask per segment, and components.
 
-    Records are those of Detectron2's panoptic datasets in their standard form, with
+    It takes the records of Detectron2's panoptic datasets in their standard form, with
     ``pan_seg_file_name`` and ``segments_info``: dicts of ``id``, ``category_id`` (contiguous, over
-    things and stuff alike) and ``iscrowd``. Adds to what :class:`ConceptMapper` does
+    things and stuff alike) and ``iscrowd``. In addition to :class:`ConceptMapper`, the result has
 
     - ``instances``: Instances with ``gt_classes``, (N,) int64, and ``gt_masks``, (N, H, W) bool:
-      the segments seen in the crop, in the order of ``segments_info``, without crowds. N may be 0;
-    - ``sem_seg``: (H, W) int64 tensor, the segments' classes, ``ignore_value`` for unlabelled
-      pixels and crowds. Always taken from the segments: a label map that a record may name beside
-      them can count its classes in another way (Detectron2's "separated" datasets do).
+      the segments in the crop, in the order of ``segments_info``, without crowds. N may be 0;
+    - ``sem_seg``: (H, W) int64 tensor, the classes of the segments, ``ignore_value`` for unlabelled
+      pixels and crowds. It is never read from a label map, because the label maps of Detectron2's
+      "separated" datasets count their classes in another way.
 
-    The components are those of ``sem_seg``. One map of segments is augmented; masks are made of the
-    crop only.
+    The components are those of ``sem_seg``. The map of segments is augmented, and masks are made of
+    the crop.
     """
 
     truth_key = "pan_seg_file_name"
@@ -94,7 +94,7 @@ class PanopticConceptMapper(ConceptMapper):
         return _Segments(compact(indices, len(segments)), labels)
 
     def _augment(self, image: np.ndarray, truth: _Segments) -> tuple[np.ndarray, _Segments]:
-        # Segments are augmented, but crops are drawn by the classes that they show.
+        # The map of segments is augmented. The labels are for crops that look at the classes.
         labels = compact(truth.labels, self.num_classes - 1, self.ignore_value)
         labelled = LabelledImage(image, truth.indices, labels)
         self.augmentations(labelled)
@@ -106,7 +106,7 @@ class PanopticConceptMapper(ConceptMapper):
         record["sem_seg"] = torch.from_numpy(labels)
         self._add_components(record, labels, self.ignore_value)
         areas = np.bincount(truth.indices.ravel(), minlength=len(truth.labels))
-        # Not those without a segment either, whose label is the same.
+        # Pixels without a segment have the label of ignored pixels, too.
         shown = np.flatnonzero((areas > 0) & (truth.labels != self.ignore_value))
         masks = truth.indices == shown.astype(truth.indices.dtype)[:, None, None]
         record["instances"] = mask_instances(masks, truth.labels[shown])

@@ -1,4 +1,4 @@
-"""Mappers of datasets for semantic segmentation: an image and a label map."""
+"""Mappers of datasets for semantic segmentation, with an image and a label map per record."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["SEMANTIC_MAPPERS", "MaskFormerSemanticConceptMapper", "SemanticConce
 
 
 class SemanticConceptMapper(ConceptMapper):
-    """Record of an image and its label map -> augmented image, labels and components.
+    """Turns an image and its label map into an augmented image, labels and components.
 
-    Adds to what :class:`ConceptMapper` does ``sem_seg``: (H, W) int64 tensor of labels,
-    ``ignore_value`` where there is none. The components are those of the labels.
+    In addition to :class:`ConceptMapper`, the result has ``sem_seg``: (H, W) int64 tensor of
+    labels, ``ignore_value`` for unlabelled pixels. The components are those of the labels.
     """
 
     truth_key = "sem_seg_file_name"
@@ -40,8 +40,8 @@ class SemanticConceptMapper(ConceptMapper):
         Args:
             num_classes: labels are in ``[0, num_classes)``.
             ignore_label: the label of unlabelled pixels in the files.
-            ignore_value: their label in the result, which is what the models' losses leave out.
-                Augmentations see it too.
+            ignore_value: the label of these pixels in the result, and in the augmentations. The
+                losses of the models ignore it.
             **options: see :class:`ConceptMapper`.
 
         Raises:
@@ -65,7 +65,7 @@ class SemanticConceptMapper(ConceptMapper):
         }
 
     def _read(self, dataset_dict: dict, *, size: tuple[int, int]) -> np.ndarray:
-        """(H, W) labels, in which ignored pixels have ``ignore_value``."""
+        """(H, W) labels; ignored pixels have ``ignore_value``."""
         if "sem_seg_file_name" not in dataset_dict:
             raise ValueError(
                 f"the record of {dataset_dict['file_name']} has no sem_seg_file_name: "
@@ -77,7 +77,7 @@ class SemanticConceptMapper(ConceptMapper):
         compacted = compact(labels, self.num_classes - 1, self.ignore_value)
         if self.ignore_value == self.ignore_label:
             return compacted
-        # Not by a mask into the compacted map, which may be the file's, and read-only.
+        # A new map, because the compacted one may be the file's, which is read-only.
         return np.where(labels == self.ignore_label, self.ignore_value, compacted)
 
     def _augment(self, image: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -93,13 +93,13 @@ class SemanticConceptMapper(ConceptMapper):
 class MaskFormerSemanticConceptMapper(SemanticConceptMapper):
     """:class:`SemanticConceptMapper` with one mask for each class present, for mask classification.
 
-    Adds ``instances``: Instances with ``gt_classes``, (N,) int64, and ``gt_masks``, (N, H, W)
-    bool, which is the form that the public MaskFormer and Mask2Former read. N may be 0.
+    In addition, the result has ``instances``: Instances with ``gt_classes``, (N,) int64, and
+    ``gt_masks``, (N, H, W) bool. N may be 0.
     """
 
     def _add_targets(self, record: dict, truth: np.ndarray) -> None:
         super()._add_targets(record, truth)
-        if truth.dtype == np.uint8:  # whose table is short: counted first, then left out
+        if truth.dtype == np.uint8:  # the table of counts is short: no pixel need be left out
             counts = np.bincount(truth.ravel(), minlength=256)
             counts[self.ignore_value] = 0
         else:
@@ -121,5 +121,5 @@ def mask_former_semantic_concept(cfg: CfgNode) -> MaskFormerSemanticConceptMappe
     return MaskFormerSemanticConceptMapper(cfg)
 
 
-# Those that train on the labels of ``stuff_classes``, so that the head needs as many.
+# The mappers whose labels are the ``stuff_classes``: the head must have as many classes.
 SEMANTIC_MAPPERS = (semantic_concept.__name__, mask_former_semantic_concept.__name__)

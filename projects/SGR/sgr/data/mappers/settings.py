@@ -1,4 +1,4 @@
-"""What a config and the metadata of the training data say to a mapper."""
+"""The arguments of mappers, taken from a config and from the metadata of its training data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["check_for_training", "check_ignored", "component_options", "labels_o
 
 
 def check_for_training(mapper_class: type, is_train: bool) -> None:
-    """Raise ValueError if a mapper is asked for testing."""
+    """Raise ValueError if ``is_train`` is False: our mappers are for training."""
     if not is_train:
         raise ValueError(
             f"{mapper_class.__name__} is for training; for testing use "
@@ -20,7 +20,7 @@ def check_for_training(mapper_class: type, is_train: bool) -> None:
 
 
 def component_options(cfg: CfgNode) -> dict[str, Any]:
-    """The arguments of a mapper that are about components, from the config."""
+    """The arguments of a mapper that concern components."""
     return {
         "with_components": cfg.MODEL.SGR.SUPERVISION.WEIGHT > 0,
         "max_components": cfg.MODEL.SGR.SUPERVISION.MAX_ACTIVE,
@@ -30,7 +30,7 @@ def component_options(cfg: CfgNode) -> dict[str, Any]:
 
 
 def check_ignored(num_classes: int, **values: int) -> None:
-    """Raise ValueError if one of the ``values``, given by name, is the label of a class."""
+    """Raise ValueError if one of the named ``values`` is the label of a class."""
     for name, value in values.items():
         if 0 <= value < num_classes:
             raise ValueError(
@@ -42,14 +42,15 @@ def check_ignored(num_classes: int, **values: int) -> None:
 def labels_of_training_data(
     cfg: CfgNode, key: str = "stuff_classes", head: str = "SEM_SEG_HEAD"
 ) -> tuple[int, int]:
-    """Number of classes and ignore label of ``cfg.DATASETS.TRAIN``, from the metadata.
+    """Number of classes and ignore label of the datasets in ``cfg.DATASETS.TRAIN``.
 
-    Load the data before: some datasets, those of Detectron2's ``register_coco_instances`` among
-    them, learn their classes only then.
+    They come from the metadata, or from the config if the metadata do not have them. Load the data
+    before: some datasets, such as those of Detectron2's ``register_coco_instances``, get their
+    classes when they are loaded.
 
     Args:
-        cfg: the config; its heads' keys stand in for what the metadata lack.
-        key: of the list of class names in the metadata.
+        cfg: the config.
+        key: the list of class names in the metadata.
         head: the node under MODEL whose NUM_CLASSES counts.
 
     Raises:

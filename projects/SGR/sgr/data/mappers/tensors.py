@@ -16,7 +16,7 @@ __all__ = ["component_tensors", "mask_instances"]
 def component_tensors(
     labels: np.ndarray, *, ignore_label: int, **options: Any
 ) -> dict[str, torch.Tensor]:
-    """What concept supervision learns from.
+    """The connected components of a crop, as concept supervision reads them.
 
     Args:
         labels: (H, W) classes of the crop.
@@ -24,8 +24,8 @@ def component_tensors(
         **options: see :func:`sgr.data.components.connected_components`.
 
     Returns:
-        ``component_map``, (H, W) int16, each pixel's component or -1, and ``component_classes``,
-        (C,) int64.
+        ``component_map``, (H, W) int16, the component of each pixel or -1, and
+        ``component_classes``, (C,) int64.
     """
     components = connected_components(labels, ignore_label=ignore_label, **options)
     return {
@@ -35,15 +35,15 @@ def component_tensors(
 
 
 def mask_instances(masks: np.ndarray, classes: np.ndarray) -> Instances:
-    """What mask classification learns from.
+    """Masks and their classes, as mask classification reads them.
 
     Args:
         masks: (N, H, W) bool, padded; N may be 0.
         classes: (N,) integers.
 
     Returns:
-        ``gt_masks``, (N, H, W) bool, and ``gt_classes``, (N,) int64: the form that the public
-        MaskFormer and Mask2Former read.
+        ``gt_masks``, (N, H, W) bool, and ``gt_classes``, (N,) int64. The public MaskFormer and
+        Mask2Former read the same form.
     """
     instances = Instances(masks.shape[1:])
     instances.gt_classes = torch.from_numpy(np.asarray(classes, np.int64))

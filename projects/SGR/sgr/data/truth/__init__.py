@@ -1,1 +1,1 @@
-"""What a dataset says of one image: one reader for mappers, evaluators and the checker."""
+"""Reads the ground truth of one image, for mappers, evaluators and the checker."""

@@ -1,7 +1,7 @@
-"""What is wrong with a file of annotations in COCO's format.
+"""Finds the faults of a file of annotations in COCO's format.
 
-Detectron2's loader stops at the first record that it cannot read, often without naming it. Only
-then is the file looked at here, so a sound one is not read twice.
+Detectron2's loader stops at the first record that it cannot read, often without naming it. The file
+is checked here only after that, so a correct file is not read twice.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ __all__ = ["coco_content_faults", "coco_file_faults", "explain_coco_errors"]
 
 @contextmanager
 def explain_coco_errors(dataset_names: Iterable[str]) -> Iterator[None]:
-    """A context for loading registered datasets, whose errors name the records at fault.
+    """Load registered datasets in this context to get errors that name the faulty records.
 
     Args:
-        dataset_names: of registered datasets; those with a ``json_file`` in their metadata are
-            looked at if the loading fails.
+        dataset_names: the datasets. If loading fails, the ``json_file`` in their metadata is
+            checked.
 
     Raises:
-        ValueError: the loading failed. The message names the records that are not in COCO's
-            format; where there are none, the files that it may be about. An OSError is left as it
-            is, and so is any error where a dataset is not of such a file, or there is none.
+        ValueError: loading failed. The message names the records that are not in COCO's format, or
+            else the files. An OSError is not changed, nor is any error if a dataset has no
+            ``json_file``.
     """
     try:
         yield
@@ -41,12 +41,12 @@ def explain_coco_errors(dataset_names: Iterable[str]) -> Iterator[None]:
         files = {name: MetadataCatalog.get(name).get("json_file") for name in dataset_names}
         for name, json_file in files.items():
             faults = []
-            with suppress(Exception):  # of another form than any that is known here
+            with suppress(Exception):  # the content may have any form
                 faults = coco_file_faults(json_file) if json_file else []
             if faults:
                 raise ValueError(
-                    f"the dataset {name} cannot be loaded from {json_file}; correct or remove what "
-                    f"follows:\n{list_faults(faults)}"
+                    f"the dataset {name} cannot be loaded from {json_file}; correct or remove "
+                    f"these records:\n{list_faults(faults)}"
                 ) from error
         if not files or not all(files.values()):
             raise
@@ -57,34 +57,37 @@ def explain_coco_errors(dataset_names: Iterable[str]) -> Iterator[None]:
 
 
 def coco_file_faults(json_file: str) -> list[str]:
-    """What :func:`coco_content_faults` says of a file; costs reading it again.
+    """Read a file, and check it with :func:`coco_content_faults`.
 
-    None where there is no such file.
+    A missing file has no faults: another loader may read it from elsewhere than a disk.
     """
     try:
         with open(json_file, encoding="utf-8") as file:
             content = json.load(file)
     except FileNotFoundError:
-        return []  # some other loader's, from elsewhere than a disk
+        return []
     except ValueError as error:
         return [f"the file is not JSON: {error}"]
     return coco_content_faults(content)
 
 
 def coco_content_faults(content: Any) -> list[str]:
-    """The records that Detectron2's ``load_coco_json`` cannot read, each in a sentence.
+    """Find the records that Detectron2's ``load_coco_json`` cannot read.
 
-    Where some are of another form than COCO's, only these, since the others refer to them. Costs a
-    few microseconds per annotation.
+    If some records do not have COCO's form, only these are reported, because the others refer to
+    them. This takes a few microseconds per annotation.
 
     Args:
-        content: what the JSON file holds.
+        content: the content of the JSON file.
+
+    Returns:
+        A sentence for each fault.
     """
     return list(_faults_of_form(content)) or list(_faults(content))
 
 
 def _faults_of_form(content: Any) -> Iterator[str]:
-    """What is missing, or of a type that no record has."""
+    """Values that are missing or of a wrong type."""
     if not isinstance(content, dict):
         yield f"the file holds a {type(content).__name__}, not images, annotations and categories"
         return
@@ -99,25 +102,25 @@ def _faults_of_form(content: Any) -> Iterator[str]:
             continue
         if not records and key != "annotations":
             yield f"the file has no {key}"
-        for index, each in enumerate(records):
-            if not isinstance(each, dict):
-                yield f"{key}[{index}] is a {type(each).__name__}, not a record"
+        for index, record in enumerate(records):
+            if not isinstance(record, dict):
+                yield f"{key}[{index}] is a {type(record).__name__}, not a record"
                 continue
-            missing = [name for name in needed if name not in each]
+            missing = [name for name in needed if name not in record]
             if missing:
-                yield f"{key}[{index}] has no {', '.join(missing)}, only {sorted(each)}"
+                yield f"{key}[{index}] has no {', '.join(missing)}, only {sorted(record)}"
             for name in needed:
-                if isinstance(each.get(name, 0), (list, dict, type(None))):
-                    yield f"{key}[{index}] has a {type(each[name]).__name__} as {name}"
+                if isinstance(record.get(name, 0), (list, dict, type(None))):
+                    yield f"{key}[{index}] has a {type(record[name]).__name__} as {name}"
 
 
 def _faults(content: dict) -> Iterator[str]:
-    """What is wrong in records that have what they need."""
+    """Wrong values in records of the right form."""
     annotations = content.get("annotations", [])
-    for id, count in Counter(each["id"] for each in annotations).items():
+    for id, count in Counter(annotation["id"] for annotation in annotations).items():
         if count > 1:
             yield f"{count} annotations have the id {id}"
-    categories = {each["id"] for each in content["categories"]}
+    categories = {category["id"] for category in content["categories"]}
     for annotation in annotations:
         fault = _fault(annotation, categories)
         if fault:
