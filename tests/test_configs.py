@@ -103,21 +103,36 @@ def test_glore_can_take_the_place_of_sgr(path):
     assert changes(files, str(path)).keys() <= expected.keys()
 
 
-@pytest.mark.parametrize("kind", ["sgr", "glore"])
+@pytest.mark.parametrize("reasoning", [SemanticGlobalReasoning, GloRe])
 @pytest.mark.parametrize(
-    ("path", "places"),
-    [("upernet_swin_tiny_bs8_89250", ["sgr"]), ("fcn_R101_bs8_89250", ["sgr", "sgr_in_head"])],
+    ("path", "place"),
+    [
+        ("cityscapes-19/upernet_swin_tiny_bs8_89250", "sgr"),
+        ("cityscapes-19/fcn_R101_bs8_89250", "sgr"),
+        ("cityscapes-19/fcn_R101_bs8_89250", "sgr_in_head"),
+        ("coco/mask_rcnn_R101_FPN_bs8_270k", "sgr"),
+        ("coco/mask_rcnn_swin_tiny_FPN_bs8_270k", "sgr"),
+    ],
 )
-def test_model_with_a_mixin_can_be_built(path, places, kind):
-    path = CONFIGS / "cityscapes-19" / f"{path}.yaml"
-    for place in places:
-        mixins = [place, "glore"] if kind == "glore" else [place]
-        model = build_model(load_config(with_mixins(path, *mixins), ["MODEL.DEVICE", "cpu"]))
-        modules = [module for module in model.modules() if isinstance(module, ReasoningModule)]
-        assert [type(module) for module in modules] == [
-            GloRe if kind == "glore" else SemanticGlobalReasoning
-        ]
-        assert (model.concept_criterion is None) == (kind == "glore")
+def test_model_with_a_mixin_can_be_built(path, place, reasoning):
+    mixins = [place] if reasoning is SemanticGlobalReasoning else [place, "glore"]
+    files = with_mixins(CONFIGS / f"{path}.yaml", *mixins)
+    model = build_model(load_config(files, ["MODEL.DEVICE", "cpu"]))
+    modules = [module for module in model.modules() if isinstance(module, ReasoningModule)]
+    assert [type(module) for module in modules] == [reasoning]
+    assert (model.concept_criterion is None) == (reasoning is GloRe)
+
+
+def test_name_alone_is_glore():
+    """On a config of full size, which leaves the module its own defaults."""
+    path = CONFIGS / "coco-stuff-10k-171" / "maskformer_R101_sgr_bs16_78750.yaml"
+    cfg = dict(flat(load_config(str(path), ["MODEL.SGR.NAME", "GloRe"])))
+    mixed = dict(flat(load_config(with_mixins(path, "glore"))))
+    assert cfg.pop("MODEL.SGR.SUPERVISION.WEIGHT") == 0.25  # the file's, which GloRe leaves aside
+    assert mixed.pop("MODEL.SGR.SUPERVISION.WEIGHT") == 0
+    assert cfg == mixed
+    model = build_model(load_config(str(path), ["MODEL.SGR.NAME", "GloRe", "MODEL.DEVICE", "cpu"]))
+    assert model.concept_criterion is None
 
 
 def test_mixin_on_the_command_line(tmp_path):
