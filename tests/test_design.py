@@ -42,3 +42,13 @@ def test_the_table_has_all_equations():
     for number in range(1, 8):
         assert f"Eq. {number}" in words
     assert len(NAMES) > 25
+
+
+def test_contributing_names_what_exists():
+    text = (CHECKOUT / "CONTRIBUTING.md").read_text()
+    package = CHECKOUT / "projects" / "SGR" / "sgr"
+    source = "\n".join(path.read_text() for path in package.rglob("*.py"))
+    for name in re.findall(r"`(\w+_REGISTRY|[A-Z][a-z]\w+[A-Z]\w+)`", text):
+        assert re.search(rf"\b{name}\b", source), name
+    for part in re.findall(r"`(modeling/\w+|evaluation|data/datasets)/(?:NAME\.py)?", text):
+        assert (package / part).is_dir(), part
