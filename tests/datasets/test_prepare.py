@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from official_layouts import (
     write_cityscapes,
     write_coco_stuff_10k,
 )
-from sgr.data.files import draft_of
 from sgr.data.mappers import SemanticConceptMapper
 
 CHECKOUT = Path(__file__).parents[2]
@@ -430,16 +428,6 @@ def test_two_runs_at_once_leave_nothing_unfinished(tmp_path, monkeypatch):
     assert run("coco_stuff_10k", tmp_path) == 0
     images = tmp_path / "coco/coco_stuff_10k/images_detectron2"
     assert len(list(images.rglob("*.jpg"))) == 5 and not list(images.rglob("*.tmp"))
-
-
-def test_what_a_killed_run_left_is_no_obstacle(tmp_path):
-    source, target = tmp_path / "a.jpg", tmp_path / "b.jpg"
-    source.write_bytes(b"image")
-    left = tmp_path / f".b.jpg.{os.getpid()}-{threading.get_ident()}.tmp"
-    os.link(source, left)
-    with draft_of(target) as draft:
-        preparation._link_or_copy(source, draft)
-    assert target.read_bytes() == b"image" and not left.exists()
 
 
 def test_names_of_coco_stuff_lists(tmp_path, capsys):

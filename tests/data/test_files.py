@@ -1,0 +1,31 @@
+"""Files that are complete or as they were before."""
+
+import os
+import threading
+
+import pytest
+
+from sgr.data.files import draft_of
+
+
+def test_after_an_error_the_file_is_as_before(tmp_path):
+    target = tmp_path / "a.txt"
+    target.write_text("before")
+    with pytest.raises(KeyboardInterrupt), draft_of(target) as draft:
+        draft.write_text("half")
+        raise KeyboardInterrupt
+    assert target.read_text() == "before" and os.listdir(tmp_path) == ["a.txt"]
+    with draft_of(target) as draft:
+        assert draft.suffix == ".tmp" and draft.parent == tmp_path
+        draft.write_text("after")
+    assert target.read_text() == "after" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_the_draft_of_a_killed_run_is_no_obstacle(tmp_path):
+    source, target = tmp_path / "a.jpg", tmp_path / "b.jpg"
+    source.write_bytes(b"image")
+    left = tmp_path / f".b.jpg.{os.getpid()}-{threading.get_ident()}.tmp"
+    os.link(source, left)
+    with draft_of(target) as draft:
+        os.link(source, draft)
+    assert target.read_bytes() == b"image" and not left.exists()
