@@ -65,12 +65,12 @@ def add_options(option) -> None:
 def run(args: argparse.Namespace) -> Iterator[Row]:
     rng = np.random.default_rng(0)
     smooth = [patches(rng, args.size, args.classes) for _ in range(args.maps)]
-    noisy = [with_noise(rng, each, args.classes) for each in smooth]
+    noisy = [with_noise(rng, label_map, args.classes) for label_map in smooth]
     for name, label_maps in (("smooth", smooth), ("10 % noise", noisy)):
         row = compare(
             f"{args.maps} maps of {args.size}x{args.size}, {args.classes} classes, {name}",
-            lambda: [literal_components(each) for each in label_maps],
-            lambda: [connected_components(each) for each in label_maps],
+            lambda: [literal_components(label_map) for label_map in label_maps],
+            lambda: [connected_components(label_map) for label_map in label_maps],
             args,
             deviation=_share_of_other_components,
         )

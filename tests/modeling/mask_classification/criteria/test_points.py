@@ -53,7 +53,7 @@ def test_no_masks_and_no_floats_of_full_size():
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             result = function(*args, **(kwargs or {}))
-            sizes.extend(each.numel() for each in [result] if isinstance(each, torch.Tensor))
+            sizes.extend(value.numel() for value in [result] if isinstance(value, torch.Tensor))
             return result
 
     masks, points = _masks(2, 100, 100), torch.rand(1, 20, 2)
