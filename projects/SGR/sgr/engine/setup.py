@@ -71,7 +71,8 @@ def add_safety_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-unsafe-yaml",
         action="store_true",
-        help="read configs with !!python tags; they can run any code, so trust their source",
+        help="read configs with !!python tags, which can run any code, and fetch a _BASE_ from an "
+        "address; so trust their source",
     )
 
 
@@ -96,14 +97,15 @@ def load_config(
         config_file: a YAML file, or several of which the later ones override the earlier ones.
             The ``_BASE_`` of a file is one file or a list. "" stands for no file.
         opts: key, value, key, value...
-        allow_unsafe: whether to accept ``!!python`` tags in the files.
+        allow_unsafe: whether to accept ``!!python`` tags in the files, and to fetch bases from
+            addresses.
         add_configs: functions that add the keys of other projects to a config. They are called in
             this order, before ours: their default counts where both add the same key.
 
     Raises:
         FileNotFoundError: if a config file, or a file in DATASETS.FILES, does not exist.
-        ValueError: if a file has tags that are not allowed or is a base of itself, or if ``opts``
-            contains a flag; see also :func:`add_described_datasets`.
+        ValueError: if a file has tags or an address that are not allowed or is a base of itself, or
+            if ``opts`` contains a flag; see also :func:`add_described_datasets`.
         KeyError: for a key that does not exist.
         ImportError: if an installed project cannot be imported, or a file belongs to a project in
             this checkout that is not installed.
@@ -163,11 +165,28 @@ def _check_installed(config_file: str, projects: set[str]) -> None:
                 )
 
 
+class _LocalFiles(CfgNode):
+    """Reads a config and its bases from this machine; Detectron2 would also fetch them."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str):
+        if not os.path.isfile(filename):
+            if ":" in filename:  # of an address, or of a prefix of Detectron2's path manager
+                raise ValueError(
+                    f"the _BASE_ {filename!r} is not a file of this machine, and is not fetched; "
+                    "download it, or, if you trust where it comes from, add --allow-unsafe-yaml"
+                )
+            raise FileNotFoundError(f"there is no config file {filename!r}, which a _BASE_ names")
+        return open(filename, encoding="utf-8")
+
+
 def _merge_file(cfg: CfgNode, file: str, allow_unsafe: bool) -> None:
     """Merge a YAML file, and the files that it names as its ``_BASE_``, into ``cfg``."""
     if not os.path.isfile(file):
         raise FileNotFoundError(f"there is no config file {file!r}")
     try:
+        if not allow_unsafe:
+            _LocalFiles.load_yaml_with_base(file)
         cfg.merge_from_file(file, allow_unsafe=allow_unsafe)
     except yaml.constructor.ConstructorError as error:
         raise ValueError(
@@ -202,6 +221,8 @@ def setup_config(
         add_configs=add_configs,
     )
     check_num_classes(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)  # before there is an OUTPUT_DIR
+    if "://" in cfg.OUTPUT_DIR:  # --resume would fetch checkpoints from it
+        raise ValueError(f"OUTPUT_DIR is the address {cfg.OUTPUT_DIR!r}; it must be a folder")
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sgr")
     fit_to_machine(cfg)
     cfg.freeze()

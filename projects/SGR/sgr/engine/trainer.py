@@ -32,6 +32,7 @@ from detectron2.utils import comm
 from ..checkpoints.checkpointer import SafeCheckpointer
 from ..data.loading import load_dataset
 from ..data.mappers import build_mapper
+from ..data.proposals import add_proposals, proposal_files
 from ..data.truth.coco_file import explain_coco_errors
 from ..evaluation import build_evaluator
 from ..modeling.reasoning import ReasoningModule
@@ -143,7 +144,17 @@ class Trainer(DefaultTrainer):
             raise ValueError("DATASETS.TRAIN names no dataset to train on")
         # The data first: some datasets fill their metadata, which mappers read, when loaded.
         with explain_coco_errors(cfg.DATASETS.TRAIN):
-            dataset = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+            if cfg.MODEL.LOAD_PROPOSALS:
+                # Not by Detectron2, which unpickles the files.
+                dataset = [
+                    record
+                    for name, file in proposal_files(cfg, "TRAIN")
+                    for record in add_proposals(
+                        get_detection_dataset_dicts([name], filter_empty=False), file
+                    )
+                ]
+            else:
+                dataset = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
         mapper = build_mapper(cfg)
         # A mapper of label maps or segments learns from images without instances, too.
         needs_instances = getattr(mapper, "truth_key", "annotations") == "annotations"
@@ -162,10 +173,11 @@ class Trainer(DefaultTrainer):
         TEST.CENTER_CROP_SIZE cuts a square out of each image, see :func:`build_mapper`.
         """
         mapper = build_mapper(cfg, is_train=False)
+        records = load_dataset(dataset_name)
         if cfg.MODEL.LOAD_PROPOSALS:
-            return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+            records = add_proposals(records, dict(proposal_files(cfg, "TEST"))[dataset_name])
         return build_detection_test_loader(
-            load_dataset(dataset_name), mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS
+            records, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS
         )
 
     @classmethod

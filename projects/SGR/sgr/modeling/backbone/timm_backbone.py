@@ -276,6 +276,16 @@ class TimmBackbone(Backbone):
             )
 
 
+# Some versions of timm unpickle the file of checkpoint_path.
+_OPTIONS_OF_FILES = {
+    "cache_dir",
+    "checkpoint_path",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+}
+
+
 def _create(name: str, arguments: dict[str, Any]) -> nn.Module:
     """A classifier of timm, with random weights."""
     try:
@@ -285,6 +295,12 @@ def _create(name: str, arguments: dict[str, Any]) -> nn.Module:
             "the backbone 'build_timm_backbone' needs timm, which is not installed: "
             "pip install timm, or pip install -e '.[timm]'"
         ) from error
+    of_files = sorted(_OPTIONS_OF_FILES & arguments.keys())
+    if of_files:
+        raise ValueError(
+            f"MODEL.TIMM.OPTIONS has {', '.join(of_files)}, by which timm itself would read or "
+            "fetch files: name the weights with MODEL.WEIGHTS, which is read safely"
+        )
     plain = name.partition(".")[0]
     if ":" not in name and not timm.is_model(plain):
         near = difflib.get_close_matches(plain, timm.list_models(), n=3)
