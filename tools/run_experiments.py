@@ -14,6 +14,12 @@ folder holds a training with another config. After each run, and with --report-o
     results.csv    one row for each run
     results.png    a dot for each run, their mean and standard deviation
 
+FILE+MIXIN merges a config over another, as train_net.py --with does; several are possible:
+
+    python tools/run_experiments.py --configs configs/camvid-11/small_fcn.yaml \
+        sgr=configs/camvid-11/small_fcn.yaml+configs/mixins/sgr_in_head.yaml \
+        --seeds 0 1 2 --output output/camvid
+
 --weights NAME=FILE sets the file that the runs of a config start from; {seed} in FILE stands for
 the seed. So a second stage (a detector) can start from the first stage with the same seed,
 
@@ -84,7 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--configs",
         nargs="+",
         required=True,
-        metavar="[NAME=]FILE",
+        metavar="[NAME=]FILE[+MIXIN...]",
         help="without NAME, the config has the name of the file",
     )
     add("--seeds", nargs="+", type=int, required=True, metavar="SEED")

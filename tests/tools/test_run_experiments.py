@@ -130,6 +130,18 @@ def test_runs_go_seed_by_seed_in_folders_of_their_own(tool, configs, tmp_path):
     assert "OUTPUT_DIR" not in runs[3].settings
 
 
+def test_mixins_are_merged_over_a_config(tool, configs, tmp_path):
+    mixin = tmp_path / "mixin.yaml"
+    mixin.write_text("SOLVER: {BASE_LR: 0.25}\nVERSION: 2\n")
+    named = tool.parse_configs([f"{configs[0]}+{mixin}", f"other={configs[1]}+{mixin}"])
+    runs = tool.plan_runs(named, [0], tmp_path)
+    assert [run.name for run in runs] == ["a_mixin", "other"]
+    assert {run.settings["SOLVER.BASE_LR"] for run in runs} == {"0.25"}
+    command = tool.Launcher().command(runs[1])
+    place = command.index("--config-file")
+    assert command[place + 1 : place + 4] == [configs[1], "--with", str(mixin)]
+
+
 def test_runs_of_a_config_start_from_weights_of_their_seed(tool, configs, tmp_path):
     named = tool.parse_configs(configs)
     pattern = str(tmp_path / "s{seed}.pth")
@@ -184,6 +196,7 @@ def test_weights_are_wanted_only_by_runs_that_start(
     "change, message",
     [
         (["--configs", "nowhere.yaml"], "no config file 'nowhere.yaml'"),
+        (["--configs", f"{CONFIG}+nowhere.yaml"], "no config file 'nowhere.yaml'"),
         (["--configs", str(CONFIG), f"{CONFIG.stem}={CONFIG}"], "two configs have the name"),
         (["--configs", f"x/y={CONFIG}"], "'x/y' of .* cannot be the name of a folder"),
         (["--seeds"], "--seeds: expected at least one argument"),

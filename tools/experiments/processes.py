@@ -47,6 +47,7 @@ class Launcher:
         return [
             *(sys.executable, "-W", "ignore", str(TRAIN_NET)),
             *("--config-file", str(run.config_file)),
+            *(part for mixin in run.mixins for part in ("--with", str(mixin))),
             # A free port, because the default is the same for all processes of a user.
             *("--num-gpus", str(self.num_gpus), "--dist-url", "auto"),
             *(["--resume"] if run.has_checkpoint else []),

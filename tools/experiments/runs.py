@@ -52,6 +52,7 @@ class Run:
             ("SOLVER.MAX_ITER"), and a checksum of the file of weights.
         max_iter: iterations of the whole training.
         weights: the value of MODEL.WEIGHTS; None keeps that of the config.
+        mixins: configs that are merged over ``config_file``.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Run:
     settings: dict[str, str]
     max_iter: int
     weights: Path | None = None
+    mixins: Sequence[Path] = ()
 
     def __str__(self) -> str:
         return f"{self.name}, seed {self.seed}"
@@ -96,32 +98,39 @@ class Run:
         return int(number[1]) + 1 if number else self.max_iter
 
 
-def parse_configs(texts: Sequence[str]) -> dict[str, Path]:
-    """Read "FILE" or "NAME=FILE" arguments: name -> config file; the default is the file's name.
+def parse_configs(texts: Sequence[str]) -> dict[str, list[Path]]:
+    """Read "FILE", "FILE+MIXIN+..." or "NAME=..." arguments: name -> config file and its mixins.
+
+    The default name is made of the names of the files: "fcn_sgr" for "fcn.yaml+sgr.yaml".
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if two configs have the same name, or a name cannot be the name of a folder.
     """
-    configs: dict[str, Path] = {}
+    configs: dict[str, list[Path]] = {}
     for text in texts:
         before, equals, after = text.partition("=")
-        path = Path(after if equals else text)
-        name = before if equals else path.stem
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"there is no config file {str(path)!r} (changes of the configs, KEY VALUE, come "
-                "after --output DIR, or at the end behind --)"
-            )
+        files = [Path(part) for part in (after if equals else text).split("+")]
+        name = before if equals else "_".join(file.stem for file in files)
+        for file in files:
+            if not file.is_file():
+                raise FileNotFoundError(
+                    f"there is no config file {str(file)!r} (changes of the configs, KEY VALUE, "
+                    "come after --output DIR, or at the end behind --)"
+                )
         if not name or name in (".", "..") or "/" in name or os.sep in name:
             raise ValueError(f"{name!r} of {text!r} cannot be the name of a folder")
         if name in configs:
             raise ValueError(
-                f"two configs have the name {name!r}: {configs[name]} and {path}; name one "
-                "differently, as in NAME=FILE"
+                f"two configs have the name {name!r}: {_join(configs[name])} and {_join(files)}; "
+                "name one differently, as in NAME=FILE"
             )
-        configs[name] = path
+        configs[name] = files
     return configs
+
+
+def _join(files: Sequence[Path]) -> str:
+    return "+".join(map(str, files))
 
 
 def parse_weights(texts: Sequence[str], names: Collection[str]) -> dict[str, str]:
@@ -148,7 +157,7 @@ def parse_weights(texts: Sequence[str], names: Collection[str]) -> dict[str, str
 
 
 def plan_runs(
-    configs: dict[str, Path],
+    configs: Mapping[str, Sequence[Path]],
     seeds: Sequence[int],
     output: Path,
     opts: Sequence[str] = (),
@@ -181,7 +190,7 @@ def plan_runs(
             raise ValueError(f"{key} belongs to each run; use --output and --seeds instead")
     if weights and "MODEL.WEIGHTS" in opts[::2]:
         raise ValueError("MODEL.WEIGHTS and --weights contradict each other")
-    loaded = {name: _load(file, opts, allow_unsafe) for name, file in configs.items()}
+    loaded = {name: _load(files, opts, allow_unsafe) for name, files in configs.items()}
     runs = []
     for seed in seeds:
         for name, cfg in loaded.items():
@@ -193,25 +202,26 @@ def plan_runs(
             runs.append(
                 Run(
                     name=name,
-                    config_file=configs[name],
+                    config_file=configs[name][0],
                     seed=seed,
                     folder=output / name / f"seed_{seed}",
                     settings=settings,
                     max_iter=cfg.SOLVER.MAX_ITER,
                     weights=start,
+                    mixins=configs[name][1:],
                 )
             )
     return runs
 
 
-def _load(file: Path, opts: Sequence[str], allow_unsafe: bool):
+def _load(files: Sequence[Path], opts: Sequence[str], allow_unsafe: bool):
     try:
-        return load_config(str(file), list(opts), allow_unsafe=allow_unsafe)
+        return load_config(list(map(str, files)), list(opts), allow_unsafe=allow_unsafe)
     # For an unknown key, yacs raises a KeyError in a file and an AssertionError in options.
     except (AssertionError, KeyError) as error:
-        raise ValueError(f"{file}: {error.args[0]}") from error
+        raise ValueError(f"{_join(files)}: {error.args[0]}") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{file}: {error}") from error
+        raise ValueError(f"{_join(files)}: {error}") from error
 
 
 def _describe_weights(file: Path) -> dict[str, str]:

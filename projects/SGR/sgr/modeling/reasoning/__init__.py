@@ -5,6 +5,7 @@ from .concept_regions import ConceptRegions
 from .glore import GloRe
 from .position_encoding import sine_encoding
 from .sgr import SemanticGlobalReasoning
+from .uniform import UniformReasoning
 
 __all__ = [
     "REASONING_REGISTRY",
@@ -12,6 +13,7 @@ __all__ = [
     "GloRe",
     "ReasoningModule",
     "SemanticGlobalReasoning",
+    "UniformReasoning",
     "apply_reasoning_defaults",
     "build_reasoning",
     "sine_encoding",
