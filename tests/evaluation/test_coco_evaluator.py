@@ -388,3 +388,34 @@ def test_the_ground_truth_of_real_images_as_detections(shared, dataset):
         measured = [each for key, each in results[task].items() if key.startswith("AP-")]
         assert np.isfinite(measured).sum() == len(present)
         assert np.nanmin(measured) == pytest.approx(100, abs=1e-6)
+
+
+ZIGZAG = [value for n in range(2000) for value in (n % 2 * 1e5, n % 3)]
+
+
+@pytest.mark.parametrize(
+    "segmentation, sides, error",
+    [
+        ([[0, 0, 1e9, 0, 1e9, 1e9]], SIZE, None),
+        ([[1e9, 1e9, 1e9, 1e9]], SIZE, None),
+        ([ZIGZAG], SIZE, None),
+        ([ZIGZAG], (200_000, 200_000), "annotation 1 .* outline"),
+        ([[0, 0, 1e9, 0, 1e9, 1e9]], (10**9, 10**9), r"annotation 1 .* height and width \(10000"),
+        ({"size": [10**9, 10**9], "counts": "0"}, SIZE, "mask of 1000000000 x 1000000000"),
+        ({"size": list(SIZE), "counts": [5, -2]}, SIZE, "annotation 1 .* negative run"),
+    ],
+)
+def test_ground_truth_that_would_end_the_process(dataset, segmentation, sides, error):
+    """It is clipped or refused before pycocotools draws it."""
+    image = {"id": 1, "file_name": "a.jpg", "height": sides[0], "width": sides[1]}
+    annotation = {"id": 1, "image_id": 1, "category_id": 3, "area": 9, "bbox": [0, 0, 3, 3]}
+    annotation.update(segmentation=segmentation, iscrowd=0)
+    categories = [{"id": id, "name": str(id)} for id in CATEGORIES]
+    content = {"images": [image], "annotations": [annotation], "categories": categories}
+    name = dataset(content)
+    if error:
+        with pytest.raises(ValueError, match=error):
+            FastCOCOEvaluator(name)
+        return
+    evaluator = FastCOCOEvaluator(name)
+    evaluator._coco_api.annToRLE(evaluator._coco_api.anns[1])

@@ -15,6 +15,7 @@ from PIL import Image
 from sgr.config import add_sgr_config
 from sgr.data.components import connected_components
 from sgr.data.mappers import DetectionConceptMapper, InstanceConceptMapper, build_mapper
+from sgr.data.truth.annotations import AnnotationChecker, check_outlines
 
 NUM_CLASSES = 3
 SIZE = (60, 80)
@@ -355,3 +356,19 @@ def test_real_images(shared, cfg):
         no_box = classes_of(boxes) == 80
         assert (no_box & (classes_of(out) < 80)).float().mean() < 0.005
         assert no_box.any() and (~no_box).any()
+
+
+def test_a_polygon_that_is_enlarged_with_its_box():
+    """Detectron2 draws it 280 times as large, which would end the process."""
+    zigzag = [value for n in range(2000) for value in (n % 2 * 600, n % 3)]
+    annotation = {"category_id": 0, "bbox_mode": 1, "segmentation": [zigzag]}
+    checker = AnnotationChecker(num_classes=1, boxes_needed=True)
+    assert checker.fault({**annotation, "bbox": [0, 0, 600, 60]}, (600, 800)) is None
+    fault = checker.fault({**annotation, "bbox": [0, 0, 600, 0.01]}, (600, 800))
+    assert "enlarged to 28 pixels" in fault
+
+
+def test_mappers_of_others_get_no_polygon_that_cannot_be_drawn():
+    annotation = {"id": 5, "segmentation": [[0, 0, 1e9, 0, 1e9, 1e9]]}
+    with pytest.raises(ValueError, match=r"annotation 0 \(id 5\) of a.png has a polygon"):
+        check_outlines([{"file_name": "a.png", "annotations": [annotation]}])

@@ -242,8 +242,11 @@ def _check_annotations(
             report.add_fault(FaultKind.ANNOTATIONS, f"{name} {fault}")
             continue
         try:
+            segmentation = annotation.get("segmentation")
+            is_code = isinstance(segmentation, dict)
             # If the size is not known, nothing is drawn, and any size will do.
-            rle = checked_rle(annotation.get("segmentation"), size or (1, 1), name)
+            any_size = tuple(segmentation["size"]) if is_code else (1, 1)
+            rle = checked_rle(segmentation, size or any_size, name)
         except ValueError as error:
             report.add_fault(FaultKind.ANNOTATIONS, str(error))
             continue

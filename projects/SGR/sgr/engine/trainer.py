@@ -33,6 +33,7 @@ from ..checkpoints.checkpointer import SafeCheckpointer
 from ..data.loading import load_dataset
 from ..data.mappers import build_mapper
 from ..data.proposals import add_proposals, proposal_files
+from ..data.truth.annotations import check_outlines
 from ..data.truth.coco_file import explain_coco_errors
 from ..evaluation import build_evaluator
 from ..modeling.reasoning import ReasoningModule
@@ -160,8 +161,8 @@ class Trainer(DefaultTrainer):
         needs_instances = getattr(mapper, "truth_key", "annotations") == "annotations"
         if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and needs_instances:
             dataset = _without_empty(dataset, cfg.DATASETS.TRAIN)
-        if hasattr(mapper, "check_records") and isinstance(dataset, list):
-            mapper.check_records(dataset)
+        if isinstance(dataset, list):
+            getattr(mapper, "check_records", check_outlines)(dataset)
         loader = build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
         loader.num_images = len(dataset)
         return loader

@@ -11,11 +11,15 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import _evaluate_predictions_on_coco
 from detectron2.utils.file_io import PathManager
 from faster_coco_eval import COCOeval_faster
 from pycocotools.coco import COCO
+
+from ..data.truth.annotations import checked_rle, segmentation_fault
+from ..data.truth.masks import clip_polygon
 
 __all__ = ["FastCOCOEvaluator", "evaluate_coco"]
 
@@ -112,11 +116,38 @@ class FastCOCOEvaluator(COCOEvaluator):
             if annotation.get("iscrowd", 0) and not annotation.get("segmentation"):
                 x, y, w, h = box
                 annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+            if annotation.get("segmentation"):
+                annotation["segmentation"] = self._drawable(annotation)
         if 0 in self._coco_api.anns:
             self._logger.warning(
                 f"An annotation in {self._metadata.json_file} has the id 0. In COCO's evaluation, "
                 "nothing matches it; number annotations from 1 on"
             )
+
+    def _drawable(self, annotation: dict) -> dict | list:
+        """The segmentation without what would end the process when COCO's evaluation draws it."""
+        file, segmentation = self._metadata.json_file, annotation["segmentation"]
+        image = self._coco_api.imgs.get(annotation["image_id"], {})
+        size = image.get("height"), image.get("width")
+        name = f"annotation {annotation['id']} in {file}"
+        if size == (None, None):  # an error before anything is drawn
+            return segmentation
+        if not (_are_numbers([*size], 2) and all(1 <= side <= 1_000_000 for side in size)):
+            raise ValueError(f"the image of {name} has the height and width {size}")
+        fault = segmentation_fault(segmentation, size)
+        if fault:
+            raise ValueError(f"{name} {fault}")
+        if isinstance(segmentation, dict):
+            checked_rle(segmentation, size, name)
+            return segmentation
+        drawable = []
+        for polygon in segmentation:
+            # pycocotools takes two numbers at a time.
+            corners = np.ravel(np.asarray(polygon, np.float64))[: len(polygon) // 2 * 2]
+            clipped = clip_polygon(corners, size)
+            unchanged = clipped is corners
+            drawable.append(polygon if unchanged else clipped.tolist() or [0.0] * 6)
+        return drawable
 
     def _eval_predictions(self, predictions: list[dict], img_ids: list[int] | None = None) -> None:
         """Write the predictions to a file, and their AP by task to ``self._results``.

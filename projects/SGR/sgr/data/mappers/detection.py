@@ -176,7 +176,7 @@ def _clean(segmentation: dict | list, size: tuple[int, int], name: str) -> dict 
     """The segmentation in the form that Detectron2 takes; an empty list if it encloses nothing."""
     if isinstance(segmentation, dict):
         return checked_rle(segmentation, size, name)
-    return valid_polygons(segmentation)
+    return [polygon for polygon in valid_polygons(segmentation, size) if len(polygon)]
 
 
 @MAPPER_REGISTRY.register()

@@ -10,12 +10,13 @@ import numpy as np
 from detectron2.structures import BoxMode
 
 from ..faults import list_faults
-from .masks import to_rle
+from .masks import OUTLINE_LIMIT, outline_length, to_rle, valid_polygons
 
 __all__ = [
     "AnnotationChecker",
     "annotation_name",
     "category_fault",
+    "check_outlines",
     "checked_rle",
     "segmentation_fault",
 ]
@@ -148,6 +149,8 @@ class AnnotationChecker:
         if "code" in self.refused and is_code and not crowd:
             return f"has a run-length code: {self.refused['code']}"
         fault = segmentation_fault(segmentation, size)
+        if not fault and not is_code and self.boxes_needed and not crowd:
+            fault = _enlarged_fault(annotation, size)
         if not fault and "polygons" in self.refused and segmentation and not is_code and not crowd:
             return f"has polygons: {self.refused['polygons']}"
         return fault
@@ -157,6 +160,22 @@ class AnnotationChecker:
             return False
         is_needed = self.boxes_needed and not annotation.get("iscrowd", 0)
         return bool(is_needed) or "bbox" in annotation
+
+
+def check_outlines(records: Sequence[dict]) -> None:
+    """Refuse polygons that end the process when they are drawn, for mappers of other projects.
+
+    Raises:
+        ValueError: an outline is too long. The message names the annotation.
+    """
+    for record in records:
+        for index, annotation in enumerate(record.get("annotations", ())):
+            segmentation = annotation.get("segmentation")
+            for polygon in segmentation if isinstance(segmentation, list) else ():
+                fault = _outline_fault(polygon, None)
+                if fault:
+                    name = annotation_name(annotation, index, record.get("file_name", "a record"))
+                    raise ValueError(f"{name} {fault}")
 
 
 def category_fault(category: Any, num_classes: int, head: str = "SEM_SEG_HEAD") -> str | None:
@@ -201,6 +220,19 @@ def _box_fault(annotation: dict) -> str | None:
     return None
 
 
+def _enlarged_fault(annotation: dict, size: tuple[int, int] | None) -> str | None:
+    """Detectron2 enlarges a small box to 28 pixels, and the polygons with it, to draw its mask."""
+    left, top, third, fourth = (float(number) for number in annotation["bbox"])
+    if annotation["bbox_mode"] == BoxMode.XYXY_ABS:
+        third, fourth = third - left, fourth - top
+    scale = 28 / max(min(third, fourth), 0.1)
+    for polygon in annotation["segmentation"] if scale > 1 else ():
+        fault = _outline_fault(polygon, size, scale)
+        if fault:
+            return f"{fault}, where its bbox {annotation['bbox']!r} is enlarged to 28 pixels"
+    return None
+
+
 def segmentation_fault(
     segmentation: dict | list, size: tuple[int, int] | None = None
 ) -> str | None:
@@ -208,7 +240,7 @@ def segmentation_fault(
 
     This takes microseconds and makes no mask, so it can check every annotation of a dataset. It
     does not check the runs of a code (:func:`~sgr.data.truth.masks.to_rle` does). Polygons of fewer
-    than three corners are no fault.
+    than three corners are no fault. Of a polygon, the parts far outside of the image do not count.
 
     Args:
         segmentation: polygons, or a run-length code.
@@ -240,7 +272,27 @@ def segmentation_fault(
                 return "has a polygon that does not consist of numbers"
         if not finite:
             return "has a polygon with a coordinate that is not finite"
+        # A bound first, which costs less.
+        fault = _outline_fault(polygon, size) if size is not None else None
+        if fault:
+            return fault
     return None
+
+
+def _outline_fault(
+    polygon: Sequence[float], size: tuple[int, int] | None, scale: float = 1
+) -> str | None:
+    try:
+        extent = max(polygon) - min(polygon)
+    except (TypeError, ValueError):  # an empty list, or pairs
+        extent = float(np.ptp(polygon)) if np.size(polygon) else 0.0
+    # The extent gives a bound, which costs less than the length.
+    if scale * extent * np.size(polygon) <= OUTLINE_LIMIT:
+        return None
+    length = scale * max(map(outline_length, valid_polygons([polygon], size)), default=0)
+    if length <= OUTLINE_LIMIT:
+        return None
+    return f"has a polygon with an outline of {length:.3g} pixels, too long to draw"
 
 
 def _code_fault(code: dict, size: tuple[int, int] | None) -> str | None:

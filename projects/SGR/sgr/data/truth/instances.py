@@ -54,8 +54,7 @@ def read_shapes(
         boxes_do: take the box of an annotation whose segmentation is missing or encloses nothing.
 
     Raises:
-        ValueError: a run-length code is not of its own size, or not of the image's. The message
-            names the annotation.
+        ValueError: see :func:`~sgr.data.truth.masks.to_rle`. The message names the annotation.
     """
     shapes = []
     for index, annotation in enumerate(annotations):
@@ -70,13 +69,7 @@ def read_shapes(
             rle = to_rle(segmentation, size)
         if rle is None:
             continue
-        if tuple(rle["size"]) != tuple(size):
-            height, width = rle["size"]
-            raise ValueError(
-                f"{name}: the mask is {width} x {height}, but the image is {size[1]} x {size[0]} "
-                "pixels"
-            )
-        polygons = None if isinstance(segmentation, dict) else valid_polygons(segmentation)
+        polygons = None if isinstance(segmentation, dict) else valid_polygons(segmentation, size)
         shapes.append(InstanceShape(index, annotation.get("category_id"), crowd, rle, polygons))
     return shapes
 
