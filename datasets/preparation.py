@@ -33,18 +33,6 @@ from sgr.data.truth.image_files import (
     size_fault,
 )
 
-__all__ = [
-    "IGNORED",
-    "Report",
-    "Split",
-    "Task",
-    "find_files",
-    "main",
-    "pair_files",
-    "prepare",
-    "to_classes",
-]
-
 # The label of ignored pixels in all label maps that are made.
 IGNORED = 255
 

@@ -8,8 +8,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 from unittest import mock
 
-__all__ = ["Place", "clocked"]
-
 
 class Place(NamedTuple):
     """A function that does a part of the work.

@@ -16,8 +16,6 @@ from sgr.evaluation import evaluate_coco
 
 from .measure import Row, compare
 
-__all__ = ["COMPARES", "add_options", "literal_evaluation", "run"]
-
 COMPARES = (
     "evaluate_coco (faster-coco-eval, which uses up to 8 CPU threads for masks) beside "
     "pycocotools, from results to the twelve values; deviation: over these and all precisions."

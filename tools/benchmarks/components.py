@@ -14,8 +14,6 @@ from sgr.data.components import connected_components
 from .label_maps import IGNORE_LABEL, patches, with_noise
 from .measure import Results, Row, compare
 
-__all__ = ["COMPARES", "add_options", "literal_components", "run"]
-
 COMPARES = (
     "connected_components beside a full-size mask, an opening and a labelling with OpenCV for "
     "every class; deviation: share of the pixels in another component."

@@ -14,8 +14,6 @@ from sgr.modeling.mask_classification import multi_scale_deformable_attention
 
 from .measure import Results, Row, compare
 
-__all__ = ["COMPARES", "add_options", "literal_deformable_attention", "run"]
-
 COMPARES = (
     "multi_scale_deformable_attention beside grid_sample of each map, whose samples are kept, "
     "stacked, weighted and summed. There is a query for each cell, with its points a few cells "

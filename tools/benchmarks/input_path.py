@@ -32,8 +32,6 @@ from .clock import Place, clocked
 from .label_maps import patches
 from .measure import Results, Row, compare, use_threads
 
-__all__ = ["COMPARES", "add_options", "run"]
-
 COMPARES = (
     "SemanticConceptMapper beside Detectron2's plain mapper on the same files, with the same "
     "augmentations and random numbers, from file to tensors; without components the two do the "

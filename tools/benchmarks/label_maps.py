@@ -5,8 +5,6 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-__all__ = ["IGNORE_LABEL", "patches", "with_noise"]
-
 IGNORE_LABEL = 255
 
 

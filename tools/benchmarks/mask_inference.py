@@ -20,16 +20,6 @@ from sgr.modeling.mask_classification import (
 
 from .measure import Results, Row, compare
 
-__all__ = [
-    "COMPARES",
-    "add_options",
-    "literal_instances",
-    "literal_labels",
-    "literal_panoptic",
-    "literal_scores",
-    "run",
-]
-
 COMPARES = (
     "semantic_inference, merge_by_pixel_within_masks and instance_inference beside the same on all "
     "masks at full size, in the order of steps of the public MaskFormer and Mask2Former; results "

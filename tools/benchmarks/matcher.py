@@ -19,8 +19,6 @@ from sgr.modeling.supervision import ConceptCriterion, ConceptMatcher
 from .label_maps import patches
 from .measure import Results, Row, compare
 
-__all__ = ["COMPARES", "add_options", "literal_losses", "run"]
-
 COMPARES = (
     "ConceptMatcher and ConceptCriterion, forward and backward, beside the same image by image on "
     "full-size masks: costs by matrix products, losses in a loop over the components, the cosine "

@@ -18,8 +18,6 @@ from typing import Any
 import cv2
 import torch
 
-__all__ = ["Row", "compare", "use_threads"]
-
 Results = Sequence[Any]  # numbers, tensors or arrays
 
 

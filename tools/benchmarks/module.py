@@ -14,8 +14,6 @@ from sgr.modeling.reasoning import ConceptRegions, SemanticGlobalReasoning, sine
 
 from .measure import Results, Row, compare
 
-__all__ = ["COMPARES", "LiteralReasoning", "add_options", "run"]
-
 COMPARES = (
     "SemanticGlobalReasoning beside two 1x1 convolutions on X' of 2C channels, on the same "
     "parameters; GFLOPs as fvcore counts, without attention's two products (the same in both)."

@@ -19,8 +19,6 @@ from sgr.testing import MultiScaleSemanticSegmentor
 
 from .measure import Results, Row, compare
 
-__all__ = ["COMPARES", "add_options", "literal_multi_scale", "run"]
-
 COMPARES = (
     "MultiScaleSemanticSegmentor beside a loop that stacks all probabilities at full size; six "
     "scales with flip, stand-ins for networks, whose own cost is small; the result is part of the "

@@ -15,8 +15,6 @@ from sgr.evaluation import diversity, label_histograms, semantics
 from .label_maps import IGNORE_LABEL, patches
 from .measure import Results, Row, compare
 
-__all__ = ["COMPARES", "add_options", "literal_metrics", "run"]
-
 COMPARES = (
     "S_C and D_C of one image by sgr.evaluation beside full-size masks of the classes and of all K "
     "tokens, 32 at a time."

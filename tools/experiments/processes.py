@@ -16,8 +16,6 @@ from typing import TextIO
 
 from .runs import Run, prepare, write_record
 
-__all__ = ["Launcher", "Pool", "describe_end", "interruptible", "locked"]
-
 TRAIN_NET = Path(__file__).resolve().parents[2] / "train_net.py"
 SECONDS_TO_END = 10
 

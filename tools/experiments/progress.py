@@ -10,8 +10,6 @@ from tqdm import tqdm
 
 from .runs import Run
 
-__all__ = ["Progress", "iterations_done"]
-
 # More than two lines of metrics.json, even with many classes.
 TAIL_BYTES = 1 << 17
 SECONDS_BETWEEN_LINES = 60

@@ -17,17 +17,6 @@ from sgr.visualization import draw_comparison, higher_is_better, read_metrics
 
 from .runs import Run, status
 
-__all__ = [
-    "Outcome",
-    "Summary",
-    "collect",
-    "format_table",
-    "measured",
-    "summarize",
-    "write_csv",
-    "write_report",
-]
-
 CAPTION = """\
 The last evaluation of each run: mean ± standard deviation (with N - 1) over the seeds that have
 finished. Bold: the best mean. ↑ higher is better, ↓ lower is better."""

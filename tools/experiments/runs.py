@@ -22,18 +22,6 @@ import yaml
 from sgr.data.files import draft_of
 from sgr.engine import load_config
 
-__all__ = [
-    "Run",
-    "check_unchanged",
-    "check_weights",
-    "parse_configs",
-    "parse_weights",
-    "plan_runs",
-    "prepare",
-    "status",
-    "write_record",
-]
-
 # Keys that the tool sets for each run.
 OWN_KEYS = ("OUTPUT_DIR", "SEED")
 MAX_SHOWN_CHANGES = 5

@@ -13,8 +13,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .modeling.outputs import BatchScores, outputs_of
 
-__all__ = ["SemanticExport", "export_onnx", "export_program"]
-
 
 class SemanticExport(nn.Module):
     """Semantic inference of a meta-architecture between plain tensors, at a fixed image size.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["UNLABELLED", "class_colors", "distinct_colors"]
-
 # The colour of pixels without a label.
 UNLABELLED = np.array([48, 48, 48], dtype=np.uint8)
 

@@ -13,8 +13,6 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components as graph_components
 
-__all__ = ["ComponentMap", "connected_components"]
-
 
 class ComponentMap(NamedTuple):
     """The components of one label map.

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
-__all__ = ["Fault", "FaultKind", "list_faults", "list_faults_by_kind", "list_values"]
-
 
 class FaultKind(Enum):
     """The kinds of faults; the value is the heading above a list of them."""

@@ -11,8 +11,6 @@ from detectron2.data import DatasetCatalog
 
 from .truth.coco_file import explain_coco_errors
 
-__all__ = ["keep_datasets", "load_dataset"]
-
 _kept: ContextVar[dict[str, Any] | None] = ContextVar("kept", default=None)
 
 

@@ -12,8 +12,6 @@ import cv2
 import torch
 from tqdm import tqdm
 
-__all__ = ["available_cores", "limit_opencv_threads", "one_opencv_thread", "work_in_threads"]
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

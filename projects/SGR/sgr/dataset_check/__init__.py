@@ -11,21 +11,3 @@ from .report import Report, spread
 from .samples import legend_of, samples_of
 from .tables import tell
 from .training import check_component_keys, training_faults, training_mapper
-
-__all__ = [
-    "CheckOptions",
-    "RecordMaps",
-    "Report",
-    "check_component_keys",
-    "check_record",
-    "check_records",
-    "class_faults",
-    "examine_record",
-    "legend_of",
-    "options_for",
-    "samples_of",
-    "spread",
-    "tell",
-    "training_faults",
-    "training_mapper",
-]

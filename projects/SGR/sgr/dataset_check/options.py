@@ -11,8 +11,6 @@ from detectron2.config import CfgNode
 from ..data.faults import Fault, FaultKind
 from ..data.mappers.settings import check_ignored
 
-__all__ = ["TRUTH_KEYS", "CheckOptions", "class_faults", "options_for"]
-
 # The kinds of ground truth, by their key in a record.
 TRUTH_KEYS = {
     "pan_seg_file_name": "panoptic segments",

@@ -29,8 +29,6 @@ from ..data.truth.segments import has_segments, read_segment_map, segment_faults
 from .options import CheckOptions
 from .report import Report
 
-__all__ = ["RecordMaps", "check_record", "check_records", "examine_record"]
-
 # More than any image has: components beyond L are counted too.
 _ALL = np.iinfo(np.int16).max
 _LOSSY = (".jpg", ".jpeg")

@@ -12,8 +12,6 @@ import numpy as np
 from ..data.faults import Fault, FaultKind, list_values
 from .options import CheckOptions
 
-__all__ = ["Report", "spread"]
-
 
 @dataclass
 class Report:

@@ -13,8 +13,6 @@ from ..visualization import Sample, class_colors, number_names
 from .options import CheckOptions
 from .record import examine_record
 
-__all__ = ["legend_of", "samples_of"]
-
 
 def samples_of(records: Iterable[dict], options: CheckOptions) -> Iterator[Sample]:
     """Read the image, labels, components and instances of records one by one.

@@ -9,8 +9,6 @@ from ..data.faults import list_faults_by_kind
 from .options import TRUTH_KEYS
 from .report import Report
 
-__all__ = ["tell"]
-
 # The number of labels that are no class and get a row each.
 _SHOWN = 10
 

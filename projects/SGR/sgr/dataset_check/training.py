@@ -15,8 +15,6 @@ from ..data.mappers import build_mapper
 from ..data.mappers.settings import component_options
 from .options import TRUTH_KEYS, CheckOptions
 
-__all__ = ["check_component_keys", "training_faults", "training_mapper"]
-
 
 def check_component_keys(cfg: CfgNode) -> None:
     """Check the keys of a config that concern components.

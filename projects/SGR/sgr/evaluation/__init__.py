@@ -15,25 +15,6 @@ from .token_metrics import (
     token_histograms,
 )
 
-__all__ = [
-    "CityscapesMeanIoUEvaluator",
-    "FastCOCOEvaluator",
-    "MeanIoUEvaluator",
-    "PanopticCounts",
-    "PanopticQualityEvaluator",
-    "ThingCOCOEvaluator",
-    "TokenSemanticsEvaluator",
-    "build_evaluator",
-    "cell_label_counts",
-    "diversity",
-    "evaluate_coco",
-    "label_histograms",
-    "match_segments",
-    "present_bins",
-    "semantics",
-    "token_histograms",
-]
-
 _NEEDS_DETECTRON2 = {
     "CityscapesMeanIoUEvaluator": ".cityscapes_evaluator",
     "FastCOCOEvaluator": ".coco_evaluator",

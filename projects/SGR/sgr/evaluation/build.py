@@ -22,8 +22,6 @@ from .sem_seg_evaluator import MeanIoUEvaluator
 from .thing_evaluator import ThingCOCOEvaluator
 from .token_evaluator import TokenSemanticsEvaluator
 
-__all__ = ["EVALUATOR_REGISTRY", "MEASURES", "build_evaluator", "declared_outputs", "measurable"]
-
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 EVALUATOR_REGISTRY.__doc__ = """
 Registry of further evaluators, by the names in ``TEST.EVALUATORS``. An entry is called with the

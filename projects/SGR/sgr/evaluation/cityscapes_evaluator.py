@@ -15,8 +15,6 @@ from ..data.truth.image_files import read_labels
 from ..data.truth.records import apply_test_transform
 from .sem_seg_evaluator import MeanIoUEvaluator
 
-__all__ = ["CityscapesMeanIoUEvaluator"]
-
 _CLASSES = sorted(CITYSCAPES_CATEGORIES, key=lambda category: category["trainId"])
 _NAMES = [category["name"] for category in _CLASSES]
 _LABEL_IDS = np.array([category["id"] for category in _CLASSES], np.uint8)

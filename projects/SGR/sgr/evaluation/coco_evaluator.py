@@ -21,8 +21,6 @@ from pycocotools.coco import COCO
 from ..data.truth.annotations import checked_rle, segmentation_fault
 from ..data.truth.masks import clip_polygon
 
-__all__ = ["FastCOCOEvaluator", "evaluate_coco"]
-
 
 def evaluate_coco(
     ground_truth: COCO,

@@ -10,8 +10,6 @@ from typing import Any
 
 from ..data.files import draft_of
 
-__all__ = ["write_json"]
-
 
 def write_json(path: str | Path, content: Mapping) -> None:
     """Write a JSON file. After an error, the file is as it was before.

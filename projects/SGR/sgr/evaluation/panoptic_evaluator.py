@@ -18,8 +18,6 @@ from ..data.truth.segments import find_segments, read_segment_map
 from .json_file import write_json
 from .panoptic_quality import PanopticCounts, match_segments
 
-__all__ = ["PanopticQualityEvaluator"]
-
 _NAMES = ("PQ", "SQ", "RQ")
 
 

@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["PanopticCounts", "match_segments"]
-
 # Two segments match if their IoU is larger than 1 / 2, which makes the matching unique. The test
 # below, 2 * intersection > union, is exact.
 

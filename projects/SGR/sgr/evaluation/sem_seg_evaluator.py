@@ -21,8 +21,6 @@ from ..modeling.outputs import predicted_labels
 from ..visualization.confusion_matrix import draw_confusion_matrix
 from .json_file import write_json
 
-__all__ = ["MeanIoUEvaluator"]
-
 
 class MeanIoUEvaluator(DatasetEvaluator):
     """mIoU, pixel accuracy and the confusion matrix, with the names and values of Detectron2.

@@ -6,8 +6,6 @@ import torch
 
 from .coco_evaluator import FastCOCOEvaluator
 
-__all__ = ["ThingCOCOEvaluator"]
-
 
 class ThingCOCOEvaluator(FastCOCOEvaluator):
     """Box and mask AP for models that number things and stuff together.

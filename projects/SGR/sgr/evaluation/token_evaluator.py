@@ -31,8 +31,6 @@ from ..modeling.reasoning.concept_regions import ConceptRegions
 from .json_file import write_json
 from .token_metrics import cell_label_counts, measure_tokens, present_bins
 
-__all__ = ["TokenSemanticsEvaluator"]
-
 # Means over the dataset, in the order of the report; "active": over the active tokens of an image.
 _METRICS = ("S_C", "D_C", "S_I", "D_I", "S_C_active", "D_C_active", "S_I_active", "D_I_active")
 

@@ -11,16 +11,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = [
-    "cell_label_counts",
-    "diversity",
-    "label_histograms",
-    "measure_tokens",
-    "present_bins",
-    "semantics",
-    "token_histograms",
-]
-
 
 def measure_tokens(
     regions: Tensor, counts: Tensor, active: Tensor

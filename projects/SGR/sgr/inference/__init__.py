@@ -5,20 +5,3 @@ from .files import IMAGE_SUFFIXES, find_files, output_files, refuse_overwriting
 from .metadata import dataset_metadata, output_metadata
 from .predictor import BatchPredictor, read_ahead
 from .video import VIDEO_SUFFIXES, VideoReader, VideoWriter
-
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "VIDEO_SUFFIXES",
-    "BatchPredictor",
-    "VideoReader",
-    "VideoWriter",
-    "choose_concepts",
-    "dataset_metadata",
-    "draw_output",
-    "draw_output_regions",
-    "find_files",
-    "output_files",
-    "output_metadata",
-    "read_ahead",
-    "refuse_overwriting",
-]

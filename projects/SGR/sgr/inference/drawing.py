@@ -15,8 +15,6 @@ from ..inspection import inspect_tokens
 from ..modeling.outputs import predicted_labels, regions_of
 from ..visualization import draw_regions_beside, region_tile_size, upsample_regions
 
-__all__ = ["choose_concepts", "draw_output", "draw_output_regions"]
-
 
 def draw_output(
     image: np.ndarray,

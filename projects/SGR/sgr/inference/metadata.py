@@ -11,8 +11,6 @@ from detectron2.data.catalog import Metadata
 
 from ..visualization import class_colors, distinct_colors
 
-__all__ = ["dataset_metadata", "output_metadata"]
-
 
 def dataset_metadata(cfg: CfgNode) -> Metadata:
     """Names and colours of the classes of the first dataset in ``DATASETS.TEST``.

@@ -18,8 +18,6 @@ from ..modeling.recording import check_has_regions
 from ..testing import SlidingWindowSegmentor, build_multi_scale_model
 from .metadata import dataset_metadata, output_metadata
 
-__all__ = ["BatchPredictor", "read_ahead"]
-
 Item = TypeVar("Item")
 
 

@@ -9,8 +9,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-__all__ = ["VIDEO_SUFFIXES", "VideoReader", "VideoWriter"]
-
 # MPEG-4 and motion JPEG are what OpenCV's wheels can write everywhere.
 _CODECS = {".mp4": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
 VIDEO_SUFFIXES = tuple(_CODECS)

@@ -5,5 +5,3 @@ needs Detectron2.
 """
 
 from .tokens import Histograms, Tokens, inspect_tokens
-
-__all__ = ["Histograms", "Tokens", "inspect_tokens"]

@@ -18,8 +18,6 @@ from ..modeling.outputs import REGIONS, predicted_labels, regions_of
 from ..modeling.supervision.matcher import ConceptMatcher
 from .tokens import Tokens, inspect_tokens
 
-__all__ = ["InspectedImage", "Inspector"]
-
 
 @dataclass(frozen=True)
 class InspectedImage:

@@ -16,8 +16,6 @@ from ..modeling.reasoning.concept_regions import ConceptRegions
 from ..modeling.supervision.matcher import ConceptMatcher
 from ..modeling.supervision.targets import component_targets
 
-__all__ = ["Histograms", "Tokens", "inspect_tokens"]
-
 
 @dataclass(frozen=True)
 class Histograms:

@@ -19,18 +19,6 @@ from torch.nn import functional as F
 
 from .reasoning import ConceptRegions
 
-__all__ = [
-    "REGIONS",
-    "RESULTS",
-    "Outputs",
-    "mask_scores",
-    "outputs_of",
-    "pixel_scores",
-    "predicted_labels",
-    "regions_of",
-    "scores_only",
-]
-
 # Kind of result -> its key in the output of an image.
 RESULTS = {"semantic": "sem_seg", "panoptic": "panoptic_seg", "instance": "instances"}
 

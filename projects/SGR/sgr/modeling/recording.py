@@ -8,8 +8,6 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["check_has_regions", "has_regions", "record_concepts"]
-
 
 def has_regions(model: nn.Module) -> bool:
     """Whether a module of ``model`` makes regions that :func:`record_concepts` would record."""

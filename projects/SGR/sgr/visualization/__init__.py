@@ -12,28 +12,3 @@ from .panel import draw_panel
 from .region_tiles import draw_regions_beside, region_tile_size
 from .regions import upsample_region, upsample_regions
 from .segments import draw_segments, number_names
-
-__all__ = [
-    "HIGHER_IS_BETTER",
-    "Sample",
-    "class_colors",
-    "color_labels",
-    "distinct_colors",
-    "draw_comparison",
-    "draw_confusion_matrix",
-    "draw_contact_sheet",
-    "draw_panel",
-    "draw_regions_beside",
-    "draw_segments",
-    "draw_token_histograms",
-    "draw_training_curves",
-    "higher_is_better",
-    "metric_title",
-    "number_names",
-    "overlay_heat",
-    "overlay_labels",
-    "read_metrics",
-    "region_tile_size",
-    "upsample_region",
-    "upsample_regions",
-]

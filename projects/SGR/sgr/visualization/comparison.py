@@ -12,8 +12,6 @@ from matplotlib.ticker import MaxNLocator
 from .figure import add_axes, new_figure, render
 from .metric_names import metric_title
 
-__all__ = ["draw_comparison"]
-
 _PANEL_WIDTH, _ROW_HEIGHT, _GAP = 2.1, 0.3, 0.2
 _TOP, _BOTTOM = 0.35, 0.35
 _NAME_SIZE = 8.5

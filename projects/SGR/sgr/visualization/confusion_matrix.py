@@ -11,8 +11,6 @@ from matplotlib.textpath import TextPath
 
 from .figure import add_axes, new_figure, render
 
-__all__ = ["confusion_figure", "draw_confusion_matrix"]
-
 # Inches. With few classes, the cells have room for numbers. With more classes the cells shrink, and
 # where no name fits beside its row, the axes show the numbers of the classes.
 _CELL, _CELL_WITHOUT_NUMBERS, _SMALLEST_NAMED_CELL = 0.42, 0.105, 0.07

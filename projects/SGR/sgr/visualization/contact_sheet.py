@@ -14,8 +14,6 @@ from .legend import Legend
 from .overlays import check_same_size, overlay_labels
 from .segments import draw_segments
 
-__all__ = ["Sample", "draw_contact_sheet"]
-
 # Pixels. Pictures fit into a tile, at their own aspect ratio.
 _TILE = (260, 300)  # height, width
 _GAP, _SAMPLE_GAP, _MARGIN = 6, 22, 16

@@ -12,8 +12,6 @@ from scipy.ndimage import median_filter
 from .figure import add_axes, new_figure, render
 from .metric_names import metric_title
 
-__all__ = ["draw_training_curves", "read_metrics"]
-
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 3.6, 2.4, 0.65, 0.35, 0.5
 
 

@@ -10,8 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-__all__ = ["add_axes", "new_figure", "picture_axes", "render"]
-
 DPI = 110
 
 

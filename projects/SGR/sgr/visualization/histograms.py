@@ -12,8 +12,6 @@ from .figure import add_axes, new_figure, picture_axes, render
 from .overlays import overlay_heat, overlay_labels
 from .segments import show_segments
 
-__all__ = ["draw_token_histograms"]
-
 _PICTURE_WIDTH, _BARS_WIDTH = 3.0, 2.9
 _LEFT, _TITLE = 0.15, 0.45
 # Room for the numbers of the axis beside the bars, and for the slanted names below them.

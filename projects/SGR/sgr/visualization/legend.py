@@ -10,8 +10,6 @@ from matplotlib.patches import Patch
 
 from ..data.colors import UNLABELLED
 
-__all__ = ["Legend"]
-
 _ROW = 0.19
 # Inches: the width of a letter, and of the patch with its gaps.
 _LETTER, _PATCH = 0.07, 0.5

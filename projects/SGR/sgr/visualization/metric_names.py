@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["HIGHER_IS_BETTER", "higher_is_better", "metric_title"]
-
 _TITLES = {
     "total_loss": "total loss",
     "sem_seg/mIoU": "mIoU (%)",

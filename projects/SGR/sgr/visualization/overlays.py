@@ -8,8 +8,6 @@ import numpy as np
 
 from ..data.colors import UNLABELLED
 
-__all__ = ["check_same_size", "color_labels", "overlay_heat", "overlay_labels"]
-
 _HEAT = (matplotlib.colormaps["inferno"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
 
 

@@ -12,8 +12,6 @@ from .legend import Legend
 from .overlays import check_same_size, color_labels, overlay_heat, overlay_labels
 from .segments import number_names, show_segments
 
-__all__ = ["draw_panel"]
-
 _TILE_WIDTH, _GAP, _MARGIN = 3.0, 0.12, 0.12
 
 

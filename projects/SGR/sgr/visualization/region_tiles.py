@@ -12,8 +12,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .overlays import overlay_heat
 
-__all__ = ["draw_regions_beside", "region_tile_size"]
-
 # The smallest and largest height of the large picture, in pixels.
 _HEIGHTS = (360, 1080)
 _GAP = 4

@@ -5,8 +5,6 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-__all__ = ["upsample_region", "upsample_regions"]
-
 
 def upsample_region(
     region: np.ndarray, stride: int, input_size: tuple[int, int], size: tuple[int, int]

@@ -14,8 +14,6 @@ from ..data.colors import distinct_colors
 from .figure import DPI, new_figure, picture_axes, render
 from .overlays import overlay_labels
 
-__all__ = ["draw_segments", "number_names", "show_segments"]
-
 _ATTEMPTS = 4
 _FONT_SIZES = (8, 6.5)
 

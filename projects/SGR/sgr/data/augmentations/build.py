@@ -10,8 +10,6 @@ from detectron2.data import transforms as T
 
 from .center_crop import CenterCrop
 
-__all__ = ["build_augmentations"]
-
 # By INPUT.CROP.TYPE.
 _CROP_SIZES = {
     "relative_range": "the smallest shares of the height and of the width, above 0 and at most 1",

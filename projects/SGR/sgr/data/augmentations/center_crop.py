@@ -7,8 +7,6 @@ import sys
 import numpy as np
 from detectron2.data import transforms as T
 
-__all__ = ["CenterCrop", "CentralSquare"]
-
 
 class CenterCrop(T.RandomCrop):
     """A crop of the same size as by Detectron2's ``RandomCrop``, from the middle of the image.

@@ -8,8 +8,6 @@ import cv2
 import numpy as np
 from detectron2.data import transforms as T
 
-__all__ = ["ColorJitter", "ColorJitterTransform"]
-
 _BYTES = np.arange(256, dtype=np.uint8)
 # The channels of OpenCV's HSV that are changed, and how many hues it has, 2 degrees each.
 _HUE, _SATURATION = 0, 1

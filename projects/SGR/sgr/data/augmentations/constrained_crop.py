@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from detectron2.data import transforms as T
 
-__all__ = ["ConstrainedCrop"]
-
 _MOST_DRAWS = 10
 
 

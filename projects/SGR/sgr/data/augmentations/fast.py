@@ -11,8 +11,6 @@ from .color_jitter import ColorJitter
 from .constrained_crop import ConstrainedCrop
 from .resized_crop import ResizedCrop
 
-__all__ = ["accelerated"]
-
 # Only these exact classes are replaced: a subclass may do more, or look at the whole resized image,
 # which is never made.
 _RESIZES = (T.ResizeShortestEdge, T.ResizeScale)

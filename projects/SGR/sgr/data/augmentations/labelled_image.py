@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from detectron2.data import transforms as T
 
-__all__ = ["LabelledImage", "compact"]
-
 
 class LabelledImage:
     """An image and an integer map, which augmentations change together.

@@ -8,8 +8,6 @@ import numpy as np
 from detectron2.data import transforms as T
 from PIL import Image
 
-__all__ = ["ResizedCrop", "ResizedCropTransform"]
-
 
 class ResizedCrop(T.Augmentation):
     """An augmentation that resizes and one that crops, in one step.

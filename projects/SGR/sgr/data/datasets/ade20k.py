@@ -13,8 +13,6 @@ from .missing import datasets_root
 from .pairs import load_sem_seg_dataset
 from .registration import replace_builtin
 
-__all__ = ["ADE20K_COLORS", "load_ade20k"]
-
 # The palette of the release, three bytes per class in the order of the labels.
 _PALETTE = bytes.fromhex(
     "787878b4787806e6e650323204c8037878508c8c8ccc05ffe6e6e604fa07e005ffebff0796053d78784608ff33"

@@ -12,8 +12,6 @@ from .missing import datasets_root
 from .pairs import load_sem_seg_dataset
 from .registration import register
 
-__all__ = ["CAMVID_CLASSES", "CAMVID_COLORS", "load_camvid"]
-
 CAMVID_CLASSES = [
     "Sky",
     "Building",

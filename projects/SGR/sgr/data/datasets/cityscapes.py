@@ -19,8 +19,6 @@ from ..faults import list_faults
 from .missing import IncompleteDataset, check_present, datasets_root, incomplete_dataset
 from .registration import replace_builtin
 
-__all__ = ["CITYSCAPES_COLORS", "load_cityscapes", "load_cityscapes_panoptic"]
-
 _SORTED_CATEGORIES = sorted(CITYSCAPES_CATEGORIES, key=lambda category: category["trainId"])
 CITYSCAPES_COLORS = [category["color"] for category in _SORTED_CATEGORIES]
 

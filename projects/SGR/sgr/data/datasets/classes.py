@@ -11,8 +11,6 @@ import numpy as np
 
 from ..files import read_text
 
-__all__ = ["as_class_names", "as_colors", "check_ignore_label"]
-
 PathLike = str | os.PathLike
 
 

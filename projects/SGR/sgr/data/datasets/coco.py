@@ -29,13 +29,6 @@ from detectron2.data.datasets.coco_panoptic import load_coco_panoptic_json
 from .missing import check_present, datasets_root, incomplete_dataset
 from .registration import replace_builtin
 
-__all__ = [
-    "load_coco_instances",
-    "load_coco_panoptic",
-    "load_coco_separated",
-    "load_coco_stuff",
-]
-
 HOW_TO_GET_COCO = """
 COCO 2017 is expected as the archives train2017.zip, val2017.zip, annotations_trainval2017.zip
 (instances) and panoptic_annotations_trainval2017.zip (https://cocodataset.org/#download), unpacked

@@ -15,8 +15,6 @@ from .missing import datasets_root
 from .pairs import load_sem_seg_dataset
 from .registration import register
 
-__all__ = ["COCO_STUFF_CLASSES", "COCO_STUFF_COLORS", "load_coco_stuff_10k"]
-
 # The things in the order of COCO's instance categories, then the stuff in COCO-Stuff's.
 COCO_STUFF_CLASSES = [category["name"] for category in COCO_CATEGORIES if category["isthing"]]
 COCO_STUFF_CLASSES += """

@@ -31,8 +31,6 @@ from .classes import as_class_names
 from .folders import is_of_folders, register_folders
 from .image_folders import Folders
 
-__all__ = ["add_described_datasets", "register_dataset_file"]
-
 _PATHS = ("images", "labels", "instances", "list")
 _KEYS = {
     "name": str,

@@ -21,8 +21,6 @@ from .classes import (
 )
 from .image_folders import Folders, add_annotations
 
-__all__ = ["is_of_folders", "register_folders", "register_sem_seg"]
-
 
 def register_sem_seg(
     name: str,

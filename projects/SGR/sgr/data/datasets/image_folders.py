@@ -15,8 +15,6 @@ from ..files import read_text
 from .missing import IncompleteDataset
 from .pairs import IMAGE_SUFFIXES, load_sem_seg_pairs
 
-__all__ = ["Folders", "add_annotations"]
-
 
 @dataclass(frozen=True)
 class Folders:

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from ..faults import list_faults
 
-__all__ = ["IncompleteDataset", "check_present", "datasets_root", "incomplete_dataset"]
-
 
 class IncompleteDataset(FileNotFoundError):
     """Files of a dataset are missing.

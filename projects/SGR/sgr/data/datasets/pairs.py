@@ -8,8 +8,6 @@ from pathlib import Path
 from ..files import visible_files
 from .missing import IncompleteDataset, check_present
 
-__all__ = ["IMAGE_SUFFIXES", "load_sem_seg_dataset", "load_sem_seg_pairs"]
-
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 

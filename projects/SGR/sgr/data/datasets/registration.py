@@ -11,8 +11,6 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import builtin
 
-__all__ = ["add_metadata", "register", "replace_builtin"]
-
 Paths = Callable[[], dict[str, Path]]
 
 

@@ -15,15 +15,6 @@ from detectron2.data.datasets.coco import load_coco_json
 from .missing import IncompleteDataset, check_present, datasets_root
 from .registration import register
 
-__all__ = [
-    "SHAPES_CLASSES",
-    "SHAPES_COLORS",
-    "SHAPES_STUFF",
-    "SHAPES_THINGS",
-    "load_shapes_instance",
-    "load_shapes_sem_seg",
-]
-
 # The order of the labels, and of the categories in the JSON files; see datasets/make_shapes.py.
 SHAPES_STUFF = ["sky", "water", "grass", "wall"]
 SHAPES_THINGS = ["disc", "box", "triangle", "star", "ring"]

@@ -13,14 +13,3 @@ from .detection import DetectionConceptMapper
 from .instance import InstanceConceptMapper
 from .panoptic import PanopticConceptMapper
 from .semantic import MaskFormerSemanticConceptMapper, SemanticConceptMapper
-
-__all__ = [
-    "MAPPER_REGISTRY",
-    "ConceptMapper",
-    "DetectionConceptMapper",
-    "InstanceConceptMapper",
-    "MaskFormerSemanticConceptMapper",
-    "PanopticConceptMapper",
-    "SemanticConceptMapper",
-    "build_mapper",
-]

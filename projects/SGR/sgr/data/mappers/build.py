@@ -12,8 +12,6 @@ from fvcore.common.registry import Registry
 from ..augmentations.center_crop import CentralSquare
 from ..truth.image_files import read_image
 
-__all__ = ["MAPPER_REGISTRY", "CentralSquareMapper", "FileNamingMapper", "build_mapper"]
-
 MAPPER_REGISTRY = Registry("MAPPER")
 MAPPER_REGISTRY.__doc__ = """
 Registry of training mappers, by the name in ``INPUT.DATASET_MAPPER_NAME``. An entry is called with

@@ -18,8 +18,6 @@ from ..truth.image_files import read_image
 from .settings import check_for_training, component_options
 from .tensors import component_tensors
 
-__all__ = ["ConceptMapper"]
-
 # The value of padding in images; it is close to the mean that the models subtract.
 _IMAGE_PADDING = 128
 

@@ -18,8 +18,6 @@ from .build import MAPPER_REGISTRY, FileNamingMapper
 from .settings import check_for_training, component_options, labels_of_training_data
 from .tensors import component_tensors
 
-__all__ = ["DetectionConceptMapper"]
-
 _NO_SHAPELY = (
     "INPUT.CROP.ENABLED is True, but Detectron2 crops polygons with Shapely, which is not "
     "installed: pip install shapely, or set INPUT.CROP.ENABLED to False"

@@ -16,8 +16,6 @@ from .concept_mapper import ConceptMapper
 from .settings import labels_of_training_data
 from .tensors import mask_instances
 
-__all__ = ["InstanceConceptMapper"]
-
 
 class _Targets(NamedTuple):
     """The instances of one augmented image, padded.

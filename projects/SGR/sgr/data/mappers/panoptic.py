@@ -16,8 +16,6 @@ from .concept_mapper import ConceptMapper
 from .settings import check_ignored, labels_of_training_data
 from .tensors import mask_instances
 
-__all__ = ["PanopticConceptMapper"]
-
 
 class _Segments(NamedTuple):
     """The segments of one image.

@@ -15,8 +15,6 @@ from .concept_mapper import ConceptMapper
 from .settings import check_ignored, labels_of_training_data
 from .tensors import mask_instances
 
-__all__ = ["SEMANTIC_MAPPERS", "MaskFormerSemanticConceptMapper", "SemanticConceptMapper"]
-
 
 class SemanticConceptMapper(ConceptMapper):
     """Turns an image and its label map into an augmented image, labels and components.

@@ -7,8 +7,6 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-__all__ = ["check_for_training", "check_ignored", "component_options", "labels_of_training_data"]
-
 
 def check_for_training(mapper_class: type, is_train: bool) -> None:
     """Raise ValueError if ``is_train`` is False: our mappers are for training."""

@@ -10,8 +10,6 @@ from detectron2.structures import Instances
 
 from ..components import connected_components
 
-__all__ = ["component_tensors", "mask_instances"]
-
 
 def component_tensors(
     labels: np.ndarray, *, ignore_label: int, **options: Any

@@ -12,15 +12,6 @@ from detectron2.structures import BoxMode
 from ..faults import list_faults
 from .masks import OUTLINE_LIMIT, outline_length, to_rle, valid_polygons
 
-__all__ = [
-    "AnnotationChecker",
-    "annotation_name",
-    "category_fault",
-    "check_outlines",
-    "checked_rle",
-    "segmentation_fault",
-]
-
 
 def annotation_name(annotation: dict, index: int, file_name: str) -> str:
     """The name of an annotation in messages: its place in the record, and its id if it has one."""

@@ -17,8 +17,6 @@ from detectron2.data import MetadataCatalog
 from ..faults import list_faults
 from .annotations import segmentation_fault
 
-__all__ = ["coco_content_faults", "coco_file_faults", "explain_coco_errors"]
-
 
 @contextmanager
 def explain_coco_errors(dataset_names: Iterable[str]) -> Iterator[None]:

@@ -14,8 +14,6 @@ from detectron2.structures import BoxMode
 from .annotations import annotation_name, checked_rle
 from .masks import to_rle, valid_polygons
 
-__all__ = ["InstanceShape", "draw_instances", "paint", "paint_classes", "read_shapes"]
-
 
 @dataclass(frozen=True)
 class InstanceShape:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pycocotools.mask as mask_util
 
-__all__ = ["OUTLINE_LIMIT", "clip_polygon", "outline_length", "to_rle", "valid_polygons"]
-
 # pycocotools stores five points for each pixel of an outline, about 150 bytes, before it looks at
 # the size of the mask; it ends the process where they are too many.
 OUTLINE_LIMIT = 3_000_000

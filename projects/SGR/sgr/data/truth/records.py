@@ -16,19 +16,6 @@ from .instances import draw_instances, paint, read_shapes
 from .masks import valid_polygons
 from .segments import has_segments, read_segment_map, segment_faults, segment_labels
 
-__all__ = [
-    "apply_test_transform",
-    "count_without_mask",
-    "file_size",
-    "find_image",
-    "has_classes",
-    "has_instances",
-    "read_class_map",
-    "read_instance_map",
-    "read_label_map",
-    "read_segments",
-]
-
 
 def apply_test_transform(input_: dict, labels: np.ndarray) -> np.ndarray:
     """Crop and resize a map of the ground truth in the way the test mapper did with the image.

@@ -10,8 +10,6 @@ from ..faults import list_values
 from .annotations import category_fault
 from .image_files import read_image
 
-__all__ = ["find_segments", "has_segments", "read_segment_map", "segment_faults", "segment_labels"]
-
 
 def has_segments(record: dict) -> bool:
     """Whether the record has ``pan_seg_file_name`` and ``segments_info``."""

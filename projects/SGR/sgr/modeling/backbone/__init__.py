@@ -10,15 +10,3 @@ from .build import (
 from .reasoning_backbone import add_reasoning, add_reasoning_from_config
 from .swin import SwinTransformer
 from .timm_backbone import TimmBackbone
-
-__all__ = [
-    "SwinTransformer",
-    "TimmBackbone",
-    "add_reasoning",
-    "add_reasoning_from_config",
-    "build_sgr_backbone",
-    "build_swin_backbone",
-    "build_swin_fpn_backbone",
-    "build_timm_backbone",
-    "build_timm_fpn_backbone",
-]

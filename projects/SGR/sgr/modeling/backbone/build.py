@@ -10,14 +10,6 @@ from .reasoning_backbone import add_reasoning_from_config
 from .swin import SwinTransformer
 from .timm_backbone import TimmBackbone
 
-__all__ = [
-    "build_sgr_backbone",
-    "build_swin_backbone",
-    "build_swin_fpn_backbone",
-    "build_timm_backbone",
-    "build_timm_fpn_backbone",
-]
-
 
 @BACKBONE_REGISTRY.register()
 def build_sgr_backbone(cfg, input_shape: ShapeSpec) -> Backbone:

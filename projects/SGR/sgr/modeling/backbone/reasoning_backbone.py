@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from ..reasoning import ReasoningModule, build_reasoning
 
-__all__ = ["add_reasoning", "add_reasoning_from_config"]
-
 
 def add_reasoning(backbone: Backbone, modules: Mapping[str, ReasoningModule]) -> Backbone:
     """Let reasoning modules enhance output features of a backbone, in place.

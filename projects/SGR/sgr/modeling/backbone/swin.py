@@ -20,8 +20,6 @@ from ..layers.checks import check_at_least_one
 from .swin_layers import PatchEmbed, PatchMerging, SwinBlock, SwinStage
 from .swin_weights import adapt_swin_weights
 
-__all__ = ["SwinTransformer"]
-
 
 class SwinTransformer(Backbone):
     """Swin Transformer with a normalised output after each stage, for images of any size.

@@ -15,8 +15,6 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
-__all__ = ["PatchEmbed", "PatchMerging", "SwinBlock", "SwinStage", "WindowAttention"]
-
 # Added to attention logits between patches that are neighbours only because of the cyclic shift.
 # Finite, as in the training of the public models, so that trained weights see the same function.
 NOT_NEIGHBOURS = -100.0

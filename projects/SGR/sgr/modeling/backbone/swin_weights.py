@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["adapt_swin_weights"]
-
 
 def adapt_swin_weights(
     own: Mapping[str, Tensor], prefix: str, state: Mapping[str, Tensor]

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from .timm_weights import adapt_timm_weights
 
-__all__ = ["TimmBackbone"]
-
 NORMS = ("", "BN", "SyncBN", "FrozenBN")
 # Gray levels by which a mean or a standard deviation may differ from that of the pretraining.
 # Releases of the same weights differ by half of one.

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-__all__ = ["adapt_timm_weights"]
-
 COUNTER = ".num_batches_tracked"  # of batch norms; some files leave it out
 
 

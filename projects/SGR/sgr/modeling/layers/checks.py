@@ -6,8 +6,6 @@ from typing import Any
 
 from fvcore.common.registry import Registry
 
-__all__ = ["check_at_least_one", "check_heads", "check_num_classes", "find_registered"]
-
 
 def find_registered(registry: Registry, name: str, key: str) -> Any:
     """Return what ``registry`` has under ``name``, which is the value of the config's ``key``.

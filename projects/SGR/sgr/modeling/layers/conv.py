@@ -8,8 +8,6 @@ import fvcore.nn.weight_init as weight_init
 from detectron2.layers import Conv2d, get_norm
 from torch import Tensor, nn
 
-__all__ = ["conv_norm"]
-
 
 def conv_norm(
     in_channels: int,

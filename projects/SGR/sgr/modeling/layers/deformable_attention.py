@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from .checks import check_at_least_one, check_heads
 from .deformable_sampling import Shapes, multi_scale_deformable_attention, sizes_of
 
-__all__ = ["DeformableAttention"]
-
 
 class DeformableAttention(nn.Module):
     """Attention of each query to a few learned points around its place, in maps of several sizes.

@@ -20,8 +20,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-__all__ = ["Shapes", "multi_scale_deformable_attention", "sizes_of"]
-
 Shapes = Sequence[tuple[int, int]]
 
 # Before PyTorch 2.7 export cannot be told from compilation.

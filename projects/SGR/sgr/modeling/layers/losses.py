@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, distributed
 
-__all__ = ["dice_loss", "focal_terms", "mean_over_workers"]
-
 
 def focal_terms(
     log_inside: Tensor, log_outside: Tensor, alpha: float, gamma: float

@@ -5,8 +5,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["MLP"]
-
 
 class MLP(nn.Module):
     """Linear layers with ReLU between them.

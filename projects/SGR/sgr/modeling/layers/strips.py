@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["STRIP_ELEMENTS", "Strips"]
-
 # Elements of a strip's largest tensor. A few such tensors exist at a time. In float32 each takes
 # 16 MiB, which is the largest of the fast sizes. On a CPU 1 to 16 MiB take the same time. 64 MiB
 # take up to twice as long, because the allocator asks the system for such blocks again each time.

@@ -13,16 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = [
-    "Transformer",
-    "TransformerDecoder",
-    "TransformerDecoderLayer",
-    "TransformerEncoder",
-    "TransformerEncoderLayer",
-    "TransformerEncoderOnly",
-    "xavier_init",
-]
-
 
 class _Layer(nn.Module):
     """What layers of the encoder and of the decoder have in common."""

@@ -22,32 +22,3 @@ from .predictors.base import PREDICTOR_REGISTRY, QueryPredictor, build_predictor
 from .predictors.masked_attention import MaskedAttentionPredictor
 from .predictors.transformer import TransformerPredictor
 from .segmentor import MaskFormerSegmentor
-
-__all__ = [
-    "CRITERION_REGISTRY",
-    "DeformableAttention",
-    "DeformablePixelDecoder",
-    "FPNPixelDecoder",
-    "HungarianMatcher",
-    "Mask2FormerSegmentor",
-    "MaskClassificationHead",
-    "MaskFormerSegmentor",
-    "MaskedAttentionPredictor",
-    "PANOPTIC_MERGE_REGISTRY",
-    "PREDICTOR_REGISTRY",
-    "PixelDecoderOutput",
-    "PointMatcher",
-    "PointSetCriterion",
-    "PyramidDecoder",
-    "QueryPredictor",
-    "SetCriterion",
-    "TransformerFPNPixelDecoder",
-    "TransformerPredictor",
-    "build_pixel_decoder",
-    "build_predictor",
-    "instance_inference",
-    "merge_by_pixel",
-    "merge_by_pixel_within_masks",
-    "multi_scale_deformable_attention",
-    "semantic_inference",
-]

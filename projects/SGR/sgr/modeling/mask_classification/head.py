@@ -11,8 +11,6 @@ from ..layers.checks import check_num_classes
 from .decoders.base import MULTI_SCALE, build_pixel_decoder
 from .predictors.base import build_predictor, check_reads
 
-__all__ = ["MaskClassificationHead"]
-
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class MaskClassificationHead(nn.Module):

@@ -21,14 +21,6 @@ from torch import Tensor
 
 from ..layers.strips import Strips
 
-__all__ = [
-    "PANOPTIC_MERGE_REGISTRY",
-    "instance_inference",
-    "merge_by_pixel",
-    "merge_by_pixel_within_masks",
-    "semantic_inference",
-]
-
 Resize = Callable[[Strips], Strips]
 
 PANOPTIC_MERGE_REGISTRY = Registry("PANOPTIC_MERGE")

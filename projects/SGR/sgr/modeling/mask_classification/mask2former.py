@@ -8,8 +8,6 @@ from .criteria.point_criterion import PointSetCriterion
 from .inference import merge_by_pixel_within_masks
 from .segmentor import MaskFormerSegmentor
 
-__all__ = ["Mask2FormerSegmentor"]
-
 
 @META_ARCH_REGISTRY.register()
 class Mask2FormerSegmentor(MaskFormerSegmentor):

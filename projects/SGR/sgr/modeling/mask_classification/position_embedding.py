@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from ..reasoning import sine_encoding
 
-__all__ = ["SinePositionEmbedding"]
-
 
 class SinePositionEmbedding(nn.Module):
     """Embed each cell's row and column by sines and cosines of different frequencies.

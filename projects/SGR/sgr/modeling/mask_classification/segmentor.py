@@ -23,8 +23,6 @@ from .inference import (
 )
 from .targets import prepare_targets
 
-__all__ = ["MaskFormerSegmentor"]
-
 
 @META_ARCH_REGISTRY.register()
 class MaskFormerSegmentor(nn.Module):

@@ -7,8 +7,6 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["prepare_targets"]
-
 
 def prepare_targets(
     batched_inputs: list[dict], images: ImageList, num_classes: int

@@ -10,18 +10,3 @@ from .fcn import FCNHead
 from .head import PerPixelHead
 from .losses import PIXEL_LOSS_REGISTRY, CrossEntropyLoss, HardPixelMiningLoss, PixelLoss
 from .uper_net import PyramidPooling, UperNetHead
-
-__all__ = [
-    "AnySizeDeepLabV3Head",
-    "CrossEntropyLoss",
-    "FCNHead",
-    "HardPixelMiningLoss",
-    "LinearClassifier",
-    "PIXEL_CLASSIFIER_REGISTRY",
-    "PIXEL_LOSS_REGISTRY",
-    "PerPixelHead",
-    "PixelLoss",
-    "PixelPrediction",
-    "PyramidPooling",
-    "UperNetHead",
-]

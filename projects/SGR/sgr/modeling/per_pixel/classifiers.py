@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from ..reasoning import ConceptRegions
 
-__all__ = ["PIXEL_CLASSIFIER_REGISTRY", "LinearClassifier", "PixelPrediction"]
-
 PIXEL_CLASSIFIER_REGISTRY = Registry("PIXEL_CLASSIFIER")
 PIXEL_CLASSIFIER_REGISTRY.__doc__ = """
 Classifiers of per-pixel heads, chosen by ``cfg.MODEL.SEM_SEG_HEAD.CLASSIFIER_NAME``. A registered

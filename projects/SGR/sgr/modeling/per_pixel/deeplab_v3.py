@@ -13,8 +13,6 @@ from torch.nn import functional as F
 
 from .head import PerPixelHead, check_no_reasoning, only_shape
 
-__all__ = ["AnySizeDeepLabV3Head"]
-
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class AnySizeDeepLabV3Head(PerPixelHead):

@@ -13,8 +13,6 @@ from torch import Tensor
 from ..reasoning import ReasoningModule, build_reasoning
 from .head import PerPixelHead, conv_norm_relu, only_shape
 
-__all__ = ["FCNHead"]
-
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class FCNHead(PerPixelHead):

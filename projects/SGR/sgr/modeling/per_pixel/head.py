@@ -17,8 +17,6 @@ from ..layers.conv import conv_norm
 from .classifiers import PIXEL_CLASSIFIER_REGISTRY, LinearClassifier
 from .losses import PIXEL_LOSS_REGISTRY, CrossEntropyLoss, PixelLoss, labels_of_cells, upsample
 
-__all__ = ["PerPixelHead", "check_no_reasoning", "conv_norm_relu", "only_shape"]
-
 conv_norm_relu = partial(conv_norm, activation=F.relu, init=weight_init.c2_msra_fill)
 
 

@@ -8,16 +8,6 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = [
-    "PIXEL_LOSS_REGISTRY",
-    "CrossEntropyLoss",
-    "HardPixelMiningLoss",
-    "PixelLoss",
-    "labels_of_cells",
-    "upsample",
-    "upsample_to_labels",
-]
-
 PIXEL_LOSS_REGISTRY = Registry("PIXEL_LOSS")
 PIXEL_LOSS_REGISTRY.__doc__ = """
 Losses of per-pixel heads, chosen by ``cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE``. A registered class or

@@ -16,8 +16,6 @@ from torch.nn import functional as F
 from ..layers.checks import check_at_least_one
 from .head import PerPixelHead, check_no_reasoning, conv_norm_relu
 
-__all__ = ["PyramidPooling", "UperNetHead"]
-
 
 class PyramidPooling(nn.Module):
     """Pyramid pooling (PSPNet): a map, and its means over the cells of several grids, are fused.

@@ -6,15 +6,3 @@ from .glore import GloRe
 from .position_encoding import sine_encoding
 from .sgr import SemanticGlobalReasoning
 from .uniform import UniformReasoning
-
-__all__ = [
-    "REASONING_REGISTRY",
-    "ConceptRegions",
-    "GloRe",
-    "ReasoningModule",
-    "SemanticGlobalReasoning",
-    "UniformReasoning",
-    "apply_reasoning_defaults",
-    "build_reasoning",
-    "sine_encoding",
-]

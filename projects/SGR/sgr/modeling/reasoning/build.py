@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from ..layers.checks import find_registered
 from .concept_regions import ConceptRegions
 
-__all__ = ["REASONING_REGISTRY", "ReasoningModule", "apply_reasoning_defaults", "build_reasoning"]
-
 REASONING_REGISTRY = Registry("REASONING")
 REASONING_REGISTRY.__doc__ = """
 Reasoning modules: subclasses of :class:`ReasoningModule`, chosen by ``cfg.MODEL.SGR.NAME``.

@@ -7,8 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["ConceptRegions"]
-
 
 class ConceptRegions(NamedTuple):
     """K soft masks over the cells of a feature map, and the tokens pooled through them.

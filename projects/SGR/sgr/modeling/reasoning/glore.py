@@ -12,8 +12,6 @@ from ..layers.checks import check_at_least_one
 from .build import REASONING_REGISTRY, ReasoningModule
 from .concept_regions import ConceptRegions
 
-__all__ = ["GloRe"]
-
 # Regions are clipped to [this, 1 - this], where their log-odds are finite.
 REGION_FLOOR = 1e-6
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["sine_encoding"]
-
 
 def sine_encoding(positions: Tensor, channels: int, *, temperature: float = 10000.0) -> Tensor:
     """Encode scalar positions by sines and cosines of geometrically falling frequencies.

@@ -14,8 +14,6 @@ from .concept_regions import ConceptRegions
 from .position_encoding import sine_encoding
 from .token_mixers import build_token_mixer
 
-__all__ = ["SemanticGlobalReasoning"]
-
 TOKEN_POOLINGS = ("sum", "mean")
 # Smallest mass of a region, in cells, that centroids and mean pooling divide by. The backward pass
 # divides by its square, which would overflow for a smaller one.

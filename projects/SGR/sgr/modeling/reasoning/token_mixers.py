@@ -6,8 +6,6 @@ from torch import Tensor, nn
 
 from ..layers.transformer import xavier_init
 
-__all__ = ["GraphConvolution", "build_token_mixer"]
-
 
 class GraphConvolution(nn.Module):
     """Graph convolution with a learned, fully connected adjacency (Table 4, "w graph").

@@ -11,8 +11,6 @@ from torch import Tensor
 from .build import REASONING_REGISTRY
 from .sgr import SemanticGlobalReasoning
 
-__all__ = ["UniformReasoning"]
-
 
 @REASONING_REGISTRY.register()
 class UniformReasoning(SemanticGlobalReasoning):

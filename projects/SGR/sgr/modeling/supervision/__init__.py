@@ -4,14 +4,3 @@ from .criterion import ConceptCriterion, ConceptLosses
 from .matcher import ConceptMatcher
 from .side_criteria import SIDE_CRITERION_REGISTRY, ConceptSupervision, SideCriterion
 from .targets import ComponentTargets, component_targets
-
-__all__ = [
-    "SIDE_CRITERION_REGISTRY",
-    "ComponentTargets",
-    "ConceptCriterion",
-    "ConceptLosses",
-    "ConceptMatcher",
-    "ConceptSupervision",
-    "SideCriterion",
-    "component_targets",
-]

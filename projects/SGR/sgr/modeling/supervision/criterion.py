@@ -15,8 +15,6 @@ from .losses import noisy_or_union, pairwise_cosine, sum_union
 from .matcher import ConceptMatcher
 from .targets import component_targets
 
-__all__ = ["ConceptCriterion", "ConceptLosses"]
-
 UNIONS = {"sum": sum_union, "noisy_or": noisy_or_union}
 
 

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["noisy_or_union", "pairwise_cosine", "sum_union"]
-
 # From 1 - SATURATION on, log(1 - sum) of a sum of regions goes on as a straight line. So it stays
 # finite, and still pushes down regions that cover another component.
 SATURATION = 0.05

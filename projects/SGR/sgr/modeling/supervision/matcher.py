@@ -11,8 +11,6 @@ from torch.nn import functional as F
 from ..layers.losses import dice_loss, focal_terms
 from .targets import ComponentTargets
 
-__all__ = ["ConceptMatcher"]
-
 
 class ConceptMatcher:
     """Match concept regions to components in two stages, many to one.

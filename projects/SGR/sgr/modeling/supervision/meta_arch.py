@@ -21,8 +21,6 @@ from .side_criteria import (
     learns_concepts,
 )
 
-__all__ = ["Supervised", "supervise", "supervise_concepts"]
-
 
 class Supervised(nn.Module):
     """Mixin of the classes that :func:`supervise` makes, before the meta-architecture.

@@ -13,14 +13,6 @@ from ..reasoning import ReasoningModule
 from ..recording import check_has_regions
 from .criterion import ConceptCriterion
 
-__all__ = [
-    "SIDE_CRITERION_REGISTRY",
-    "ConceptSupervision",
-    "SideCriterion",
-    "build_side_criteria",
-    "learns_concepts",
-]
-
 SIDE_CRITERION_REGISTRY = Registry("SIDE_CRITERION")
 SIDE_CRITERION_REGISTRY.__doc__ = """
 Criteria beside a model's own: subclasses of :class:`SideCriterion`. ``cfg.MODEL.SIDE_CRITERIA``

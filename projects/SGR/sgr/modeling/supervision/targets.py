@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["ComponentTargets", "component_targets"]
-
 
 class ComponentTargets(NamedTuple):
     """Components of a batch, averaged over the cells.

@@ -14,8 +14,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ...layers.losses import dice_loss, focal_terms
 
-__all__ = ["HungarianMatcher", "pairwise_dice_cost", "pairwise_focal_cost"]
-
 Match = tuple[np.ndarray, np.ndarray]
 
 

@@ -18,8 +18,6 @@ from .point_matcher import PointMatcher
 from .points import sample_masks
 from .set_criterion import CRITERION_REGISTRY, SetCriterion
 
-__all__ = ["PointSetCriterion", "sigmoid_cross_entropy_loss"]
-
 
 def sigmoid_cross_entropy_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Compute the binary cross entropy of (N, P) logits and targets: mean over P, sum over N."""

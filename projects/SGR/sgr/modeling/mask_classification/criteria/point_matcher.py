@@ -15,8 +15,6 @@ from ...layers.checks import check_at_least_one
 from .matcher import HungarianMatcher
 from .points import sample_masks
 
-__all__ = ["PointMatcher", "pairwise_cross_entropy_cost"]
-
 
 def pairwise_cross_entropy_cost(logits: Tensor, targets: Tensor) -> Tensor:
     """Compute the mean binary cross entropy of every prediction with every target.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["sample_masks"]
-
 
 def sample_masks(masks: Tensor, points: Tensor, index: Tensor | None = None) -> Tensor:
     """Read masks at points bilinearly, without a copy of the masks in floats.

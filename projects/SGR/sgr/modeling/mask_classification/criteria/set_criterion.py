@@ -14,8 +14,6 @@ from torch.nn import functional as F
 from ...layers.losses import dice_loss, mean_over_workers
 from .matcher import HungarianMatcher, Match
 
-__all__ = ["CRITERION_REGISTRY", "SetCriterion", "sigmoid_focal_loss"]
-
 CRITERION_REGISTRY = Registry("CRITERION")
 CRITERION_REGISTRY.__doc__ = """
 Criteria of mask classification, chosen by ``cfg.MODEL.MASK_FORMER.CRITERION_NAME``. A registered

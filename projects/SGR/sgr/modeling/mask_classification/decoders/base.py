@@ -13,8 +13,6 @@ from torch.nn import functional as F
 
 from ...layers.conv import conv_norm
 
-__all__ = ["MULTI_SCALE", "PixelDecoderOutput", "PyramidDecoder", "build_pixel_decoder"]
-
 # A predictor that reads PixelDecoderOutput.multi_scale_features asks for them by this name.
 MULTI_SCALE = "multi_scale_pixel_decoder"
 

@@ -21,8 +21,6 @@ from ...layers.transformer import xavier_init
 from ..position_embedding import SinePositionEmbedding
 from .base import MULTI_SCALE, PixelDecoderOutput, PyramidDecoder
 
-__all__ = ["DeformablePixelDecoder"]
-
 NUM_GROUPS = 32  # of the input projections' norms
 MAX_MULTI_SCALE_FEATURES = 3
 

@@ -17,8 +17,6 @@ from ...layers.transformer import TransformerEncoderOnly
 from ..position_embedding import SinePositionEmbedding
 from .base import PixelDecoderOutput, PyramidDecoder
 
-__all__ = ["FPNPixelDecoder", "TransformerFPNPixelDecoder"]
-
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class FPNPixelDecoder(PyramidDecoder):

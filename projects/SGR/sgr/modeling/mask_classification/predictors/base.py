@@ -19,8 +19,6 @@ from ...reasoning.concept_regions import ConceptRegions
 from ..decoders.base import MULTI_SCALE
 from ..position_embedding import SinePositionEmbedding
 
-__all__ = ["PREDICTOR_REGISTRY", "QueryPredictor", "build_predictor", "check_reads"]
-
 PREDICTOR_REGISTRY = Registry("PREDICTOR")
 PREDICTOR_REGISTRY.__doc__ = """
 Predictors, chosen by ``cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME``. A registered class is

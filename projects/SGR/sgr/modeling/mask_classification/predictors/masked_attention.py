@@ -13,8 +13,6 @@ from torch.nn import functional as F
 from ...layers.transformer import xavier_init
 from .base import PREDICTOR_REGISTRY, QueryPredictor
 
-__all__ = ["MaskedAttention", "MaskedAttentionPredictor"]
-
 
 class MaskedAttention(nn.MultiheadAttention):
     """Multi-head attention from queries to a memory, with one mask for all heads.

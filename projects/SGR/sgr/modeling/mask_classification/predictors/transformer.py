@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from ...layers.transformer import Transformer
 from .base import PREDICTOR_REGISTRY, QueryPredictor
 
-__all__ = ["TransformerPredictor"]
-
 
 @PREDICTOR_REGISTRY.register()
 class TransformerPredictor(QueryPredictor):
