@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
+from ..data.files import draft_of
 from . import sources  # noqa: F401 (registers "package://" and "hf-hub:")
 from .backbone_file import differing_settings, is_backbone_file, place_backbone
 from .report import report_differences
@@ -70,6 +72,76 @@ class SafeCheckpointer(DetectionCheckpointer):
     def __init__(self, model, save_dir="", *, allow_pickle: bool = False, **checkpointables):
         super().__init__(model, save_dir, **checkpointables)
         self.allow_pickle = allow_pickle
+        self._is_resuming = False
+        self._read: tuple[str, dict[str, Any]] = "", {}  # a file and its content, not loaded yet
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Save a checkpoint, as Detectron2 does, so that a crash leaves no half a file.
+
+        Raises:
+            OSError: if the file cannot be written; earlier checkpoints stay as they are.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {key: part.state_dict() for key, part in self.checkpointables.items()}
+        data = {"model": self.model.state_dict(), **data, **kwargs}
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        logging.getLogger(__name__).info("Saving checkpoint to %s", path)
+        try:
+            with draft_of(path, sync=True) as draft:
+                torch.save(data, draft)
+            self.tag_last_checkpoint(os.path.basename(path))
+        except (OSError, RuntimeError) as error:  # PyTorch raises a RuntimeError on a full disk
+            raise OSError(
+                f"the checkpoint {path} cannot be written ({error}); earlier ones are intact: free "
+                "space, or set another OUTPUT_DIR, and go on with --resume"
+            ) from error
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Name the checkpoint that ``--resume`` goes on from."""
+        with draft_of(os.path.join(self.save_dir, "last_checkpoint"), sync=True) as draft:
+            draft.write_text(last_filename_basename)
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint in ``save_dir`` to go on from, intact or not."""
+        return bool(self._checkpoints())
+
+    def _checkpoints(self) -> list[str]:
+        """Paths of what --resume may go on from: the one that was written last, then older ones."""
+        folder = Path(self.save_dir)
+        paths = sorted(folder.glob("model_*.pth"), key=lambda path: -path.stat().st_mtime)
+        tag = folder / "last_checkpoint"
+        if tag.is_file():
+            last = folder / tag.read_text().strip()
+            paths = [last, *(path for path in paths if path != last)]
+        return [str(path) for path in paths]
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Load the newest intact checkpoint of ``save_dir`` with ``resume``, or else ``path``.
+
+        It logs a warning for each newer checkpoint that is damaged or has gone.
+
+        Raises:
+            ValueError: with ``resume``, if there are checkpoints and none is intact, or if a
+                parameter of the model is missing or has another shape; see also :meth:`load`.
+        """
+        if not (resume and self.has_checkpoint()):
+            return super().resume_or_load(path, resume=False)
+        problems: list[str] = []
+        for candidate in self._checkpoints():
+            try:
+                self._read = candidate, self._load_file(candidate)
+            except (OSError, ValueError) as error:
+                problems.append(str(error))
+                continue
+            for problem in problems:
+                logging.getLogger(__name__).warning("Going on from %s: %s", candidate, problem)
+            self._is_resuming = True
+            try:
+                return self.load(candidate)
+            finally:
+                self._is_resuming = False
+        raise ValueError(f"no checkpoint in {self.save_dir!r} is intact: {'; '.join(problems)}")
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a file as Detectron2 does.
@@ -90,6 +162,9 @@ class SafeCheckpointer(DetectionCheckpointer):
         return super().load(path, *args, **kwargs)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
+        (read, content), self._read = self._read, ("", {})
+        if read == filename:
+            return content
         of_others = filename.endswith((".pkl", ".pyth"))
         if of_others and not self.allow_pickle:
             raise ValueError(_pickle_message(filename))
@@ -134,6 +209,13 @@ class SafeCheckpointer(DetectionCheckpointer):
             unexpected=incompatible.unexpected_keys,
             mismatched=incompatible.incorrect_shapes,
         )
+        differ = incompatible.missing_keys or incompatible.incorrect_shapes
+        if differ and self._is_resuming:
+            raise ValueError(
+                "the checkpoint to resume from is that of another model; go back to the config of "
+                "its training, or start anew from its weights: without --resume, with "
+                f"MODEL.WEIGHTS and another OUTPUT_DIR\n{table}"
+            )
         if table is not None:
             logging.getLogger(__name__).warning(
                 "The checkpoint does not fit the model in all. What is missing or mismatched stays "

@@ -41,8 +41,11 @@ def visible_files(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def draft_of(path: str | os.PathLike) -> Iterator[Path]:
+def draft_of(path: str | os.PathLike, *, sync: bool = False) -> Iterator[Path]:
     """Write a file so that it is either complete or, after an error, as it was before.
+
+    With ``sync``, that holds after a crash of the machine as well: the draft is on the disk before
+    it takes the place of the file. This costs the time that the disk takes.
 
     Example::
 
@@ -59,7 +62,21 @@ def draft_of(path: str | os.PathLike) -> Iterator[Path]:
     draft.unlink(missing_ok=True)  # a process with the same number may have been killed
     try:
         yield draft
+        if sync:
+            _sync(draft)
         os.replace(draft, path)
+        if sync:
+            _sync(path.parent)
     finally:
         # After success it still exists if it and ``path`` are links to the same file.
         draft.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:  # a file system that cannot
+        pass
+    finally:
+        os.close(descriptor)

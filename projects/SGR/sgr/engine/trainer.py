@@ -7,6 +7,7 @@ import logging
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -25,7 +26,7 @@ from detectron2.engine import (
     create_ddp_model,
     default_setup,
 )
-from detectron2.engine.hooks import EvalHook
+from detectron2.engine.hooks import EvalHook, LRScheduler
 from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.utils import comm
 
@@ -33,6 +34,7 @@ from ..checkpoints.checkpointer import SafeCheckpointer
 from ..data.loading import load_dataset
 from ..data.mappers import build_mapper
 from ..data.proposals import add_proposals, proposal_files
+from ..data.stream import TrainingStream, build_training_stream
 from ..data.truth.annotations import check_outlines
 from ..data.truth.coco_file import explain_coco_errors
 from ..evaluation import build_evaluator
@@ -43,6 +45,9 @@ from ..modeling.supervision.meta_arch import Supervised
 from ..testing import PlannedTest, plan_multi_scale_test, plan_test, plan_tests
 from .amp import AutocastTrainer
 from .hooks import ConceptMonitor
+from .lock import lock_folder
+from .preemption import PreemptionHook
+from .resume import apply_solver, check_optimizer_state, config_changes, report_changes
 from .solver import build_lr_scheduler, build_optimizer
 
 __all__ = ["Trainer", "evaluate", "train_or_evaluate"]
@@ -87,19 +92,82 @@ class Trainer(DefaultTrainer):
         self.start_iter = 0
         self._last_eval_results: OrderedDict[str, Any] = OrderedDict()
         self.max_iter = cfg.SOLVER.MAX_ITER
+        # What the config says of these, which a loaded checkpoint must not change.
+        self._solver_options = [
+            {key: value for key, value in group.items() if key != "params"}
+            for group in optimizer.param_groups
+        ]
+        self._schedule = dict(vars(self.scheduler))
         epoch = round(loader.num_images / cfg.SOLVER.IMS_PER_BATCH)
         # Before the writer, so that what it logs is written in the same iteration.
         self.register_hooks([ConceptMonitor(epoch), *self.build_hooks()])
 
-    # Detectron2 v0.6 does not save the state of the inner trainer, which has the optimizer's
-    # moments. Later versions save it under this key.
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
+        """Everything that the next iteration depends on; see :mod:`sgr.data.stream` for the data.
+
+        Detectron2 v0.6 saves neither the inner trainer, which has the optimizer's moments, nor
+        random states. Later versions save the inner trainer under the same key.
+        """
+        state = {
+            **super().state_dict(),
+            "_trainer": self._trainer.state_dict(),
+            "config": self.cfg.dump(),
+        }
+        if isinstance(self._trainer.data_loader, TrainingStream):
+            state["stream"] = self._trainer.data_loader.state_dict()
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the state of a checkpoint; where the config has changed, the config holds.
+
+        Raises:
+            ValueError: if the checkpoint is that of another optimizer or of other parameters, or
+                has done more iterations than SOLVER.MAX_ITER.
+        """
+        done = state_dict["iteration"] + 1
+        if done > self.max_iter:
+            raise ValueError(
+                f"the checkpoint to resume from has done {done} iterations, and SOLVER.MAX_ITER is "
+                f"{self.max_iter}; set SOLVER.MAX_ITER to more, or evaluate it with --eval-only "
+                "--resume"
+            )
+        before = state_dict.get("config")
+        changes = {} if before is None else config_changes(before, self.cfg)
+        report_changes(changes)
+        inner = state_dict.get("_trainer")
+        if inner is not None:
+            check_optimizer_state(self._trainer.optimizer, inner["optimizer"], changes)
         super().load_state_dict(state_dict)
-        if "_trainer" in state_dict:
-            self._trainer.load_state_dict(state_dict["_trainer"])
+        if inner is not None:
+            self._trainer.load_state_dict(inner)
+        apply_solver(self._trainer.optimizer, self.scheduler, self._solver_options, self._schedule)
+        self._resume_stream(done, state_dict.get("stream"))
+
+    def _resume_stream(self, done: int, state: dict[str, Any] | None) -> None:
+        stream = self._trainer.data_loader
+        logger = logging.getLogger(__name__)
+        if not isinstance(stream, TrainingStream):
+            logger.warning("The data is no list of records: its order starts anew")
+        elif state is None:
+            stream.skip(done)
+            logger.warning("An older checkpoint, without the order of the images: it is a new one")
+        else:
+            stream.load_state_dict(state)
+            batch_size = self.cfg.SOLVER.IMS_PER_BATCH
+            if state["batch_size"] != batch_size:
+                logger.warning(
+                    "SOLVER.IMS_PER_BATCH was %d and is %d: the order of the images goes on, in "
+                    "other batches",
+                    state["batch_size"],
+                    batch_size,
+                )
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Load the last checkpoint of OUTPUT_DIR with ``resume``, else MODEL.WEIGHTS."""
+        resume = resume and self.checkpointer.has_checkpoint()
+        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if resume:
+            self.start_iter = self.iter + 1
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
@@ -163,6 +231,7 @@ class Trainer(DefaultTrainer):
             dataset = _without_empty(dataset, cfg.DATASETS.TRAIN)
         if isinstance(dataset, list):
             getattr(mapper, "check_records", check_outlines)(dataset)
+            return build_training_stream(cfg, dataset, mapper)
         loader = build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
         loader.num_images = len(dataset)
         return loader
@@ -196,6 +265,9 @@ class Trainer(DefaultTrainer):
         plain, *others = self.tests
         built: list[HookBase | None] = []
         for hook in super().build_hooks():
+            if isinstance(hook, LRScheduler):
+                built += [hook, PreemptionHook()]
+                continue
             if not isinstance(hook, EvalHook):
                 built.append(hook)
                 continue
@@ -307,14 +379,16 @@ def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> OrderedDict[str
         The results of the evaluation, or of the last one of the training, by task; in the main
         process only.
     """
-    default_setup(cfg, args)
     if args.eval_only:
+        default_setup(cfg, args)
         results = evaluate(cfg, allow_pickle=args.allow_pickle, resume=args.resume)
         if comm.is_main_process():
             verify_results(cfg, results)
         return results
-    trainer = Trainer(cfg, allow_pickle=args.allow_pickle)
-    trainer.resume_or_load(resume=args.resume)
-    trainer.train()
+    with lock_folder(cfg.OUTPUT_DIR) if comm.is_main_process() else nullcontext():
+        default_setup(cfg, args)
+        trainer = Trainer(cfg, allow_pickle=args.allow_pickle)
+        trainer.resume_or_load(resume=args.resume)
+        trainer.train()
     # Detectron2's train() returns results only if the config has TEST.EXPECTED_RESULTS.
     return trainer._last_eval_results

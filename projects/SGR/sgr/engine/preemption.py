@@ -1,0 +1,69 @@
+"""Ending a training on a signal so that it can go on."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from types import FrameType
+
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+__all__ = ["PREEMPTED", "PreemptionHook"]
+
+# The exit code of a training that a signal ended and --resume continues: EX_TEMPFAIL of sysexits.h.
+PREEMPTED = 75
+
+_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)
+)
+
+
+class PreemptionHook(HookBase):
+    """On SIGTERM, SIGUSR1 or Ctrl-C, finish the iteration, save a checkpoint and end.
+
+    The process ends with the code :data:`PREEMPTED`, on which a scheduler can start it again with
+    ``--resume``. A second signal ends it at once. One process that gets the signal ends all of
+    them after the same iteration; an evaluation that is under way ends first.
+
+    The hook must come after that of the learning rate, whose state is saved.
+    """
+
+    def __init__(self):
+        self._signal: int | None = None
+        self._before: dict[int, object] = {}
+
+    def before_train(self):
+        if threading.current_thread() is threading.main_thread():  # others cannot set handlers
+            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        self._signal = number
+        self._restore()
+        logging.getLogger(__name__).warning(
+            "%s: finishing the iteration and saving; a second signal ends the training at once",
+            signal.Signals(number).name,
+        )
+
+    def after_step(self):
+        if not any(comm.all_gather(self._signal is not None)):
+            return
+        iteration = self.trainer.iter
+        name = f"model_{iteration:07d}"
+        self.trainer.checkpointer.save(name, iteration=iteration)
+        logging.getLogger(__name__).warning(
+            "Ended after iteration %d; the checkpoint is %s/%s.pth: go on with --resume",
+            iteration,
+            self.trainer.checkpointer.save_dir,
+            name,
+        )
+        raise SystemExit(PREEMPTED)
+
+    def after_train(self):
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}

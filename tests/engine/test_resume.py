@@ -1,0 +1,198 @@
+"""A training that was interrupted goes on as if nothing had happened."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from sgr.engine import Trainer
+from sgr.engine.lock import lock_folder
+from sgr.engine.preemption import PREEMPTED
+from tiny_model import CHECKOUT, CONFIG, tiny_config, tiny_options
+
+# Dropout in the model and random crops, flips and colours in the data.
+RANDOM = {"SEED": 3, "SOLVER__CHECKPOINT_PERIOD": 1, "MODEL__SGR__DROPOUT": 0.2}
+
+
+def weights(trainer):
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def run(folder, start=1, **options):
+    """Train or go on in a folder, with initial weights that follow from ``start``."""
+    torch.manual_seed(start)
+    trainer = Trainer(tiny_config(folder, **{**RANDOM, **options}))
+    trainer.resume_or_load(resume=True)
+    trainer.train()
+    return weights(trainer)
+
+
+def forget_after(folder, iteration):
+    """What a process leaves that is killed after saving the checkpoint of an iteration."""
+    for file in folder.glob("model_*.pth"):
+        if file.stem == "model_final" or int(file.stem.split("_")[1]) > iteration:
+            file.unlink()
+    (folder / "last_checkpoint").write_text(f"model_{iteration:07d}.pth")
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_shapes_root, tmp_path_factory):
+    """The folder and the weights of a training of 5 iterations that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DETECTRON2_DATASETS", str(tiny_shapes_root))
+        return folder, run(folder, SOLVER__MAX_ITER=5)
+
+
+@pytest.mark.parametrize("killed_after, workers", [(0, 0), (3, 0), (2, 2)])
+def test_resumed_weights_are_equal_to_the_last_bit(
+    whole, tiny_shapes, tmp_path, killed_after, workers
+):
+    run(tmp_path, SOLVER__MAX_ITER=5)
+    forget_after(tmp_path, killed_after)
+    resumed = run(tmp_path, start=2, SOLVER__MAX_ITER=5, DATALOADER__NUM_WORKERS=workers)
+    for name, value in whole[1].items():
+        assert torch.equal(value, resumed[name]), name
+
+
+def test_the_state_of_the_process_does_not_matter(whole, tiny_shapes, tmp_path):
+    """Random numbers follow from SEED and the iteration alone."""
+    torch.manual_seed(99)
+    cfg = tiny_config(tmp_path, **RANDOM, SOLVER__MAX_ITER=5)
+    trainer = Trainer(cfg)
+    trainer.model.load_state_dict(Trainer(tiny_config(tmp_path, **RANDOM)).model.state_dict())
+    torch.rand(17)
+    first = next(trainer._trainer._data_loader_iter)
+    torch.rand(5)
+    second = next(iter(Trainer.build_train_loader(cfg)))
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(first, second, strict=True))
+
+
+class TestCheckpoints:
+    def test_the_last_one_is_damaged(self, whole, tiny_shapes, tmp_path, caplog):
+        run(tmp_path, SOLVER__MAX_ITER=5)
+        forget_after(tmp_path, 3)
+        file = tmp_path / "model_0000003.pth"
+        file.write_bytes(file.read_bytes()[:1000])
+        resumed = run(tmp_path, SOLVER__MAX_ITER=5)
+        assert all(torch.equal(value, resumed[name]) for name, value in whole[1].items())
+        assert "Going on from" in caplog.text and "model_0000003.pth' is damaged" in caplog.text
+
+    @pytest.mark.parametrize("content", ["", "model_0000099.pth"])
+    def test_the_name_of_the_last_one_is_lost(self, tiny_shapes, tmp_path, content):
+        run(tmp_path, SOLVER__MAX_ITER=2)
+        tag = tmp_path / "last_checkpoint"
+        tag.write_text(content) if content else tag.unlink()
+        trainer = Trainer(tiny_config(tmp_path, **RANDOM, SOLVER__MAX_ITER=3))
+        trainer.resume_or_load(resume=True)
+        assert trainer.start_iter == 2
+
+    def test_none_is_intact(self, tiny_shapes, tmp_path):
+        (tmp_path / "model_final.pth").write_bytes(b"")
+        trainer = Trainer(tiny_config(tmp_path, **RANDOM))
+        with pytest.raises(ValueError, match="no checkpoint in .* is intact: .*model_final"):
+            trainer.resume_or_load(resume=True)
+
+    def test_a_failure_while_saving_leaves_the_old_one(self, tiny_shapes, tmp_path, monkeypatch):
+        trainer = Trainer(tiny_config(tmp_path, **RANDOM))
+        trainer.checkpointer.save("model_final", iteration=0)
+        before = (tmp_path / "model_final.pth").read_bytes()
+
+        def full(data, path):
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(torch, "save", full)
+        with pytest.raises(OSError, match="model_final.pth cannot be written .*No space"):
+            trainer.checkpointer.save("model_final", iteration=1)
+        assert (tmp_path / "model_final.pth").read_bytes() == before
+        assert {file.name for file in tmp_path.iterdir() if file.suffix == ".tmp"} == set()
+
+
+class TestChangedConfigs:
+    @pytest.fixture
+    def resume(self, tiny_shapes, tmp_path):
+        run(tmp_path, SOLVER__MAX_ITER=2, SOLVER__BASE_LR=1e-3)
+
+        def resume(**options):
+            options = {"SOLVER__MAX_ITER": 4, "SOLVER__BASE_LR": 1e-3, **options}
+            trainer = Trainer(tiny_config(tmp_path, **{**RANDOM, **options}))
+            trainer.resume_or_load(resume=True)
+            return trainer
+
+        return resume
+
+    def test_rates_of_the_config_hold(self, resume, caplog):
+        rates = [group["lr"] for group in resume()._trainer.optimizer.param_groups]
+        assert "SOLVER.BASE_LR" not in caplog.text
+        changed = resume(SOLVER__BASE_LR=1e-2, SOLVER__WEIGHT_DECAY=0.5)._trainer.optimizer
+        assert [group["lr"] for group in changed.param_groups] == pytest.approx(
+            [10 * rate for rate in rates]
+        )
+        assert max(group["weight_decay"] for group in changed.param_groups) == 0.5
+        assert re.search(r"SOLVER.BASE_LR +\| +0.001 +\| +0.01 ", caplog.text)
+
+    def test_another_optimizer(self, resume):
+        match = "another kind of optimizer.*SOLVER.OPTIMIZER was ADAMW and is SGD.*Set SOLVER.OPTIM"
+        with pytest.raises(ValueError, match=match):
+            resume(SOLVER__OPTIMIZER="SGD")
+
+    def test_other_frozen_stages(self, resume):
+        match = r"has \d+ parameters, and this training \d+ .*MODEL.BACKBONE.FREEZE_AT was 0 and is"
+        with pytest.raises(ValueError, match=match):
+            resume(MODEL__BACKBONE__FREEZE_AT=3)
+
+    def test_another_number_of_concepts(self, resume):
+        with pytest.raises(ValueError, match="that of another model.*without --resume(?s:.*)conc"):
+            resume(MODEL__SGR__NUM_CONCEPTS=40)
+
+    def test_fewer_iterations_than_are_done(self, resume):
+        with pytest.raises(ValueError, match="has done 2 iterations, and SOLVER.MAX_ITER is 1"):
+            resume(SOLVER__MAX_ITER=1)
+
+    def test_another_batch_size(self, resume, caplog):
+        resume(SOLVER__IMS_PER_BATCH=2).train()
+        assert "IMS_PER_BATCH was 4 and is 2: the order of the images goes on" in caplog.text
+
+
+def test_two_trainings_in_one_folder(tmp_path):
+    with lock_folder(str(tmp_path)):
+        with pytest.raises(ValueError, match=f"another training writes.*process {os.getpid()} on"):
+            with lock_folder(str(tmp_path)):
+                pass
+    with lock_folder(str(tmp_path)):
+        pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_signals_save_and_end(tiny_shapes_root, tmp_path, number):
+    options = tiny_options(
+        OUTPUT_DIR=tmp_path, SOLVER__MAX_ITER=10000, SOLVER__CHECKPOINT_PERIOD=10000
+    )
+    command = [sys.executable, "train_net.py", "--config-file", str(CONFIG), "--resume", *options]
+    environment = {
+        **os.environ,
+        "DETECTRON2_DATASETS": str(tiny_shapes_root),
+        "PYTHONPATH": str(CHECKOUT / "projects" / "SGR"),
+    }
+    log = tmp_path / "log.txt"
+    process = subprocess.Popen(
+        command, cwd=CHECKOUT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (log.exists() and "iter: " in log.read_text()):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(number)
+        assert process.wait(60) == PREEMPTED
+    finally:
+        process.kill()
+    (checkpoint,) = tmp_path.glob("model_*.pth")
+    assert (tmp_path / "last_checkpoint").read_text() == checkpoint.name
+    assert f"the checkpoint is {checkpoint}: go on with --resume" in log.read_text()
