@@ -1,6 +1,7 @@
 """From the command line to a trained and evaluated model."""
 
-from .setup import argument_parser, launch, load_config, setup_config
+from .launch import launch
+from .setup import argument_parser, load_config, setup_config
 from .trainer import Trainer, evaluate, train_or_evaluate
 
 __all__ = [

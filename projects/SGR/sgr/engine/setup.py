@@ -1,4 +1,4 @@
-"""The command line: its arguments, the config they make and the processes they start."""
+"""The command line: its arguments, and the config that they make."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_argument_parser
-from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
@@ -33,7 +31,6 @@ __all__ = [
     "add_safety_flags",
     "argument_parser",
     "fit_to_machine",
-    "launch",
     "load_config",
     "setup_config",
 ]
@@ -252,20 +249,3 @@ def fit_to_machine(cfg: CfgNode) -> None:
             if node.NORM == "SyncBN":
                 logger.info("One process: SyncBN becomes BN")
                 node.NORM = "BN"
-
-
-def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
-    """Run ``main(args)`` in one process for each GPU of ``--num-gpus``.
-
-    Without a GPU, it runs ``main(args)`` in this process.
-    """
-    if not torch.cuda.is_available():
-        args.num_gpus = 0  # setup_config logs it
-    detectron2_launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )

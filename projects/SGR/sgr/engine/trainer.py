@@ -82,7 +82,8 @@ class Trainer(DefaultTrainer):
             )
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
-        model = create_ddp_model(model, broadcast_buffers=False)
+        on_cpu = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
+        model = create_ddp_model(model, broadcast_buffers=False, **on_cpu)
         inner = AutocastTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
         self._trainer = inner(model, loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)

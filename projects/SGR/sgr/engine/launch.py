@@ -1,0 +1,167 @@
+"""The processes of a run: one, those that a launcher has started, or one for each GPU."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from detectron2.engine import launch as detectron2_launch
+from detectron2.engine.launch import DEFAULT_TIMEOUT
+from detectron2.utils import comm
+from torch import distributed
+from torch.multiprocessing import ProcessExitedException, active_children
+
+from .preemption import PREEMPTED
+
+__all__ = ["Place", "launch", "place_of"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """The place of this process among those of a run.
+
+    Attributes:
+        rank, world_size: its number among all processes, and their number.
+        local_rank, local_size: the same among the processes of this machine.
+        init_method: where the processes meet, as in ``torch.distributed.init_process_group``.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_size: int
+    init_method: str = "env://"
+
+
+def place_of(environment: Mapping[str, str]) -> Place | None:
+    """The place that a launcher has given to this process, None if there is no launcher.
+
+    Known are torchrun, and SLURM's ``srun`` with several tasks. The processes of ``srun`` meet at
+    MASTER_ADDR and MASTER_PORT, by default the first node of the job and a port that follows from
+    the job's number.
+
+    Raises:
+        ValueError: if the tasks of ``srun`` are not spread evenly over the nodes.
+    """
+    if "TORCHELASTIC_RUN_ID" in environment or {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= set(
+        environment
+    ):
+        world_size = int(environment["WORLD_SIZE"])
+        return Place(
+            rank=int(environment["RANK"]),
+            world_size=world_size,
+            local_rank=int(environment["LOCAL_RANK"]),
+            local_size=int(environment.get("LOCAL_WORLD_SIZE", world_size)),
+        )
+    # A batch script has SLURM_PROCID and SLURM_NTASKS too, but only srun numbers a step.
+    world_size = int(environment.get("SLURM_STEP_NUM_TASKS", 1))
+    if "SLURM_PROCID" not in environment or world_size == 1:
+        return None
+    nodes = int(environment.get("SLURM_STEP_NUM_NODES", environment.get("SLURM_NNODES", 1)))
+    if world_size % nodes:
+        raise ValueError(
+            f"srun has started {world_size} tasks on {nodes} nodes; every node must have as many "
+            "as the others: use --ntasks-per-node"
+        )
+    node_list = environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_NODELIST", ""))
+    address = environment.get("MASTER_ADDR", _first_node(node_list))
+    port = environment.get("MASTER_PORT", 20000 + int(environment.get("SLURM_JOB_ID", 0)) % 20000)
+    return Place(
+        rank=int(environment["SLURM_PROCID"]),
+        world_size=world_size,
+        local_rank=int(environment["SLURM_LOCALID"]),
+        local_size=world_size // nodes,
+        init_method=f"tcp://{address}:{port}",
+    )
+
+
+def _first_node(node_list: str) -> str:
+    """The first of nodes such as "gpu[007-009,12]": "gpu007"."""
+    match = re.match(r"([^\[,]+)(?:\[(\w+))?", node_list)
+    return match[1] + (match[2] or "") if match else "127.0.0.1"
+
+
+def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
+    """Run ``main(args)`` in the processes of this run.
+
+    * Started by torchrun or ``srun``, this process joins the others: with NCCL on GPUs, with gloo
+      on CPUs. ``--num-gpus`` and ``--num-machines`` play no role.
+    * Else, with GPUs, there is a process for each of ``--num-gpus``, as in Detectron2.
+    * Else there is one process on this machine, and ``--num-machines`` of them join.
+
+    A run that a signal has ended and ``--resume`` continues exits with the code
+    :data:`~sgr.engine.preemption.PREEMPTED`.
+    """
+    place = place_of(os.environ)
+    if place is None and not torch.cuda.is_available():
+        args.num_gpus = 0  # setup_config logs it
+        if args.num_machines > 1:
+            place = Place(args.machine_rank, args.num_machines, 0, 1, args.dist_url)
+    if place is not None:
+        _join(place)
+        try:
+            main(args)
+        finally:
+            distributed.destroy_process_group()
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    if args.num_gpus > 1:
+        for name in ("SIGTERM", "SIGUSR1"):
+            signal.signal(getattr(signal, name), _pass_on)
+    try:
+        detectron2_launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except ProcessExitedException as error:
+        if error.exit_code == PREEMPTED:
+            sys.exit(PREEMPTED)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _pass_on(number: int, _frame: Any) -> None:
+    """Send a signal to the processes that this one has started."""
+    for child in active_children():
+        if child.pid is not None:
+            os.kill(child.pid, number)
+
+
+def _join(place: Place, timeout: timedelta = DEFAULT_TIMEOUT) -> None:
+    """Make this process one of a process group, as ``detectron2.engine.launch`` does."""
+    on_gpus = torch.cuda.is_available()
+    if on_gpus:
+        if place.local_size > torch.cuda.device_count():
+            raise ValueError(
+                f"{place.local_size} processes were started on this machine, which has "
+                f"{torch.cuda.device_count()} GPU(s); start one for each GPU"
+            )
+        torch.cuda.set_device(place.local_rank)
+    distributed.init_process_group(
+        "nccl" if on_gpus else "gloo",
+        init_method=place.init_method,
+        world_size=place.world_size,
+        rank=place.rank,
+        timeout=timeout,
+    )
+    machine = place.rank // place.local_size
+    for first in range(0, place.world_size, place.local_size):
+        group = distributed.new_group(list(range(first, first + place.local_size)))
+        if first // place.local_size == machine:
+            comm._LOCAL_PROCESS_GROUP = group
+    comm.synchronize()
+    logging.getLogger(__name__).info("Process %d of %d", place.rank, place.world_size)
