@@ -32,7 +32,7 @@ def oracle(predicted, predicted_classes, truth, truth_classes, crowd):
     iou = np.zeros(NUM_CLASSES)
     tp, fp, fn = np.zeros((3, NUM_CLASSES), int)
     void = truth == -1
-    missed = {t for t in range(len(truth_classes)) if (truth == t).any() and not crowd[t]}
+    missed = {t for t in range(len(truth_classes)) if not crowd[t]}
     for p, category in enumerate(predicted_classes):
         mine = predicted == p
         if not mine.any():
@@ -105,6 +105,13 @@ def test_an_iou_of_one_half_is_none():
     assert half.true_positives[0] == 0 and half.false_positives[0] == half.false_negatives[0] == 1
     more = count([0, 0, 0, 0, -1], [0], [1, 0, 0, 0, 0], [0, 2])
     assert more.iou[0] == 3 / 5 and more.true_positives[0] == 1
+
+
+def test_a_segment_without_a_pixel_is_missed():
+    """As in COCO's script: crowds are not, and an empty prediction is no error."""
+    counts = count([0, 0, 0], [0, 1], [0, 0, 0], [0, 0, 2, 1], crowd=[0, 0, 0, 1])
+    assert_same(counts, ([1, 0, 0, 0], [1, 0, 0, 0], [0] * 4, [1, 0, 1, 0]))
+    assert counts.qualities()[0].tolist() == [2 / 3, 1, 2 / 3]
 
 
 def test_two_segments_of_one_class_are_two():
@@ -230,7 +237,8 @@ def merge_stuff(image):
             np.flatnonzero(classes == c)[0] if c in STUFF else i for i, c in enumerate(classes)
         ]
         merged += [np.array([*first, -1])[indices], classes]
-    return *merged, crowd
+    # It does not know of segments without a pixel; crowds are never missed.
+    return *merged, crowd | ~np.isin(np.arange(len(crowd)), merged[2])
 
 
 @pytest.mark.parametrize("empty", [False, True])

@@ -368,3 +368,39 @@ def test_trains_and_evaluates(folder, tmp_path, monkeypatch):
     results = trainer.test(cfg, trainer.model)
     assert {"IoU-sky", "IoU-road", "IoU-car"} < results["sem_seg"].keys()
     assert results["tokens"]["images_C"] == 2
+
+
+@pytest.mark.parametrize("name", ["/abs/x", "../..", "a/b", "a\\b", "..", ".x", "a\nb", "a" * 200])
+@pytest.mark.parametrize("key", ["name", "splits"])
+def test_names_that_are_paths(folder, name, key):
+    """Contact sheets and results lie in folders with the names of datasets."""
+    value = name if key == "name" else {name: SPLITS["train"]}
+    with pytest.raises(ValueError, match="without / and"):
+        descriptions.register_dataset_file(describe(folder, **{key: value}))
+
+
+@pytest.mark.parametrize("classes", [10**9, None, list(map(str, range(100_000)))])
+def test_far_too_many_classes(folder, classes):
+    if classes is None:  # more digits than Python writes
+        file = describe(folder, classes=2)
+        text = file.read_text().replace("classes: 2", "classes: 0x" + "f" * 5000)
+        file.write_text(text)
+    else:
+        file = describe(folder, classes=classes)
+    with pytest.raises(ValueError, match="at most"):
+        descriptions.register_dataset_file(file)
+
+
+@pytest.mark.parametrize("key", ["classes", "name", "colors", "images", "unknown"])
+def test_deep_values_and_references(folder, key):
+    """Neither recursion nor a message of gigabytes."""
+    file = describe(folder, **{key: "none"})
+    text = file.read_text()
+    file.write_text(f"{text}{key}: {'[' * 5000}{']' * 5000}\n")
+    with pytest.raises(ValueError, match="nested too deeply"):
+        descriptions.register_dataset_file(file)
+    levels = "".join(f"- &r{n} [{', '.join([f'*r{n - 1}'] * 9)}]\n" for n in range(1, 30))
+    file.write_text(f"{text}{key}:\n- &r0 [a, b]\n{levels}")
+    with pytest.raises(ValueError) as error:
+        descriptions.register_dataset_file(file)
+    assert len(str(error.value)) < 2000

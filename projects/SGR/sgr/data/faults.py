@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
@@ -56,6 +57,22 @@ def list_faults_by_kind(faults: Iterable[Fault], shown: int = 20, *, headings: b
         (f"\n{len(messages)} x {kind.value}:\n" if headings else "") + list_faults(messages, shown)
         for kind, messages in kinds.items()
     )
+
+
+_shortener = reprlib.Repr()
+_shortener.maxlevel = 3
+_shortener.maxstring = _shortener.maxother = _shortener.maxlong = 200
+
+
+def shorten(value: Any) -> str:
+    """A value of a file as Python writes it; "..." stands for most of a long or deep one.
+
+    The references of a small YAML file can make a value whose whole text fills any memory.
+    """
+    try:
+        return _shortener.repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return f"an enormous {type(value).__name__}"
 
 
 def list_values(values: Any, *, count: bool = False) -> str:

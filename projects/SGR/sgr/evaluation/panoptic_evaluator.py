@@ -88,14 +88,16 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         for input_, output in zip(inputs, outputs):
             file_name = input_["file_name"]
             record = find_image(self._records, file_name, self._dataset_name)
-            truth = read_segment_map(record)
+            # Of equal ids the last one counts, as in COCO's script; the others have no pixels.
+            by_id = {segment["id"]: segment for segment in record["segments_info"]}
+            segments = list(by_id.values())
+            truth = read_segment_map({**record, "segments_info": segments})
             predicted, predicted_classes = self._prediction(file_name, output)
             if predicted.shape != truth.shape:
                 raise ValueError(
                     f"panoptic_seg of {file_name} is {predicted.shape}, but its ground truth "
                     f"{record['pan_seg_file_name']} is {truth.shape} (height, width)"
                 )
-            segments = record["segments_info"]
             counts = match_segments(
                 predicted,
                 predicted_classes,

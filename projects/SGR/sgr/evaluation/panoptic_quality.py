@@ -78,7 +78,8 @@ def match_segments(
         num_classes: C.
 
     Returns:
-        The counts of this image. Segments without a pixel do not count.
+        The counts of this image. A segment of the ground truth without a pixel is missed, as in
+        COCO's script. A predicted one, which is an error there, does not count.
     """
     num_predicted, num_truth = len(predicted_classes), len(truth_classes)
     pairs = (truth.astype(np.int64) + 1) * (num_predicted + 1) + (predicted + 1)
@@ -94,7 +95,7 @@ def match_segments(
     found, by = np.nonzero(matched)
     iou = overlap[found, by] / union[found, by]
 
-    missed = (truth_area > 0) & ~truth_is_crowd & ~matched.any(axis=1)
+    missed = ~truth_is_crowd & ~matched.any(axis=1)
     forgiven = on_void + (overlap * (same_class & truth_is_crowd[:, None])).sum(axis=0)
     wrong = (predicted_area > 0) & ~matched.any(axis=0) & (2 * forgiven <= predicted_area)
 

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..faults import shorten
 from ..files import read_text
+
+MAX_CLASSES = 65536
 
 PathLike = str | os.PathLike
 
@@ -26,8 +29,11 @@ def as_class_names(classes: Sequence[str] | PathLike | int) -> list[str]:
             file is not UTF-8; or ``classes`` has another form.
     """
     if isinstance(classes, int) and not isinstance(classes, bool):
-        if classes < 2:
-            raise ValueError(f"the number of classes is {classes}, and must be at least 2")
+        if not 2 <= classes <= MAX_CLASSES:
+            raise ValueError(
+                f"the number of classes is {shorten(classes)}, and must be at least 2 and at most "
+                f"{MAX_CLASSES}, the labels that a PNG file can have"
+            )
         return [f"class {label}" for label in range(classes)]
     where = "classes"
     if isinstance(classes, (str, os.PathLike)):
@@ -38,29 +44,30 @@ def as_class_names(classes: Sequence[str] | PathLike | int) -> list[str]:
     if isinstance(classes, (Mapping, bool)) or not isinstance(classes, Sequence):
         raise ValueError(
             "classes must be a list of names, a text file with one name per line, or a number; got "
-            f"{classes!r}"
+            f"{shorten(classes)}"
         )
-    names: list[str] = []
+    if len(classes) > MAX_CLASSES:
+        raise ValueError(f"{where} names {len(classes)} classes; at most are {MAX_CLASSES}")
+    names: dict[str, int] = {}
     for label, name in enumerate(classes):
         if not isinstance(name, str):
             raise ValueError(
-                f"the name of class {label} in {where} is {name!r}, a {type(name).__name__}; "
-                "put it in quotes"
+                f"the name of class {label} in {where} is {shorten(name)}, a "
+                f"{type(name).__name__}; put it in quotes"
             )
         name = name.strip()
         if not name:
             raise ValueError(f"the name of class {label} in {where} is empty")
         if name in names:
-            first = names.index(name)
-            raise ValueError(f"{where} names {name!r} twice: classes {first} and {label}")
-        names.append(name)
+            raise ValueError(f"{where} names {name!r} twice: classes {names[name]} and {label}")
+        names[name] = label
     if len(names) < 2:
         # Pixels without a class are left out, so one class could not be told from anything.
         raise ValueError(
-            f"{where} names only {names}, and must name at least 2; what is around the things of "
-            "one class is a class as well, such as background"
+            f"{where} names only {list(names)}, and must name at least 2; what is around the "
+            "things of one class is a class as well, such as background"
         )
-    return names
+    return list(names)
 
 
 def as_colors(colors: Sequence[Sequence[int]], num_classes: int) -> list[tuple[int, ...]]:
@@ -71,7 +78,7 @@ def as_colors(colors: Sequence[Sequence[int]], num_classes: int) -> list[tuple[i
             len(color) == 3 and all(_is_byte(part) for part in color)
         ):
             raise ValueError(
-                f"the color of class {label} is {color!r}, not three integers of 0 to 255"
+                f"the color of class {label} is {shorten(color)}, not three integers of 0 to 255"
             )
     return [tuple(map(int, color)) for color in colors]
 

@@ -25,6 +25,7 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ..faults import shorten
 from ..files import read_text
 from ..mappers.semantic import SEMANTIC_MAPPERS
 from .classes import as_class_names
@@ -173,9 +174,11 @@ def _read(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         raise ValueError(f"the file is no valid YAML: {error}") from error
+    except RecursionError:
+        raise ValueError("the file is no description: its values are nested too deeply") from None
     if not isinstance(content, dict):
         raise ValueError(
-            f"a description has keys, such as name, images and labels, not {content!r}"
+            f"a description has keys, such as name, images and labels, not {shorten(content)}"
         )
     return content
 
@@ -199,9 +202,11 @@ def _parse(content: dict[str, Any], folder: Path) -> _Description:
         raise ValueError("splits has none")
 
     datasets = {}
+    _check_name("name", content["name"])
     for key, split in splits.items():
+        _check_name("split", key)
         if not isinstance(split, dict):
-            raise ValueError(f"splits.{key} must have keys, such as images, not {split!r}")
+            raise ValueError(f"splits.{key} must have keys, such as images, not {shorten(split)}")
         _check_keys(split, _KEYS_OF_SPLIT, f"splits.{key}.")
         paths = {
             name: None if path is None else folder / Path(path).expanduser()
@@ -230,14 +235,24 @@ def _parse(content: dict[str, Any], folder: Path) -> _Description:
     return _Description(datasets, classes, options)
 
 
+def _check_name(what: str, name: str) -> None:
+    """Refuse names that are paths: files about a dataset lie in a folder of its name."""
+    if name.startswith(".") or len(name) > 100 or not name.isprintable() or set(name) & set("/\\"):
+        raise ValueError(
+            f"the {what} is {shorten(name)}; it must have at most 100 characters, without / "
+            "and \\, and not begin with a dot"
+        )
+
+
 def _check_keys(content: dict[str, Any], known: dict[str, Any], prefix: str) -> None:
     for key, value in content.items():
         if key not in known:
-            raise ValueError(f"there is no key {prefix}{key}; known keys are {', '.join(known)}")
+            shown = key if isinstance(key, str) else shorten(key)
+            raise ValueError(f"there is no key {prefix}{shown}; known keys are {', '.join(known)}")
         kinds = known[key] if isinstance(known[key], tuple) else (known[key],)
         if isinstance(value, bool) or not isinstance(value, kinds):
             expected = " or ".join(kind.__name__ for kind in kinds)
             raise ValueError(
-                f"{prefix}{key} is {value!r}, of type {type(value).__name__}; "
+                f"{prefix}{key} is {shorten(value)}, of type {type(value).__name__}; "
                 f"expected is {expected}"
             )
