@@ -234,7 +234,8 @@ def run_on_images(predictor: BatchPredictor, args: argparse.Namespace) -> dict[s
 
     def read(job: tuple[Path, Path]):
         try:
-            image = read_image(str(job[0]), "RGB")
+            sixteen_bit = predictor.sixteen_bit
+            image = read_image(str(job[0]), "RGB", sixteen_bit=sixteen_bit)
             return *job, image, predictor.prepare(image)
         except Exception as error:  # Pillow's plugins raise all kinds of them
             return *job, None, error

@@ -259,6 +259,9 @@ def _add_data(cfg: CN) -> None:
     _set_defaults(
         cfg.INPUT,
         {
+            # Images of 16 bits per value: "refuse" is an error, "full_range" maps 0 to 65535 to
+            # bytes, and "percentile" maps the middle 99 % of the values of each image.
+            "SIXTEEN_BIT": "refuse",
             # A name in sgr.data.mappers.MAPPER_REGISTRY.
             "DATASET_MAPPER_NAME": "mask_former_semantic_concept",
             "COLOR_AUG_SSD": False,

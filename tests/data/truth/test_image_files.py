@@ -1,3 +1,6 @@
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,6 +13,7 @@ from sgr.data.truth.image_files import (
     read_labels,
     size_fault,
 )
+from sgr.data.truth.segments import read_segment_map
 
 
 @pytest.mark.parametrize("dtype, read_as", [(np.uint8, np.uint8), (np.uint16, np.int32)])
@@ -87,3 +91,100 @@ def test_exif_orientation(tmp_path, turn):
     assert fault.startswith(f"image {path} is 2 x 4 pixels, but its label map b.png is 4 x 2")
     assert ("EXIF" in fault) == (turn in range(5, 9))
     assert "EXIF" not in size_fault(path, (4, 2), "it is", (3, 4))
+
+
+RAMP = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16
+
+
+def write_16_bit(path, colour=False, values=RAMP, **options):
+    """A PNG of 16 bits; Pillow cannot write one in colour."""
+    if colour:
+        assert cv2.imwrite(str(path), np.stack([values, values // 2, values // 4], axis=2))
+    else:
+        Image.fromarray(values).save(path, **options)
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_grey_images_of_16_bits(tmp_path, suffix):
+    file = write_16_bit(tmp_path / f"a.{suffix}")
+    with pytest.raises(OSError, match=rf"image .*a\.{suffix} .*16 bits.*\(mode I.*SIXTEEN_BIT"):
+        read_image(file, "RGB")
+    for order in ("RGB", "BGR"):
+        full = read_image(file, order, sixteen_bit="full_range")
+        assert full.shape == (64, 64, 3) and full.dtype == np.uint8
+        np.testing.assert_array_equal(full[..., 1], np.round(RAMP / 65535 * 255))
+        # Values of 12 bits in 16, as of many cameras.
+        file_12 = write_16_bit(tmp_path / f"b.{suffix}", values=RAMP // 16)
+        spread = read_image(file_12, order, sixteen_bit="percentile")
+        assert spread.min() == 0 and spread.max() == 255
+        assert abs(int(np.median(spread)) - 127) <= 1
+    np.testing.assert_array_equal(read_labels(file), RAMP)  # labels are never scaled
+
+
+def test_an_image_of_one_value(tmp_path):
+    file = write_16_bit(tmp_path / "a.png", values=np.full((4, 5), 7, np.uint16))
+    assert not read_image(file, "RGB", sixteen_bit="percentile").any()
+
+
+def test_colour_images_of_16_bits(tmp_path):
+    """Pillow reads the higher bytes, which is the full range, whatever is asked."""
+    file = write_16_bit(tmp_path / "a.png", colour=True)
+    expected = np.stack([RAMP // 4, RAMP // 2, RAMP], axis=2) / 257
+    for sixteen_bit in ("refuse", "full_range"):
+        read = read_image(file, "RGB", sixteen_bit=sixteen_bit)
+        assert np.abs(read - expected).max() <= 1
+    spread = read_image(file, "BGR", sixteen_bit="percentile")
+    assert (spread[..., 0] >= spread[..., 1]).all() and spread.max() == 255
+
+
+def test_orientations_of_16_bits(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = write_16_bit(tmp_path / "a.png", values=RAMP[:, :32].copy(), exif=exif)
+    assert read_image(file, "RGB", sixteen_bit="full_range").shape == (32, 64, 3)
+
+
+@pytest.mark.parametrize("dtype, mode", [(np.int32, "I"), (np.float32, "F")])
+@pytest.mark.parametrize("sixteen_bit", ["refuse", "full_range", "percentile"])
+def test_images_of_32_bits(tmp_path, dtype, mode, sixteen_bit):
+    file = str(tmp_path / "a.tif")
+    Image.fromarray(np.ones((4, 5), dtype)).save(file)
+    with pytest.raises(OSError, match=rf"a\.tif .*32 bits per value \(mode {mode}\)"):
+        read_image(file, "RGB", sixteen_bit=sixteen_bit)
+
+
+def test_label_maps_of_floating_point_numbers(tmp_path):
+    file = str(tmp_path / "a.tif")
+    Image.fromarray(np.ones((4, 5), np.float32)).save(file)
+    with pytest.raises(ValueError, match=r"label map .*a\.tif has floating-point .*mode F"):
+        read_labels(file)
+    with pytest.raises(ValueError, match=r"panoptic picture .*a\.tif has floating-point"):
+        read_segment_map({"pan_seg_file_name": file, "segments_info": []})
+
+
+def test_multispectral_images(tmp_path):
+    bands = [np.zeros((6, 8), np.uint8)] * 6
+    file = str(tmp_path / "a.tif")
+    assert cv2.imwritemulti(file, bands)  # pages, of which the first is an image
+    assert read_image(file, "RGB").shape == (6, 8, 3)
+    data = bytearray(Path(file).read_bytes())
+    entry = data.index(b"\x15\x01\x03\x00\x01\x00\x00\x00\x01\x00")  # SamplesPerPixel: 1
+    data[entry + 8] = 6
+    Path(file).write_bytes(data)
+    with pytest.raises(OSError, match=r"a\.tif .*(multispectral|may be damaged)"):
+        read_image(file, "RGB")
+
+
+def test_formats_that_start_programs_are_not_read(tmp_path):
+    """Pillow would hand a PostScript file of any name to Ghostscript."""
+    file = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(file)
+    with pytest.raises(OSError, match=r"a\.png cannot be read: .*none of the formats BMP"):
+        read_image(str(file), "RGB")
+
+
+def test_an_unknown_way(tmp_path):
+    with pytest.raises(ValueError, match="INPUT.SIXTEEN_BIT is 'scale'; known are 'refuse'"):
+        read_image("a.png", "RGB", sixteen_bit="scale")

@@ -35,6 +35,7 @@ class CheckOptions:
         ignore_label: the label of unlabelled pixels in label maps.
         thing_ids: the categories of things, for segments without ``isthing``.
         max_active: L, the largest number of components in an image that are matched to a concept.
+        sixteen_bit: see :func:`sgr.data.truth.image_files.read_image`.
         min_area_ratio, kernel_size: see :func:`sgr.data.components.connected_components`.
     """
 
@@ -46,6 +47,7 @@ class CheckOptions:
     max_active: int = 64
     min_area_ratio: float = 0.05
     kernel_size: int = 3
+    sixteen_bit: str = "refuse"
 
 
 def options_for(
@@ -95,6 +97,7 @@ def options_for(
         max_active=cfg.MODEL.SGR.SUPERVISION.MAX_ACTIVE,
         min_area_ratio=cfg.INPUT.COMPONENTS.MIN_AREA_RATIO,
         kernel_size=cfg.INPUT.COMPONENTS.KERNEL_SIZE,
+        sixteen_bit=cfg.INPUT.SIXTEEN_BIT,
     )
 
 

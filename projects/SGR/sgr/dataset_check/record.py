@@ -94,7 +94,7 @@ def examine_record(record: dict, options: CheckOptions) -> tuple[Report, RecordM
 
 
 def _examine(record: dict, options: CheckOptions, report: Report) -> RecordMaps | None:
-    image, turn = _read_image(record, report)
+    image, turn = _read_image(record, options, report)
     size = None if image is None else image.shape[:2]
     missing = [key for key in options.truth if key not in record]
     if missing:
@@ -131,14 +131,17 @@ def _examine(record: dict, options: CheckOptions, report: Report) -> RecordMaps 
     return RecordMaps(image, labels, components)
 
 
-def _read_image(record: dict, report: Report) -> tuple[np.ndarray | None, int]:
+def _read_image(
+    record: dict, options: CheckOptions, report: Report
+) -> tuple[np.ndarray | None, int]:
     """The image and its EXIF orientation."""
     if "file_name" not in record:
         report.add_fault(FaultKind.RECORD, f"a record has no file_name, only {sorted(record)}")
         return None, 1
     file_name = record["file_name"]
     try:
-        image, turn = read_image(file_name, "RGB"), exif_orientation(file_name)
+        image = read_image(file_name, "RGB", sixteen_bit=options.sixteen_bit)
+        turn = exif_orientation(file_name)
     except OSError as error:
         report.add_fault(FaultKind.IMAGE, str(error))
         return None, 1

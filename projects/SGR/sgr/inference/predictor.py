@@ -51,6 +51,7 @@ class BatchPredictor:
         if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
             raise ValueError(f"INPUT.FORMAT must be 'RGB' or 'BGR', got {cfg.INPUT.FORMAT!r}")
         self._is_bgr = cfg.INPUT.FORMAT == "BGR"
+        self.sixteen_bit = cfg.INPUT.SIXTEEN_BIT
         self.model = model
         if cfg.TEST.TOKENS.ENABLED:
             _check_regions(cfg, model)

@@ -90,7 +90,8 @@ class Inspector:
             ValueError: if the model puts out no regions, or the ground truth does not fit the
                 dataset's classes or the image.
         """
-        image = read_image(record["file_name"], "RGB")
+        sixteen_bit = self._mapper.sixteen_bit
+        image = read_image(record["file_name"], "RGB", sixteen_bit=sixteen_bit)
         labels = components = instances = instance_names = None
         if self.class_names and has_classes(record):
             labels = read_class_map(

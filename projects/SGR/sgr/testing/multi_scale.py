@@ -57,6 +57,7 @@ class MultiScaleSemanticSegmentor(nn.Module):
         flip: bool = True,
         semantic_output: str = "scores",
         input_format: str = "RGB",
+        sixteen_bit: str = "refuse",
     ):
         """
         Args:
@@ -70,6 +71,7 @@ class MultiScaleSemanticSegmentor(nn.Module):
             semantic_output: form of the result in "sem_seg": "scores" (C, H, W), or "labels"
                 (H, W), the best class of each pixel.
             input_format: order of the channels of images that this module reads, "RGB" or "BGR".
+            sixteen_bit: see :func:`~sgr.data.truth.image_files.read_image`.
 
         Raises:
             ValueError: if both or neither of ``scales`` and ``min_sizes`` are given, or one of them
@@ -99,6 +101,7 @@ class MultiScaleSemanticSegmentor(nn.Module):
         self.flip = flip
         self.semantic_output = semantic_output
         self.input_format = input_format
+        self.sixteen_bit = sixteen_bit
         self.train(self.model.training)
 
     @classmethod
@@ -128,6 +131,7 @@ class MultiScaleSemanticSegmentor(nn.Module):
             "flip": options.FLIP,
             "semantic_output": cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT,
             "input_format": cfg.INPUT.FORMAT,
+            "sixteen_bit": cfg.INPUT.SIXTEEN_BIT,
         }
 
     @torch.no_grad()
@@ -202,7 +206,7 @@ class MultiScaleSemanticSegmentor(nn.Module):
         if "image" in inputs:
             return inputs["image"].permute(1, 2, 0).cpu().numpy()
         if "file_name" in inputs:
-            return read_image(inputs["file_name"], self.input_format)
+            return read_image(inputs["file_name"], self.input_format, sixteen_bit=self.sixteen_bit)
         raise ValueError(f"an input needs 'image' or 'file_name', got {sorted(inputs)}")
 
 

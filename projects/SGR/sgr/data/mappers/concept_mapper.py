@@ -53,6 +53,7 @@ class ConceptMapper:
         *,
         augmentations: Sequence[T.Augmentation | T.Transform],
         image_format: str,
+        sixteen_bit: str = "refuse",
         min_side: int = 0,
         size_divisibility: int = -1,
         with_components: bool = True,
@@ -65,7 +66,7 @@ class ConceptMapper:
             augmentations: applied to image and ground truth together. Some are replaced by faster
                 ones with the same results, see
                 :func:`~sgr.data.augmentations.fast.accelerated`.
-            image_format: see :func:`sgr.data.truth.image_files.read_image`.
+            image_format, sixteen_bit: see :func:`sgr.data.truth.image_files.read_image`.
             min_side: pad the right and the bottom so that each side has at least this many pixels.
                 Padding is ignored ground truth, and part of no mask.
             size_divisibility: pad each side to a multiple of this many pixels; 0 or less does not.
@@ -75,6 +76,7 @@ class ConceptMapper:
         """
         self.augmentations = T.AugmentationList(accelerated(augmentations))
         self.image_format = image_format
+        self.sixteen_bit = sixteen_bit
         self.min_side = min_side
         self.size_divisibility = size_divisibility
         self.with_components = with_components
@@ -90,6 +92,7 @@ class ConceptMapper:
         return {
             "augmentations": build_augmentations(cfg, large_scale_jitter=large_scale_jitter),
             "image_format": cfg.INPUT.FORMAT,
+            "sixteen_bit": cfg.INPUT.SIXTEEN_BIT,
             "min_side": cfg.INPUT.IMAGE_SIZE if large_scale_jitter else 0,
             "size_divisibility": cfg.INPUT.SIZE_DIVISIBILITY,
             **component_options(cfg),
@@ -107,7 +110,7 @@ class ConceptMapper:
         """
         limit_opencv_threads()
         record = {key: value for key, value in dataset_dict.items() if key not in _GROUND_TRUTH}
-        image = read_image(record["file_name"], self.image_format)
+        image = read_image(record["file_name"], self.image_format, sixteen_bit=self.sixteen_bit)
         detection_utils.check_image_size(record, image)
         truth = self._read(dataset_dict, size=image.shape[:2])
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import struct
 
 import numpy as np
 from detectron2.data import detection_utils
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ..faults import list_values
 
 __all__ = [
+    "SIXTEEN_BIT",
     "check_labels",
     "exif_orientation",
     "find_wrong_labels",
@@ -25,6 +27,18 @@ __all__ = [
 _QUARTER_TURNS = range(5, 9)
 _EXIF_ORIENTATION = 0x0112
 
+# INPUT.SIXTEEN_BIT: how images of 16 bits become bytes.
+SIXTEEN_BIT = ("refuse", "full_range", "percentile")
+_PERCENTILES = (0.5, 99.5)
+
+# Without those that start other programs (EPS) or read other files.
+Image.init()
+_FORMATS = tuple(
+    name
+    for name in ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+    if name in Image.OPEN  # as Pillow was built
+)
+
 # Pillow raises these for files that are cut off, damaged, no image at all, or far too large.
 _PILLOW_ERRORS = (
     OSError,
@@ -36,21 +50,27 @@ _PILLOW_ERRORS = (
 )
 
 
-def read_image(file_name: str, format: str | None) -> np.ndarray:
+def read_image(file_name: str, format: str | None, *, sixteen_bit: str = "refuse") -> np.ndarray:
     """Read an image.
 
     Args:
         file_name: path.
         format: "BGR" or a mode of Pillow, as in ``INPUT.FORMAT``; None keeps the stored values.
+        sixteen_bit: one of ``SIXTEEN_BIT``: what is done with images of 16 bits, as in
+            ``INPUT.SIXTEEN_BIT``. With format None it has no effect.
 
     Returns:
         (H, W, C) uint8 array; with format None, the shape and type of the file.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        OSError: the file cannot be read as an image.
+        OSError: the file cannot be read as an image, or has values that are not bytes and that
+            nobody has said how to read.
     """
-    return _read(file_name, format, "image")
+    if sixteen_bit not in SIXTEEN_BIT:
+        known = ", ".join(map(repr, SIXTEEN_BIT))
+        raise ValueError(f"INPUT.SIXTEEN_BIT is {sixteen_bit!r}; known are {known}")
+    return _read(file_name, format, "image", sixteen_bit)
 
 
 def read_labels(file_name: str) -> np.ndarray:
@@ -62,10 +82,15 @@ def read_labels(file_name: str) -> np.ndarray:
     Raises:
         FileNotFoundError: the file does not exist.
         OSError: the file cannot be read as an image.
-        ValueError: the image has several channels.
+        ValueError: the image has several channels, or numbers that are no integers.
     """
     # Without a format, the indices of a palette image stay indices.
     labels = _read(file_name, None, "label map")
+    if labels.dtype.kind == "f":
+        raise ValueError(
+            f"label map {file_name} has floating-point numbers (mode F), and labels are integers; "
+            "save it as a PNG of 8 or 16 bits"
+        )
     if labels.ndim != 2:
         raise ValueError(
             f"label map {file_name} must have one channel of class labels, but has "
@@ -168,10 +193,68 @@ def size_fault(
     return message
 
 
-def _read(file_name: str, format: str | None, what: str) -> np.ndarray:
+def _read(file_name: str, format: str | None, what: str, sixteen_bit: str = "") -> np.ndarray:
     try:
-        return detection_utils.read_image(file_name, format=format)
+        # A number is not the name of a file, but would be an open one.
+        with open(os.fspath(file_name), "rb") as file, Image.open(file, formats=_FORMATS) as image:
+            if format is not None:
+                bits = _bits(image)
+                if bits == 16 and (image.mode != "RGB" or sixteen_bit == "percentile"):
+                    image = _as_bytes(image, file_name, sixteen_bit)
+                elif bits > 16:
+                    raise OSError(
+                        f"it has {bits} bits per value (mode {image.mode}), and how these become "
+                        "bytes is not known: convert it to 8 or 16 bits"
+                    )
+            return detection_utils.convert_PIL_to_numpy(
+                detection_utils._apply_exif_orientation(image), format
+            )
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{what} {file_name} does not exist") from error
+    except UnidentifiedImageError as error:
+        raise OSError(f"{what} {file_name} cannot be read: {_unknown(file_name)}") from error
     except _PILLOW_ERRORS as error:
         raise OSError(f"{what} {file_name} cannot be read, it may be damaged: {error}") from error
+
+
+def _bits(image: Image.Image) -> int:
+    """The bits of a value in the file: 8 or less, 16 or 32."""
+    raw_mode = str(image.tile[0][3]) if image.tile else ""
+    if image.mode.startswith("I;16") or ";16" in raw_mode:
+        return 16
+    if image.mode == "I":  # of 16 bits in PNG and PPM files
+        return 16 if image.format in ("PNG", "PPM") else 32
+    return 32 if image.mode == "F" else 8
+
+
+def _as_bytes(image: Image.Image, file_name: str, sixteen_bit: str) -> Image.Image:
+    """An image of 16 bits as bytes, with its EXIF orientation."""
+    if sixteen_bit == "refuse":
+        raise OSError(
+            f"it has 16 bits per value (mode {image.mode}): set INPUT.SIXTEEN_BIT to full_range, "
+            "if values go from 0 to 65535, or to percentile, which spreads the values of each image"
+        )
+    values = np.asarray(image)
+    if image.mode == "RGB":  # Pillow has only the higher byte of such files
+        import cv2
+
+        values = cv2.imread(file_name, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+        values = values[..., 2::-1]
+    low, high = 0.0, 65535.0
+    if sixteen_bit == "percentile":
+        low, high = np.percentile(values, _PERCENTILES)
+    scaled = (values - low) * (255 / max(high - low, 1))
+    result = Image.fromarray(scaled.clip(0, 255).round().astype(np.uint8))
+    result.info["exif"] = image.getexif().tobytes()
+    return result
+
+
+def _unknown(file_name: str) -> str:
+    with open(file_name, "rb") as file:
+        is_tiff = file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    if is_tiff:
+        return (
+            "it is a TIFF file of a kind that Pillow does not know, such as one of many channels "
+            "(multispectral) or of floating-point colours; convert it to RGB of 8 bits"
+        )
+    return f"it is damaged, or none of the formats {', '.join(_FORMATS)}"

@@ -99,7 +99,10 @@ def read_segment_map(record: dict) -> np.ndarray:
             message names up to ten); or ids of segments are no integers.
     """
     file_name = record["pan_seg_file_name"]
-    picture = read_image(file_name, format=None).astype(np.int32)
+    picture = read_image(file_name, format=None)
+    if picture.dtype.kind == "f":
+        raise ValueError(f"panoptic picture {file_name} has floating-point numbers (mode F)")
+    picture = picture.astype(np.int32)
     if picture.ndim == 3:
         if picture.shape[2] < 3:
             raise ValueError(
