@@ -404,3 +404,17 @@ def test_deep_values_and_references(folder, key):
     with pytest.raises(ValueError) as error:
         descriptions.register_dataset_file(file)
     assert len(str(error.value)) < 2000
+
+
+def test_a_test_split_without_labels_points_to_the_demo(folder):
+    """Not named, named and missing, or an empty folder."""
+    images = {"images": "images/val"}
+    with pytest.raises(ValueError, match=r"test has no labels.*tools/demo\.py"):
+        descriptions.register_dataset_file(describe(folder, splits={"test": images}))
+    splits = {"test": {**images, "labels": "labels/test"}}
+    [name] = descriptions.register_dataset_file(describe(folder, splits=splits))
+    with pytest.raises(FileNotFoundError, match=r"does not exist.*tools/demo\.py"):
+        DatasetCatalog.get(name)
+    (folder / "labels" / "test").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"has no partner.*tools/demo\.py"):
+        DatasetCatalog.get(name)

@@ -15,6 +15,7 @@ from PIL import Image
 from tabulate import tabulate
 from torch import Tensor
 
+from ..data.datasets.pairs import WITHOUT_LABELS
 from ..data.loading import load_dataset
 from ..data.truth.records import apply_test_transform, find_image, has_classes, read_class_map
 from ..modeling.outputs import predicted_labels
@@ -150,7 +151,8 @@ class MeanIoUEvaluator(DatasetEvaluator):
         if not has_classes(record):
             raise ValueError(
                 f"the dataset {self._dataset_name} has records without sem_seg_file_name, or "
-                "pan_seg_file_name and segments_info: mIoU needs the class of each pixel"
+                "pan_seg_file_name and segments_info: mIoU needs the class of each pixel; "
+                f"{WITHOUT_LABELS}"
             )
         if "sem_seg_file_name" in record:
             return {"sem_seg_file_name": record["sem_seg_file_name"]}

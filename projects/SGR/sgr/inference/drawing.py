@@ -14,6 +14,7 @@ from torch import Tensor
 from ..inspection import inspect_tokens
 from ..modeling.outputs import predicted_labels, regions_of
 from ..visualization import draw_regions_beside, region_tile_size, upsample_regions
+from ..visualization.figure import add_fallback_fonts
 
 
 def draw_output(
@@ -62,6 +63,7 @@ def draw_output(
             f"the output has {sorted(output)}, but none of panoptic_seg, instances and sem_seg "
             "to draw"
         )
+    add_fallback_fonts(drawn.fig)
     return drawn.get_image()
 
 

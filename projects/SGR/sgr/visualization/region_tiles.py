@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from .figure import find_font
 from .overlays import overlay_heat
 
 # The smallest and largest height of the large picture, in pixels.
 _HEIGHTS = (360, 1080)
 _GAP = 4
-# Matplotlib's font, because that of Pillow has few letters beyond the English ones.
-_FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 def region_tile_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -58,7 +55,8 @@ def draw_regions_beside(
     canvas = np.full((height, full_width + full_width % 2, 3), 255, dtype=np.uint8)
     canvas[:, :width] = _resize(picture, (height, width))
     small = _resize(image, (tile_height, tile_width))
-    font = ImageFont.truetype(str(_FONT), max(11, tile_height // 15))
+    # That of Pillow has few letters beyond the English ones.
+    font = ImageFont.truetype(find_font("".join(names)).fname, max(11, tile_height // 15))
     for index, (region, name) in enumerate(zip(regions, names)):
         heat = _resize(np.asarray(region, dtype=np.float32), (tile_height, tile_width))
         tile = Image.fromarray(overlay_heat(small, heat))

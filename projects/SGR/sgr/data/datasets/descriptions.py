@@ -31,6 +31,7 @@ from ..mappers.semantic import SEMANTIC_MAPPERS
 from .classes import as_class_names
 from .folders import is_of_folders, register_folders
 from .image_folders import Folders
+from .pairs import WITHOUT_LABELS
 
 _PATHS = ("images", "labels", "instances", "list")
 _KEYS = {
@@ -216,7 +217,8 @@ def _parse(content: dict[str, Any], folder: Path) -> _Description:
         images, labels = paths["images"], paths["labels"]
         if images is None or labels is None:
             needed = "images" if images is None else "labels"
-            raise ValueError(f"the split {key} has no {needed}: name their folder")
+            hint = "" if images is None else f"; {WITHOUT_LABELS}"
+            raise ValueError(f"the split {key} has no {needed}: name their folder{hint}")
         datasets[f"{content['name']}_{key}"] = Folders(
             images,
             labels,

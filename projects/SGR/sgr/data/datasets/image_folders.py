@@ -13,7 +13,7 @@ from detectron2.data.datasets.coco import load_coco_json
 
 from ..files import read_text
 from .missing import IncompleteDataset
-from .pairs import IMAGE_SUFFIXES, load_sem_seg_pairs
+from .pairs import IMAGE_SUFFIXES, WITHOUT_LABELS, load_sem_seg_pairs
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class Folders:
         """
         for folder, what in ((self.image_dir, "images"), (self.label_dir, "label maps")):
             if not folder.is_dir():
-                raise FileNotFoundError(f"the folder of {what} {folder} does not exist")
+                hint = f"; {WITHOUT_LABELS}" if folder == self.label_dir else ""
+                raise FileNotFoundError(f"the folder of {what} {folder} does not exist{hint}")
         if not self.label_suffix and self.image_dir.samefile(self.label_dir):
             raise ValueError(
                 f"images and label maps lie in one folder, {self.image_dir}: set a label_suffix, "

@@ -8,6 +8,9 @@ from pathlib import Path
 from ..files import visible_files
 from .missing import IncompleteDataset, check_present
 
+WITHOUT_LABELS = (
+    "to see what a model predicts on images without labels, such as a test split, use tools/demo.py"
+)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -83,6 +86,8 @@ def load_sem_seg_pairs(
         if told and not message:
             message = told[0] + (f" (and {len(told) - 1} more)" if len(told) > 1 else "")
         faults += told
+    if images and not labels and not label_suffix:
+        message += f"; {WITHOUT_LABELS}"
     records = [
         {"file_name": str(images[stem]), "sem_seg_file_name": str(labels[stem]), "image_id": stem}
         for stem in sorted(images.keys() & labels.keys())
