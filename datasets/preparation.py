@@ -364,7 +364,7 @@ def main(
     )
     parser.add_argument(
         "--root",
-        type=_folder,
+        type=lambda text: Path(os.path.expanduser(text)),  # no shell does it in --root=~/data
         default=datasets_root(),
         help="folder of all datasets; default: $DETECTRON2_DATASETS, or datasets",
     )
@@ -434,11 +434,6 @@ def _prepare_all(
         print(f"there is nothing to prepare under {options.root}", file=sys.stderr)
         return 1
     return 0
-
-
-def _folder(text: str) -> Path:
-    # Shells do not expand "~" in --root=~/data.
-    return Path(os.path.expanduser(text))
 
 
 def _positive(text: str) -> int:

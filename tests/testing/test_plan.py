@@ -112,5 +112,5 @@ class TestFurtherEvaluators:
 
     def test_unknown_names(self, tiny_shapes, tmp_path, counting):
         cfg = tiny_config(tmp_path, TEST__EVALUATORS=["Kounting"])
-        with pytest.raises(ValueError, match="'Kounting'; registered evaluators: .*Counting"):
+        with pytest.raises(ValueError, match="'Kounting'; registered: .*Counting"):
             plan_tests(cfg, Trainer.build_model(cfg))

@@ -8,8 +8,7 @@ from detectron2.projects.point_rend import ColorAugSSDTransform
 
 from sgr.data.augmentations.center_crop import CenterCrop
 from sgr.data.augmentations.color_jitter import ColorJitter
-from sgr.data.augmentations.constrained_crop import ConstrainedCrop
-from sgr.data.augmentations.fast import accelerated
+from sgr.data.augmentations.fast import ConstrainedCrop, accelerated
 from sgr.data.augmentations.resized_crop import ResizedCrop
 
 

@@ -20,7 +20,7 @@ _NEEDS_DETECTRON2 = {
     "FastCOCOEvaluator": ".coco_evaluator",
     "MeanIoUEvaluator": ".sem_seg_evaluator",
     "PanopticQualityEvaluator": ".panoptic_evaluator",
-    "ThingCOCOEvaluator": ".thing_evaluator",
+    "ThingCOCOEvaluator": ".coco_evaluator",
     "TokenSemanticsEvaluator": ".token_evaluator",
     "build_evaluator": ".build",
     "evaluate_coco": ".coco_evaluator",

@@ -14,12 +14,12 @@ from fvcore.common.registry import Registry
 
 from ..data.loading import load_dataset
 from ..data.truth.records import has_classes
+from ..modeling.layers.checks import find_registered
 from ..modeling.outputs import RESULTS, Outputs, outputs_of
 from .cityscapes_evaluator import CityscapesMeanIoUEvaluator
-from .coco_evaluator import FastCOCOEvaluator
+from .coco_evaluator import FastCOCOEvaluator, ThingCOCOEvaluator
 from .panoptic_evaluator import PanopticQualityEvaluator
 from .sem_seg_evaluator import MeanIoUEvaluator
-from .thing_evaluator import ThingCOCOEvaluator
 from .token_evaluator import TokenSemanticsEvaluator
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
@@ -110,11 +110,8 @@ def build_evaluator(
     if cfg.TEST.TOKENS.ENABLED:
         evaluators.append(TokenSemanticsEvaluator(dataset_name, output_dir=output_folder))
     for name in cfg.TEST.EVALUATORS:
-        if name not in EVALUATOR_REGISTRY:
-            known = ", ".join(sorted(known for known, _ in EVALUATOR_REGISTRY)) or "none"
-            raise ValueError(f"TEST.EVALUATORS has {name!r}; registered evaluators: {known}")
-        evaluator = EVALUATOR_REGISTRY.get(name)(dataset_name, output_dir=output_folder)
-        evaluators.append(evaluator)
+        build = find_registered(EVALUATOR_REGISTRY, name, "an entry of TEST.EVALUATORS")
+        evaluators.append(build(dataset_name, output_dir=output_folder))
     return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 
 import numpy as np
 import torch
@@ -52,6 +51,9 @@ _IMAGE_FILE = "_leftImg8bit"
 
 class CityscapesMeanIoUEvaluator(MeanIoUEvaluator):
     """mIoU, and IoU and iIoU of classes and categories (``_sup``), as the benchmark defines them.
+
+    "sem_seg" of :class:`MeanIoUEvaluator` has in addition IoU (equal to mIoU), iIoU, IoU_sup and
+    iIoU_sup in percent. iIoU and iIoU_sup are absent if files of instances are missing.
 
     iIoU weights the pixels of an instance by the mean size of its class divided by the size of the
     instance, so small instances count as much as large ones. It needs the official
@@ -111,7 +113,9 @@ class CityscapesMeanIoUEvaluator(MeanIoUEvaluator):
             )
         super()._process_image(input_, truth, labels)
         if self._folder and "ground_truth_transform" not in input_:
-            self._write_prediction(input_["file_name"], predicted)
+            os.makedirs(self._folder, exist_ok=True)
+            file = os.path.join(self._folder, _prediction_name(input_["file_name"]))
+            Image.fromarray(_LABEL_IDS[predicted]).save(file)
         if (truth < 0).all():
             return
         instance_file = self._truths[input_["file_name"]].get("instance_file_name", "")
@@ -126,26 +130,9 @@ class CityscapesMeanIoUEvaluator(MeanIoUEvaluator):
         else:
             self._without_instances += 1
 
-    def _write_prediction(self, file_name: str, predicted: np.ndarray) -> None:
-        os.makedirs(self._folder, exist_ok=True)
-        file = os.path.join(self._folder, _prediction_name(file_name))
-        Image.fromarray(_LABEL_IDS[predicted]).save(file)
-
     def _local_counts(self) -> tuple[np.ndarray, ...]:
         without = np.array(self._without_instances)
         return (*super()._local_counts(), self._instances, without)
-
-    def evaluate(self) -> OrderedDict | None:
-        """
-        Returns:
-            The result of :class:`MeanIoUEvaluator`, with IoU, iIoU, IoU_sup and iIoU_sup in percent
-            under "sem_seg", as from Detectron2's evaluator of Cityscapes. iIoU and iIoU_sup are
-            absent if files of instances are missing. IoU is equal to mIoU.
-
-        Raises:
-            ValueError: see :class:`MeanIoUEvaluator`.
-        """
-        return super().evaluate()
 
     def _more_means(
         self, confusion: np.ndarray, instances: np.ndarray, without: np.ndarray

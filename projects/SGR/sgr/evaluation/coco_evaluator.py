@@ -1,4 +1,4 @@
-"""COCO AP of boxes and masks."""
+"""COCO AP of boxes and masks, also of the things of a panoptic dataset."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import _evaluate_predictions_on_coco
 from detectron2.utils.file_io import PathManager
@@ -58,13 +59,9 @@ def evaluate_coco(
         evaluation.params.imgIds = img_ids
     evaluation.evaluate()
     evaluation.accumulate()
-    evaluation.print_function = log or _be_quiet
+    evaluation.print_function = log or (lambda _line: None)
     evaluation.summarize()
     return evaluation
-
-
-def _be_quiet(_line: str) -> None:
-    pass
 
 
 class FastCOCOEvaluator(COCOEvaluator):
@@ -252,6 +249,29 @@ class FastCOCOEvaluator(COCOEvaluator):
         named = sorted(numbers) if len(names) == len(numbers) else range(len(names))
         name_of = dict(zip(named, names))
         return [name_of[number] for number in numbers]
+
+
+class ThingCOCOEvaluator(FastCOCOEvaluator):
+    """Box and mask AP for models that number things and stuff together.
+
+    The things are the values of ``thing_dataset_id_to_contiguous_id``. Their numbers may have gaps
+    (ADE20K, Cityscapes). ``thing_classes`` may name only the things, or all classes. Predictions of
+    stuff are left out.
+    """
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """
+        Args:
+            inputs: one dict per image with "image_id".
+            outputs: one dict per image with "instances" of ``pred_classes``, ``pred_boxes``,
+                ``pred_masks`` and ``scores``.
+        """
+        things = torch.tensor(list(self._metadata.thing_dataset_id_to_contiguous_id.values()))
+        kept = []
+        for output in outputs:
+            instances = output["instances"].to(self._cpu_device)
+            kept.append({"instances": instances[torch.isin(instances.pred_classes, things)]})
+        super().process(inputs, kept)
 
 
 def _are_numbers(values: Any, count: int) -> bool:

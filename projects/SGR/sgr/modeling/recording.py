@@ -9,11 +9,6 @@ from typing import Any
 from torch import nn
 
 
-def has_regions(model: nn.Module) -> bool:
-    """Whether a module of ``model`` makes regions that :func:`record_concepts` would record."""
-    return any(_makes_regions(module) for module in model.modules())
-
-
 def check_has_regions(model: nn.Module, otherwise: str = "", *, kind: type = nn.Module) -> None:
     """Check that a module of ``model`` makes concept regions.
 

@@ -29,12 +29,9 @@ _LOWER = re.compile(r"S_[CI](_active)?")
 
 
 def metric_title(metric: str) -> str:
-    """The title of a metric in a plot; the name itself if the metric is unknown.
+    """The title in a plot of a metric in metrics.json; its name if the metric is unknown.
 
     The titles of the token metrics say which way is better, because few people know it.
-
-    Args:
-        metric: a name in metrics.json.
     """
     return _TITLES.get(metric, metric)
 
@@ -42,9 +39,7 @@ def metric_title(metric: str) -> str:
 def higher_is_better(metric: str) -> bool | None:
     """Whether more of a metric is better; None if this is unknown.
 
-    Args:
-        metric: a name in metrics.json, such as "sem_seg/mIoU" or "queries/S_C". Its last part
-            counts.
+    The last part of its name in metrics.json counts, such as mIoU of "sem_seg/mIoU".
     """
     name = metric.rpartition("/")[2]
     if name in HIGHER_IS_BETTER:

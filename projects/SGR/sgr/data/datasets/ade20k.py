@@ -45,10 +45,7 @@ _SPLITS = {"train": "training", "val": "validation"}
 
 
 def load_ade20k(split: str) -> list[dict]:
-    """Load the records of ADE20K, see :func:`~.pairs.load_sem_seg_pairs`.
-
-    Args:
-        split: "train" or "val".
+    """Load the records of ADE20K, "train" or "val", see :func:`~.pairs.load_sem_seg_pairs`.
 
     Raises:
         FileNotFoundError: the split is not there, or an image has no label map.

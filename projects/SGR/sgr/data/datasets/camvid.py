@@ -55,10 +55,7 @@ Copy or link that folder into the root of all datasets; no script is needed.
 
 
 def load_camvid(split: str) -> list[dict]:
-    """Load the records of CamVid.
-
-    Args:
-        split: "train", "val" or "test".
+    """Load the records of CamVid, "train", "val" or "test".
 
     Raises:
         FileNotFoundError: the split is not there, or an image has no label map.

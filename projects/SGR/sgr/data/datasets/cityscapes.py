@@ -54,11 +54,10 @@ _CLASSES = {category["id"]: category["trainId"] for category in CITYSCAPES_CATEG
 
 
 def load_cityscapes(split: str) -> list[dict]:
-    """Load the records of Cityscapes, sorted by name. They are those of Detectron2's
-    ``load_cityscapes_semantic``.
+    """Load the records of Cityscapes, "train", "val" or "test", sorted by name.
 
-    Args:
-        split: "train", "val" or "test". In the label maps of "test" all pixels are ignored.
+    They are those of Detectron2's ``load_cityscapes_semantic``. In the label maps of "test" all
+    pixels are ignored.
 
     Raises:
         FileNotFoundError: the split is not there, or an image lacks one of its other files.
@@ -86,10 +85,8 @@ def load_cityscapes(split: str) -> list[dict]:
 def load_cityscapes_panoptic(split: str) -> list[dict]:
     """Load the panoptic records of Cityscapes, the same as Detectron2's function of this name.
 
-    The segments have 19 classes, things and stuff; ``sem_seg_file_name`` has the same classes.
-
-    Args:
-        split: "train" or "val".
+    ``split`` is "train" or "val". The segments have 19 classes, things and stuff;
+    ``sem_seg_file_name`` has the same classes.
 
     Raises:
         FileNotFoundError: the split or the panoptic pictures are not there, or a file is missing.

@@ -61,10 +61,7 @@ _PANOPTIC_CLASSES = {
 
 
 def load_coco_instances(split: str) -> list[dict]:
-    """Load the records of ``coco_2017_*``, see Detectron2's ``load_coco_json``.
-
-    Args:
-        split: "train" or "val".
+    """Load the records of ``coco_2017_{train,val}``, see Detectron2's ``load_coco_json``.
 
     Raises:
         FileNotFoundError: the split is not there, or an image of the JSON file is not.
@@ -74,12 +71,10 @@ def load_coco_instances(split: str) -> list[dict]:
 
 
 def load_coco_panoptic(split: str) -> list[dict]:
-    """Load the records of ``coco_2017_*_panoptic``, see Detectron2's ``load_coco_panoptic_json``.
+    """Load the records of ``coco_2017_{train,val}_panoptic``.
 
-    The file of instances may be missing; only the evaluation of AP reads it.
-
-    Args:
-        split: "train" or "val".
+    See Detectron2's ``load_coco_panoptic_json``. The file of instances may be missing; only the
+    evaluation of AP reads it.
 
     Raises:
         FileNotFoundError: the split is not there, or an image or a picture of segments is not.
@@ -103,9 +98,6 @@ def load_coco_panoptic(split: str) -> list[dict]:
 def load_coco_separated(split: str) -> list[dict]:
     """Load the records of ``coco_2017_*_panoptic_separated``: instances, and label maps of stuff.
 
-    Args:
-        split: "train" or "val".
-
     Raises:
         FileNotFoundError: the split is not there, or an image or a label map is not.
         ValueError: the file is not JSON, or does not have COCO's instances.
@@ -122,9 +114,6 @@ def load_coco_stuff(split: str) -> list[dict]:
 
     If an image has no label map, it reads the JSON file of panoptic segments to see whether the
     image should have one. This takes a while.
-
-    Args:
-        split: "train" or "val".
 
     Raises:
         FileNotFoundError: the split is not there, or an image or its label map is missing.

@@ -47,10 +47,7 @@ which goes on where it was broken off. Users of MaskFormer have the same two fol
 
 
 def load_coco_stuff_10k(split: str) -> list[dict]:
-    """Load the records of COCO-Stuff-10K.
-
-    Args:
-        split: "train" or "test".
+    """Load the records of COCO-Stuff-10K, "train" or "test".
 
     Raises:
         FileNotFoundError: the split is not there, or an image has no label map.

@@ -43,10 +43,7 @@ which writes, into the root of all datasets:
 
 
 def load_shapes_instance(split: str) -> list[dict]:
-    """Load records in Detectron2's format for instances.
-
-    Args:
-        split: "train" or "val".
+    """Load records of "train" or "val" in Detectron2's format for instances.
 
     Raises:
         FileNotFoundError: the dataset has not been made.
@@ -56,9 +53,6 @@ def load_shapes_instance(split: str) -> list[dict]:
 
 def load_shapes_sem_seg(split: str) -> list[dict]:
     """Load records with ``sem_seg_file_name``, and ``annotations`` as in the instance dataset.
-
-    Args:
-        split: "train" or "val".
 
     Raises:
         FileNotFoundError: the dataset has not been made.

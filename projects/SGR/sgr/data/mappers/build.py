@@ -13,6 +13,7 @@ from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
 from fvcore.common.registry import Registry
 
+from ...modeling.layers.checks import find_registered
 from ..augmentations.center_crop import CentralSquare
 from ..truth.image_files import read_image, read_labels
 
@@ -86,7 +87,7 @@ class CentralSquareMapper(FileNamingMapper):
     def __init__(self, *, side: int, **options: Any):
         """
         Args:
-            side: side of the square in pixels.
+            side: in pixels.
             **options: arguments of ``detectron2.data.DatasetMapper`` except ``is_train`` and
                 ``augmentations``.
 
@@ -103,13 +104,6 @@ class CentralSquareMapper(FileNamingMapper):
         return {**options, "side": cfg.TEST.CENTER_CROP_SIZE}
 
     def __call__(self, dataset_dict: dict) -> dict:
-        """
-        Args:
-            dataset_dict: a record with ``file_name``, left unchanged.
-
-        Raises:
-            FileNotFoundError, OSError: the image is missing or damaged; the message names it.
-        """
         record = super().__call__(dataset_dict)
         # Detectron2 has set height and width to the image's if the record had none.
         transform = self.square.transform_of((record["height"], record["width"]))
@@ -132,10 +126,7 @@ def build_mapper(cfg: CfgNode, is_train: bool = True) -> Callable[[dict], dict]:
             return CentralSquareMapper(cfg)
         return FileNamingMapper(cfg, is_train=False)
     name = cfg.INPUT.DATASET_MAPPER_NAME
-    if name not in MAPPER_REGISTRY:
-        known = ", ".join(sorted(known for known, _ in MAPPER_REGISTRY))
-        raise ValueError(f"INPUT.DATASET_MAPPER_NAME is {name!r}; known mappers: {known}")
-    return MAPPER_REGISTRY.get(name)(cfg)
+    return find_registered(MAPPER_REGISTRY, name, "INPUT.DATASET_MAPPER_NAME")(cfg)
 
 
 @MAPPER_REGISTRY.register()

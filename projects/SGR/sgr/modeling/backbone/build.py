@@ -6,6 +6,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
+from ..layers.checks import find_registered
 from .reasoning_backbone import add_reasoning_from_config
 from .swin import SwinTransformer
 from .timm_backbone import TimmBackbone
@@ -21,9 +22,7 @@ def build_sgr_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
         ValueError: if there is no backbone of that name, or no such feature.
     """
     name = cfg.MODEL.SGR.BACKBONE_NAME
-    if name not in BACKBONE_REGISTRY:
-        known = ", ".join(sorted(key for key, _ in BACKBONE_REGISTRY))
-        raise ValueError(f"MODEL.SGR.BACKBONE_NAME is {name!r}; registered backbones: {known}")
+    find_registered(BACKBONE_REGISTRY, name, "MODEL.SGR.BACKBONE_NAME")
     return _build_with_reasoning(name, cfg, input_shape)
 
 

@@ -15,7 +15,7 @@ def find_registered(registry: Registry, name: str, key: str) -> Any:
     """
     if name not in registry:
         known = ", ".join(sorted(known for known, _ in registry))
-        raise ValueError(f"{key} is {name!r}; registered: {known}")
+        raise ValueError(f"{key} is {name!r}; registered: {known or 'none'}")
     return registry.get(name)
 
 

@@ -17,8 +17,7 @@ from .inference import (
     merge_by_pixel_within_masks,
     semantic_inference,
 )
-from .mask2former import Mask2FormerSegmentor
 from .predictors.base import PREDICTOR_REGISTRY, QueryPredictor, build_predictor
 from .predictors.masked_attention import MaskedAttentionPredictor
 from .predictors.transformer import TransformerPredictor
-from .segmentor import MaskFormerSegmentor
+from .segmentor import Mask2FormerSegmentor, MaskFormerSegmentor

@@ -1,4 +1,4 @@
-"""MaskFormer as a Detectron2 meta-architecture."""
+"""MaskFormer and Mask2Former as Detectron2 meta-architectures."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from ..layers.checks import find_registered
 from ..layers.strips import Strips
 from ..outputs import RESULTS, Outputs, mask_scores
+from .criteria.point_criterion import PointSetCriterion
 from .criteria.set_criterion import CRITERION_REGISTRY, SetCriterion
 from .inference import (
     PANOPTIC_MERGE_REGISTRY,
     instance_inference,
     merge_by_pixel,
+    merge_by_pixel_within_masks,
     semantic_inference,
 )
 from .targets import prepare_targets
@@ -256,6 +258,18 @@ class MaskFormerSegmentor(nn.Module):
                 resize=to_output,
             )
         return result
+
+
+@META_ARCH_REGISTRY.register()
+class Mask2FormerSegmentor(MaskFormerSegmentor):
+    """:class:`MaskFormerSegmentor` that trains on points of the masks (Mask2Former).
+
+    The rest of Mask2Former is in its head: see :class:`MaskedAttentionPredictor` and
+    :class:`DeformablePixelDecoder`.
+    """
+
+    criterion_class = PointSetCriterion
+    panoptic_merge = staticmethod(merge_by_pixel_within_masks)
 
 
 def _thing_classes(cfg: CfgNode) -> list[int] | None:

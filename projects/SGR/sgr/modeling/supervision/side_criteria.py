@@ -9,6 +9,7 @@ from typing import Any
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
+from ..layers.checks import find_registered
 from ..reasoning import ReasoningModule
 from ..recording import check_has_regions
 from .criterion import ConceptCriterion
@@ -65,10 +66,8 @@ def build_side_criteria(cfg, model: nn.Module) -> list[SideCriterion]:
     """
     criteria = []
     for name in cfg.MODEL.SIDE_CRITERIA:
-        if name not in SIDE_CRITERION_REGISTRY:
-            known = ", ".join(sorted(key for key, _ in SIDE_CRITERION_REGISTRY))
-            raise ValueError(f"MODEL.SIDE_CRITERIA has {name!r}; registered criteria: {known}")
-        criterion = SIDE_CRITERION_REGISTRY.get(name).from_config(cfg, model)
+        cls = find_registered(SIDE_CRITERION_REGISTRY, name, "an entry of MODEL.SIDE_CRITERIA")
+        criterion = cls.from_config(cfg, model)
         if criterion is not None:
             criteria.append(criterion)
     return criteria

@@ -11,10 +11,10 @@ import torch
 from detectron2.config import CfgNode
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ...layers.checks import check_at_least_one, check_heads, find_registered
 from ...layers.conv import conv_norm
-from ...layers.mlp import MLP
 from ...reasoning.concept_regions import ConceptRegions
 from ..decoders.base import MULTI_SCALE
 from ..position_embedding import SinePositionEmbedding
@@ -173,3 +173,25 @@ class QueryPredictor(nn.Module):
     def concept_regions(self, output: dict) -> ConceptRegions:
         """Give the masks in an output of :meth:`forward` as regions of Q concepts."""
         return ConceptRegions(logits=output["pred_masks"], stride=self.mask_stride)
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them.
+
+    Args:
+        input_dim, hidden_dim, output_dim: channels.
+        num_layers: linear layers, at least 1.
+    """
+
+    def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int):
+        super().__init__()
+        widths = [input_dim] + [hidden_dim] * (num_layers - 1) + [output_dim]
+        self.layers = nn.ModuleList(
+            nn.Linear(before, after) for before, after in zip(widths[:-1], widths[1:])
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., input_dim) -> (..., output_dim)."""
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
