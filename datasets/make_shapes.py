@@ -191,12 +191,10 @@ def _run_lengths(mask: np.ndarray) -> list[int]:
 def make_scene(
     rng: np.random.Generator, size: int
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[int, np.ndarray]]]:
-    """Draw one scene.
+    """Draw one scene: (size, size, 3) RGB uint8 image, (size, size) uint8 labels, and things.
 
-    Returns:
-        (size, size, 3) RGB uint8 image, (size, size) uint8 labels, and for each visible thing its
-        label and its (size, size) bool mask of visible pixels. All masks of a class together are
-        the pixels of its label.
+    Each visible thing has its label and its (size, size) bool mask of visible pixels. All masks of
+    a class together are the pixels of its label.
     """
     sem_seg, color = _draw_stuff(rng, size)
     things = _draw_things(rng, sem_seg, color)

@@ -123,7 +123,6 @@ def pair_files(
     """Pair images with label maps, and find missing files.
 
     Args:
-        name: the name of the split, for messages.
         images, labels: files by key, see :func:`find_files`.
         target, image_target: give the path of a result for a key.
         expected: the keys of the split, or their number in the release.

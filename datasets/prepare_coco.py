@@ -155,12 +155,7 @@ def find_split(folder: Path, split: str, count: int, partial: bool) -> Split:
 def read_annotations(
     file: Path, look_at: Callable[[Path, dict[str, Any]], Annotations]
 ) -> Annotations:
-    """Read a JSON file, and check it.
-
-    Args:
-        file: its path.
-        look_at: called with path and content; gives the annotations, or raises an error.
-    """
+    """Read and check a JSON file; ``look_at`` makes the annotations of its content, or raises."""
     print(f"reading {file.parent.name}/{file.name}", flush=True)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

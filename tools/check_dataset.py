@@ -228,11 +228,7 @@ def open_dataset(name: str, cfg: CfgNode, args: argparse.Namespace) -> tuple[lis
 
 
 def draw_samples(records: Sequence[dict], report: Report, num_samples: int, folder: Path) -> str:
-    """Draw the contact sheet of records that have been checked.
-
-    Returns:
-        The end of a sentence: where it is, or why there is none.
-    """
+    """Draw the contact sheet of checked records. Say where it is, or why there is none."""
     drawable = [index for index, can_be in enumerate(report.can_be_drawn) if can_be]
     chosen = [drawable[place] for place in spread(num_samples, len(drawable))]
     if not num_samples:

@@ -78,10 +78,7 @@ def run(args: argparse.Namespace) -> Iterator[Row]:
 
 
 def _share_of_other_components(expected: Results, actual: Results) -> float:
-    """Compute the share of pixels that are in another component.
-
-    Components of equal class and area may come in any order.
-    """
+    """The share of pixels in another component; equal ones may come in any order."""
     wrong = pixels = 0
     for (theirs, their_classes), (ours, our_classes) in zip(expected, actual):
         pixels += ours.size

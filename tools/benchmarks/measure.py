@@ -123,10 +123,7 @@ def _peak_mib(run: Callable[[], Results], device: str) -> float | None:
 
 
 def _report_peak(run: Callable[[], Results], queue: multiprocessing.SimpleQueue) -> None:
-    """Report the peak of resident memory less the memory that stays after the run.
-
-    It runs in the forked process. Inputs, the parent's memory and newly loaded code stay.
-    """
+    """In the forked process: the peak of resident memory less what stays after the run."""
     import resource  # not on Windows
 
     run()

@@ -135,7 +135,6 @@ def export_onnx(
     named "batch".
 
     Args:
-        path: the file to write.
         model, size, labels, batch, dtype: as for :func:`export_program`.
 
     Raises:

@@ -34,7 +34,6 @@ def class_colors(metadata, count: int, key: str = "stuff_colors") -> np.ndarray:
 
     Args:
         metadata: Detectron2 metadata, or a dict.
-        count: number of classes.
         key: the key of the colours in the metadata, "stuff_colors" or "thing_colors".
 
     Returns:

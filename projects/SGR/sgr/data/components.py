@@ -105,11 +105,7 @@ def _check_arguments(
 
 
 def _narrow(sem_seg: np.ndarray, ignore_label: int) -> tuple[np.ndarray, int]:
-    """Convert a map to uint8 or uint16, the types of OpenCV's filters. Labels may be renamed.
-
-    Returns:
-        (H, W) array, and the value of ignored pixels in it, or -1 if there are none.
-    """
+    """Make a map uint8 or uint16 for OpenCV. Its labels and ``ignore_label`` may be renamed."""
     if sem_seg.dtype != np.uint8:
         low, high = int(sem_seg.min()), int(sem_seg.max())
         if low < 0:
@@ -175,11 +171,7 @@ def _narrowest(labels: np.ndarray, num: int) -> np.ndarray:
 
 
 def _meetings(labels: np.ndarray, sem_seg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of different labels, none of them 0, that are 8-neighbours within a class.
-
-    Returns:
-        Two int64 arrays; pairs may occur several times.
-    """
+    """Pairs of different labels, none of them 0, that are 8-neighbours within a class."""
     width = labels.shape[1]
     labels, sem_seg = labels.ravel(), sem_seg.ravel()
     labelled = labels != 0
@@ -202,11 +194,7 @@ def _meetings(labels: np.ndarray, sem_seg: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _label_as_is(sem_seg: np.ndarray, ignore_label: int) -> tuple[np.ndarray, np.ndarray]:
-    """Label the components of the classes without an opening.
-
-    Returns:
-        The same as :func:`_label_opened`; every label is a component of its own.
-    """
+    """The same as :func:`_label_opened` without an opening: each label is a component."""
     labels = np.zeros(sem_seg.shape, np.int32)
     num_labels = 0
     for value in np.flatnonzero(np.bincount(sem_seg.ravel())):

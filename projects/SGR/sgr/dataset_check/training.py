@@ -17,11 +17,7 @@ from .options import TRUTH_KEYS, CheckOptions
 
 
 def check_component_keys(cfg: CfgNode) -> None:
-    """Check the keys of a config that concern components.
-
-    Raises:
-        ValueError: one of them is out of its range.
-    """
+    """Raise a ValueError if a key of a config that concerns components is out of its range."""
     options = component_options(cfg)
     del options["with_components"]
     try:
@@ -64,9 +60,6 @@ def training_faults(
 
     Args:
         mapper: from :func:`training_mapper`.
-        records: the records of the dataset.
-        options: the options of the dataset.
-        cfg: the config.
         is_trained_on: whether the dataset is for training; if not, it is for evaluation only.
 
     Returns:

@@ -187,14 +187,10 @@ def _prediction_name(file_name: str) -> str:
 
 
 def _weighted_pixels(instances: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """The sums of the weights of pixels in instances, by true class.
+    """(3, classes) sums of the weights of pixels in instances, by true class.
 
-    Args:
-        instances: (H, W); the value of an instance is 1000 times its official label, plus a number.
-        predicted: (H, W) classes.
-
-    Returns:
-        (3, classes): of all pixels, of those with the right class, and with the right category.
+    They are of all pixels, of those with the right class, and of those with the right category. In
+    ``instances``, a value is 1000 times an official label, plus a number.
     """
     class_of_label = np.full(256, -1)
     class_of_label[_LABEL_IDS] = np.arange(len(_NAMES))

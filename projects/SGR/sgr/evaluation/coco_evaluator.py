@@ -147,13 +147,7 @@ class FastCOCOEvaluator(COCOEvaluator):
     def _eval_predictions(self, predictions: list[dict], img_ids: list[int] | None = None) -> None:
         """Write the predictions to a file, and their AP by task to ``self._results``.
 
-        Args:
-            predictions: a dict per image with "image_id" and "instances", a list of dicts in COCO's
-                format of results, but with the classes of the model as ``category_id``.
-            img_ids: the images to measure; None for all images of the ground truth.
-
-        Raises:
-            ValueError: the dataset does not have an image or a class.
+        ``predictions`` are in COCO's format of results, but with classes as ``category_id``.
         """
         results = self._with_category_ids(
             itertools.chain.from_iterable(prediction["instances"] for prediction in predictions)
@@ -228,11 +222,7 @@ class FastCOCOEvaluator(COCOEvaluator):
                 )
 
     def _class_names(self) -> list[str] | None:
-        """The names of the classes in the order of the category ids, as COCO's tables have them.
-
-        Raises:
-            ValueError: the annotations have other categories.
-        """
+        """The names of the classes in the order of the category ids, as COCO's tables have them."""
         names = self._metadata.get("thing_classes")
         ids = self._metadata.get("thing_dataset_id_to_contiguous_id")
         if names is None or ids is None:

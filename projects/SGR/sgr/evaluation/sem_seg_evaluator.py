@@ -184,12 +184,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
         return labels.int().clamp(-1, self._num_classes)
 
     def _process_image(self, input_: dict, truth: np.ndarray, labels: Tensor) -> None:
-        """
-        Args:
-            input_: of :meth:`process`.
-            truth: (H, W) classes, -1 for ignored pixels.
-            labels: of :meth:`_prediction`, on any device.
-        """
+        """Count the pixels of an image: (H, W) classes, -1 for ignored, and predicted labels."""
         self._counts = self._counts.to(labels.device)
         num_rows, num_columns = self._counts.shape
         rows = torch.from_numpy(truth).to(labels.device, non_blocking=True).int() + 1
@@ -262,11 +257,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
         accuracy: np.ndarray,
         confusion: np.ndarray,
     ) -> list[str]:
-        """Write all files, even if no pixel is labelled, so that no older results stay.
-
-        Returns:
-            The names of the files.
-        """
+        """Write all files, so that no older ones stay, and return their names."""
         assert self._output_dir is not None
         folder = Path(self._output_dir)
         classes = {

@@ -167,10 +167,7 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
     def _measure(
         self, input_: dict, measured: dict[str, ConceptRegions]
     ) -> dict[tuple[str, str], Tensor]:
-        """The values of one image by block and name, as scalars on the device of the regions.
-
-        A value that this image does not have is NaN.
-        """
+        """The values of one image by block and name, as scalars; NaN where it has none."""
         record = find_image(self._records, input_["file_name"], self._dataset_name)
         input_size = tuple(input_["image"].shape[-2:])
         values = {}

@@ -59,7 +59,6 @@ def output_files(
     number.
 
     Args:
-        files: the files to read.
         folder: the folder for the results.
         keep: suffixes that a result keeps, in lower case.
         other: the suffix of the results of other files.

@@ -13,7 +13,6 @@ def check_has_regions(model: nn.Module, otherwise: str = "", *, kind: type = nn.
     """Check that a module of ``model`` makes concept regions.
 
     Args:
-        model: the model.
         otherwise: for the message, what one can do instead of adding a reasoning module.
         kind: the class that the module must have.
 
@@ -38,7 +37,6 @@ def record_concepts(model: nn.Module, *, modules: Sequence[str] = ()) -> Iterato
     exception.
 
     Args:
-        model: the model.
         modules: names of further modules. What they return is recorded as it is.
 
     Yields:

@@ -33,11 +33,7 @@ def upsample_region(
 def upsample_regions(
     regions: np.ndarray, stride: int, input_size: tuple[int, int], size: tuple[int, int]
 ) -> np.ndarray:
-    """Call :func:`upsample_region` for each of (T, h, w) regions.
-
-    Returns:
-        (T, H, W) float32, which takes much memory if the image is large.
-    """
+    """Call :func:`upsample_region` for each of (T, h, w) regions: (T, H, W) float32."""
     shown = np.empty((len(regions), *size), dtype=np.float32)
     for place, region in zip(shown, regions):
         place[:] = upsample_region(region, stride, input_size, size)

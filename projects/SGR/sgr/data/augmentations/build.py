@@ -29,7 +29,6 @@ def build_augmentations(
     cropped; mappers pad it.
 
     Args:
-        cfg: the config.
         large_scale_jitter: draw the scale from MIN_SCALE to MAX_SCALE times IMAGE_SIZE, and crop to
             at most IMAGE_SIZE. MIN_SIZE_TRAIN and all keys of CROP have no effect then. Mappers pad
             smaller images, because Detectron2's own padding would give the padding a class.

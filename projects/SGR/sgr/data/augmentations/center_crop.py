@@ -33,13 +33,7 @@ class CentralSquare(T.Augmentation):
     """
 
     def __init__(self, side: int):
-        """
-        Args:
-            side: side of the square in pixels.
-
-        Raises:
-            ValueError: the side is not positive.
-        """
+        """``side`` is in pixels. A side that is not positive raises a ValueError."""
         super().__init__()
         if side < 1:
             raise ValueError(

@@ -92,10 +92,7 @@ class ColorJitterTransform(T.Transform):
         )
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
-        """
-        Args:
-            img: (H, W, 3) uint8.
-        """
+        """``img`` is (H, W, 3) uint8."""
         for channel, table in self.steps:
             if channel is None:
                 img = cv2.LUT(img, table)

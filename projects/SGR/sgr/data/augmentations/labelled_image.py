@@ -22,11 +22,7 @@ class LabelledImage:
     def __init__(
         self, image: np.ndarray, indices: np.ndarray, labels: np.ndarray | None = None
     ) -> None:
-        """
-        Args:
-            image, indices: see the attributes.
-            labels: (N,) integers, the label of each index; None if the indices are labels.
-        """
+        """``labels`` (N,) are those of the indices; None if the indices are labels."""
         self.image = image
         self.indices = indices
         self._labels = labels
@@ -48,13 +44,10 @@ class LabelledImage:
 
 
 def compact(indices: np.ndarray, *values: int) -> np.ndarray:
-    """Convert a map to bytes if all ``values`` fit, else to int32.
+    """Convert (H, W) integers to bytes if all ``values`` fit, else to int32.
 
-    It returns the map itself, which may be read-only, if this has the type already.
-
-    Args:
-        indices: (H, W) integers.
-        values: the largest value of the map, and others that it will get later.
+    ``values`` are the largest value of the map, and others that it will get later. A map that has
+    the type already is returned itself. It may be read-only.
     """
     dtype = np.uint8 if all(0 <= value <= 255 for value in values) else np.int32
     return indices.astype(dtype, copy=False)

@@ -69,11 +69,7 @@ class ResizedCropTransform(T.Transform):
     """
 
     def __init__(self, resize: T.ResizeTransform, crop: T.CropTransform):
-        """
-        Args:
-            resize: the resizing of the image.
-            crop: the crop of the resized image. Parts of it outside of the image are left out.
-        """
+        """``crop`` is of the resized image. Its parts outside of the image are left out."""
         super().__init__()
         self.resize = resize
         self.crop = crop
@@ -82,12 +78,9 @@ class ResizedCropTransform(T.Transform):
         self.columns = slice(crop.x0, min(crop.x0 + crop.w, resize.new_w))
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
-        """
-        Args:
-            img: (H, W, 3) uint8. Other images are resized by ``ResizeTransform`` itself.
+        """``img`` is (H, W, 3) uint8. ``ResizeTransform`` itself resizes other images.
 
-        Raises:
-            ValueError: the image is not of the size that the transform is for.
+        An image of another size than the transform's raises a ValueError.
         """
         resize = self.resize
         _check_size(img, resize)
@@ -105,11 +98,7 @@ class ResizedCropTransform(T.Transform):
         return np.asarray(strip.crop((0, rows.start, strip.width, rows.stop)))
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        """
-        Args:
-            segmentation: (H, W) or (H, W, C) uint8. Others are resized by ``ResizeTransform``
-                itself.
-        """
+        """(H, W) or (H, W, C) uint8; ``ResizeTransform`` itself resizes other types."""
         resize = self.resize
         if segmentation.dtype != np.uint8:
             return self.crop.apply_segmentation(resize.apply_segmentation(segmentation))

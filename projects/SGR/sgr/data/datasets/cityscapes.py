@@ -155,12 +155,7 @@ def _read_panoptic(file: Path) -> list[tuple[str, str, list[dict]]]:
 def _find(
     image_dir: Path, gt_dir: Path, needed: Sequence[str] = _NEEDED
 ) -> tuple[list[tuple[Path, str]], list[str]]:
-    """Find images and their annotations. It lists two folders per city.
-
-    Returns:
-        Pairs of an image and the common beginning of the paths of its annotations, and the files
-        that are missing.
-    """
+    """Find pairs of an image and the start of its annotations' paths, and missing files."""
     found, missing, unexpected = [], [], []
     for city in _visible(image_dir):
         if not city.is_dir():

@@ -155,11 +155,7 @@ def _load_instances(split: str, name: str) -> list[dict]:
 
 
 def _complete(records: list[dict], *keys: str) -> list[dict]:
-    """Return the records; raise IncompleteDataset if files are missing. It lists each folder once.
-
-    Args:
-        keys: the keys of file names in the records.
-    """
+    """Return the records; raise IncompleteDataset if files under these keys are missing."""
     there: dict[str, set[str]] = {}
     missing: dict[str, list[str]] = {key: [] for key in keys}
     complete = []

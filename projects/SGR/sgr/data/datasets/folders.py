@@ -145,10 +145,7 @@ def _load(name: str, datasets: Mapping[str, Folders]) -> list[dict]:
 
 
 def _find_classes(datasets: Mapping[str, Folders]) -> None:
-    """Set the classes of all datasets to the labels up to the largest one in their label maps.
-
-    It reads every label map once.
-    """
+    """Set the classes of all datasets to the labels up to the largest one in their label maps."""
     ignore_label = MetadataCatalog.get(next(iter(datasets))).ignore_label
     # Datasets may have files in common.
     files = {

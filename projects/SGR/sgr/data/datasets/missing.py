@@ -64,13 +64,7 @@ def _missing(path: Path, how_to_get: str) -> FileNotFoundError:
 def incomplete_dataset(
     missing: list[str], records: list[dict], how_to_get: str
 ) -> IncompleteDataset:
-    """The error for a dataset with missing files.
-
-    Args:
-        missing: these files.
-        records: the records without missing files.
-        how_to_get: what to download or run, and the expected tree.
-    """
+    """The error for a dataset with these missing files; ``records`` are those without."""
     return IncompleteDataset(
         f"files are missing:\n{list_faults(missing)}\n{how_to_get.strip()}",
         faults=[f"missing: {file}" for file in missing],

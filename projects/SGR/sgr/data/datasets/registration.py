@@ -21,10 +21,8 @@ def register(
 
     Args:
         name: for DATASETS.TRAIN and DATASETS.TEST.
-        load: gives the records.
         paths: gives the paths of the dataset for its metadata. They are asked for at every load,
             because ``$DETECTRON2_DATASETS`` may change.
-        metadata: further metadata.
     """
     if name in DatasetCatalog:
         return

@@ -121,10 +121,7 @@ class ConceptMapper:
         return record
 
     def _read(self, dataset_dict: dict, *, size: tuple[int, int]) -> Any:
-        """Read the ground truth of a record, in the form that :meth:`_augment` takes.
-
-        ``size`` is the (height, width) of the image.
-        """
+        """Read the ground truth of an image of this (height, width), for :meth:`_augment`."""
         raise NotImplementedError
 
     def _augment(self, image: np.ndarray, truth: Any) -> tuple[np.ndarray, Any]:

@@ -47,7 +47,6 @@ def labels_of_training_data(
     classes when they are loaded.
 
     Args:
-        cfg: the config.
         key: the list of class names in the metadata.
         head: the node under MODEL whose NUM_CLASSES counts.
 

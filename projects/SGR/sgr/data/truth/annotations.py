@@ -174,7 +174,6 @@ def category_fault(category: Any, num_classes: int, head: str = "SEM_SEG_HEAD") 
 
     Args:
         category: the value in a record.
-        num_classes: number of classes.
         head: the node under MODEL whose NUM_CLASSES counts if the metadata name no classes.
     """
     # JSON files may have floats, strings or booleans in this place.

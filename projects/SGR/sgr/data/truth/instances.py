@@ -45,9 +45,7 @@ def read_shapes(
     """Read the shapes of annotations. Annotations that enclose nothing are left out.
 
     Args:
-        annotations: of one record.
         size: (height, width) of the image.
-        file_name: the image, for messages.
         with_crowds: also read crowds.
         boxes_do: take the box of an annotation whose segmentation is missing or encloses nothing.
 
@@ -150,7 +148,6 @@ def paint_classes(
         drawn: from :func:`draw_instances`.
         shapes: the same as there, with a category each.
         size: (height, width) of the map.
-        num_classes: number of classes.
 
     Returns:
         (H, W) uint8 or int32: the class of the instance on top; ``num_classes``, the background,

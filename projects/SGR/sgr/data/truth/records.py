@@ -91,7 +91,6 @@ def read_label_map(
     """Read and check the label map of a record with ``sem_seg_file_name``.
 
     Args:
-        record: a dataset record.
         num_classes: classes are in ``[0, num_classes)``; None does not check the labels.
         ignore_label: the label of unlabelled pixels; None if the dataset has none.
         size: (height, width) of the image; None does not check the size.
@@ -121,7 +120,6 @@ def read_segments(
     """Read and check the segments of a record with ``pan_seg_file_name`` and ``segments_info``.
 
     Args:
-        record: a dataset record.
         num_classes: categories are in ``[0, num_classes)``; None does not check them.
         size: (height, width) of the image; None does not check the size.
 

@@ -34,7 +34,6 @@ class SwinTransformer(Backbone):
     out more features by :meth:`run_stage`.
 
     Args:
-        in_channels: channels of the images.
         pretrain_img_size: side of the images of the pretraining, pixels; ``ape`` needs it.
         patch_size: side of a patch, pixels.
         embed_dim: channels of the first stage; they double from stage to stage.

@@ -98,14 +98,7 @@ class WindowAttention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, windows: Tensor, shift_mask: Tensor | None = None) -> Tensor:
-        """
-        Args:
-            windows: (B, windows, M^2, C).
-            shift_mask: (windows, M^2, M^2), added to the logits.
-
-        Returns:
-            (B, windows, M^2, C).
-        """
+        """(B, windows, M^2, C) -> the same. Logits get the (windows, M^2, M^2) mask added."""
         batch, count, length, dim = windows.shape
         qkv = self.qkv(windows).reshape(batch, count, length, 3, self.num_heads, -1)
         qkv = qkv.permute(3, 0, 1, 4, 2, 5)  # (3, B, windows, heads, M^2, C / heads)
@@ -192,14 +185,7 @@ class SwinBlock(nn.Module):
         self.drop_path = StochasticDepth(drop_path, mode="row")
 
     def forward(self, maps: Tensor, shift_mask: Tensor | None) -> Tensor:
-        """
-        Args:
-            maps: (B, H, W, C).
-            shift_mask: :func:`make_shift_mask` of the map; a block without a shift ignores it.
-
-        Returns:
-            (B, H, W, C).
-        """
+        """(B, H, W, C) -> the same. Only a block with a shift reads ``shift_mask``."""
         maps = maps + self.drop_path(self._attend(self.norm1(maps), shift_mask))
         return maps + self.drop_path(self.mlp(self.norm2(maps)))
 

@@ -80,10 +80,7 @@ def _rename_torchvision(name: str) -> str:
 
 
 def _as_map(positions: Tensor) -> Tensor:
-    """(1, side^2, C) -> (1, C, side, side), the form in which the backbone has them.
-
-    Positions that are no square stay as they are; no known model has such ones.
-    """
+    """(1, side^2, C) -> (1, C, side, side); positions that are no square stay as they are."""
     if positions.dim() != 3:
         return positions
     side = math.isqrt(positions.shape[1])

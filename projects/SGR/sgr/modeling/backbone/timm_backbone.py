@@ -44,7 +44,6 @@ class TimmBackbone(Backbone):
         norm: "FrozenBN" makes batch norms constant, "SyncBN" shares their statistics between the
             workers. "BN" and "" leave the norms as they are.
         freeze_at: see :meth:`freeze`.
-        in_channels: channels of the images.
         options: further arguments of ``timm.create_model``.
 
     Raises:

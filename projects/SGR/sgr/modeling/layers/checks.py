@@ -8,10 +8,9 @@ from fvcore.common.registry import Registry
 
 
 def find_registered(registry: Registry, name: str, key: str) -> Any:
-    """Return what ``registry`` has under ``name``, which is the value of the config's ``key``.
+    """What ``registry`` has under ``name``, the value of the config's ``key``.
 
-    Raises:
-        ValueError: nothing is registered under that name. The message lists what is.
+    An unknown name raises a ValueError that lists the known ones.
     """
     if name not in registry:
         known = ", ".join(sorted(known for known, _ in registry))

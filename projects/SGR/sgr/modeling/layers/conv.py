@@ -21,7 +21,6 @@ def conv_norm(
     """Build a convolution that keeps the map's size, with its norm and activation.
 
     Args:
-        in_channels, out_channels: channels.
         kernel_size: side of the kernel, odd.
         norm: see Detectron2's ``get_norm``; "" leaves the norm out and gives a bias instead.
         activation: called on the result; None leaves it as it is.

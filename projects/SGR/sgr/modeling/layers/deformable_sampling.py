@@ -255,15 +255,9 @@ class _ReadPoints(torch.autograd.Function):
 def _gradients_of_points(
     gradient: Tensor, table: Tensor, points: _Points, canvas: _Canvas
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the gradients of the points' places and weights.
+    """The derivatives by x and y, in cells and for a weight of 1, and by the weight.
 
-    Args:
-        gradient: (B * N * M, D) gradient of the output.
-        table: the table of all cells.
-
-    Returns:
-        Three arrays of the shape of ``points.cell``: the derivatives by x and by y, in cells and
-        for a weight of 1, and the derivative by the weight.
+    All have the shape of ``points.cell``. ``gradient`` (B * N * M, D) is that of the output.
     """
     distances = [points.cell.new_full((1,), distance) for distance in canvas.corners()]
     index = points.cell[:, None] + torch.cat(distances)[:, None]  # (B * N * M, 4, L * P)

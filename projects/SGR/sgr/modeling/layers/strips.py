@@ -117,12 +117,9 @@ class Strips:
 
 
 def _rows_read(old_height: int, height: int) -> tuple[Tensor, Tensor]:
-    """Find the two rows that each row of a bilinear resize reads.
+    """The upper row (int64) that each row of a bilinear resize reads, and the lower row's weight.
 
-    Returns:
-        (height,) int64 indices of the upper row, and (height,) float32 weights of the lower row.
-        The lower row is the next one or, at the lower border, the same. ``F.interpolate`` computes
-        the weights in float32 too.
+    The lower row is the next one or, at the lower border, the same.
     """
     scale = torch.tensor(old_height, dtype=torch.float32) / height
     position = scale * (torch.arange(height, dtype=torch.float32) + 0.5) - 0.5

@@ -63,14 +63,7 @@ class TransformerEncoderLayer(_Layer):
     """
 
     def forward(self, tokens: Tensor, position: Tensor) -> Tensor:
-        """
-        Args:
-            tokens: (B, N, D).
-            position: (B or 1, N, D) embedding added to queries and keys.
-
-        Returns:
-            (B, N, D).
-        """
+        """(B, N, D) -> (B, N, D); ``position`` (B or 1, N, D) is added to queries and keys."""
         if self.pre_norm:
             tokens = tokens + self._attend_self(self.norm1(tokens), position)
             return tokens + self._feed_forward(self.norm2(tokens))
@@ -123,7 +116,6 @@ class TransformerEncoder(nn.Module):
     """A stack of :class:`TransformerEncoderLayer`. Without layers it is the identity.
 
     Args:
-        num_layers: layers.
         pre_norm: as for the layers; it also adds a norm after the last layer.
         embed_dim, layer_options: passed to every layer.
     """

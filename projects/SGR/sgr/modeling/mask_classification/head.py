@@ -69,13 +69,7 @@ class MaskClassificationHead(nn.Module):
         }
 
     def forward(self, features: dict[str, Tensor]) -> dict:
-        """
-        Args:
-            features: of the backbone, each (B, C_i, h_i, w_i).
-
-        Returns:
-            The predictor's output, see :meth:`QueryPredictor.predict`.
-        """
+        """Features (B, C_i, h_i, w_i) -> predictions, see :meth:`QueryPredictor.predict`."""
         mask_features, encoder_features, multi_scale_features = self.pixel_decoder(features)
         if self.transformer_in_feature == MULTI_SCALE:
             read = multi_scale_features

@@ -36,13 +36,7 @@ class SinePositionEmbedding(nn.Module):
         self.temperature = temperature
 
     def forward(self, x: Tensor) -> Tensor:
-        """
-        Args:
-            x: (B, C, h, w) features. Only their size, type and device matter.
-
-        Returns:
-            (1, embed_dim, h, w) embedding, the same for every image of the batch.
-        """
+        """(B, C, h, w) -> (1, embed_dim, h, w). Only size, type and device of ``x`` matter."""
         height, width = x.shape[-2:]
         rows, columns = self._axis(height, x.device), self._axis(width, x.device)
         embedding = torch.cat(

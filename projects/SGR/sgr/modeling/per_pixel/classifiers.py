@@ -38,13 +38,7 @@ class PixelPrediction(NamedTuple):
 
 @PIXEL_CLASSIFIER_REGISTRY.register()
 class LinearClassifier(Conv2d):
-    """A 1x1 convolution.
-
-    Args:
-        in_channels: channels of the features.
-        num_outputs: channels of the logits.
-        stride: of the features, pixels; of no use here.
-    """
+    """A 1x1 convolution. It does not use ``stride``."""
 
     @configurable
     def __init__(self, in_channels: int, num_outputs: int, *, stride: int | None = None):

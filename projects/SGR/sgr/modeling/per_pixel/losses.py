@@ -74,12 +74,7 @@ class CrossEntropyLoss(PixelLoss):
     def forward(
         self, logits: Tensor, labels: Tensor, stride: int, features: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """
-        Args and returns: as for :meth:`PixelLoss.forward`.
-
-        Raises:
-            ValueError: the cells do not cover the labels.
-        """
+        """See :meth:`PixelLoss.forward`. Cells that do not cover the labels raise a ValueError."""
         logits = upsample_to_labels(logits.float(), labels, stride)
         losses = F.cross_entropy(logits, labels, ignore_index=self.ignore_value, reduction="none")
         return {"loss_sem_seg": self._mean(losses, labels)}
@@ -120,8 +115,7 @@ def upsample(maps: Tensor, factor: int) -> Tensor:
 def upsample_to_labels(maps: Tensor, labels: Tensor, stride: int) -> Tensor:
     """Upsample (B, C, h, w) maps by ``stride`` and cut them to the size of (B, H, W) labels.
 
-    Raises:
-        ValueError: the cells do not cover the labels.
+    Cells that do not cover the labels raise a ValueError.
     """
     height, width = labels.shape[-2:]
     covered = tuple(side * stride for side in maps.shape[-2:])

@@ -71,8 +71,7 @@ def apply_reasoning_defaults(cfg, name: str) -> bool:
 def build_reasoning(cfg, in_channels: int, *, stride: int | None = None) -> ReasoningModule:
     """Build the module that ``cfg.MODEL.SGR.NAME`` names for a feature map of ``in_channels``.
 
-    Raises:
-        ValueError: if no reasoning module is registered under that name.
+    An unknown name raises a ValueError.
     """
     module = find_registered(REASONING_REGISTRY, cfg.MODEL.SGR.NAME, "MODEL.SGR.NAME")
     return module(in_channels, stride=stride, **module.from_config(cfg))

@@ -148,8 +148,7 @@ class GloRe(ReasoningModule):
     def _pool(self, weights: Tensor, features: Tensor) -> Tensor:
         """Nodes (B, N, D): means over the cells of the reduced features, weighted by B.
 
-        It pools the features first, (B, N, cells) by (B, C, cells), and reduces them then. The bias
-        of the reduction counts in a node as much as the mean of its weights.
+        It reduces after the pooling. The bias of the reduction counts as much as the mean weight.
         """
         pooled = weights @ features.mT / weights.shape[2]
         bias = weights.mean(dim=2, keepdim=True) * self.conv_state.bias

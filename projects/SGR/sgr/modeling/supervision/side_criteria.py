@@ -79,9 +79,6 @@ class ConceptSupervision(SideCriterion):
 
     The losses of several modules are added. Each input needs ``component_map`` (H, W) and
     ``component_classes`` (C,), as the mappers of :mod:`sgr.data` make them.
-
-    Args:
-        criterion: gives the losses of one module's regions.
     """
 
     def __init__(self, criterion: ConceptCriterion):

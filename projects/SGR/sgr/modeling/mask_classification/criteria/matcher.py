@@ -152,13 +152,7 @@ class HungarianMatcher(nn.Module):
         return pairwise_focal_cost(logits, masks)
 
     def _cost(self, class_logits: Tensor, logits: Tensor, labels: Tensor, masks: Tensor) -> Tensor:
-        """Compute the (B, Q, T) cost of all pairs.
-
-        Args:
-            class_logits: (B, Q, classes + 1).
-            logits, masks: from :meth:`read_all`.
-            labels: (B, T).
-        """
+        """Compute the (B, Q, T) cost of all pairs."""
         index = labels[:, None, :].expand(-1, class_logits.shape[1], -1)
         return (
             -self.class_weight * class_logits.softmax(-1).gather(2, index)

@@ -131,13 +131,7 @@ class SetCriterion(nn.Module):
         return F.cross_entropy(logits.transpose(1, 2), classes, self.empty_weight.float())
 
     def _mask_losses(self, logits: Tensor, masks: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum the mask and dice losses of (N, h, w) predictions and ``masks[index]``.
-
-        Args:
-            logits: (N, h, w), float32.
-            masks: (T, H, W), bool.
-            index: (N,) the target of each prediction.
-        """
+        """Sum the mask and dice losses of (N, h, w) predictions and ``masks[index]``."""
         if len(logits) == 0:
             # Zeros that depend on the predictions: distributed training needs every parameter.
             return logits.sum(), logits.sum()

@@ -75,7 +75,6 @@ def build_pixel_decoder(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.M
     """Build the pixel decoder that ``cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME`` names.
 
     Args:
-        cfg: a config.
         input_shape: the backbone's output features.
 
     Raises:

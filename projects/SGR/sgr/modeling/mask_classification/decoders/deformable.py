@@ -202,14 +202,7 @@ class DeformablePixelDecoder(PyramidDecoder):
 
 
 class DeformableTransformer(nn.Module):
-    """An encoder whose tokens are the cells of several feature maps.
-
-    Args:
-        num_layers: layers.
-        embed_dim: C, channels.
-        num_levels: L, maps.
-        layer_options: passed to every :class:`DeformableEncoderLayer`.
-    """
+    """An encoder whose tokens are the cells of ``num_levels`` feature maps."""
 
     def __init__(self, num_layers: int, embed_dim: int, *, num_levels: int, **layer_options):
         super().__init__()
@@ -221,14 +214,7 @@ class DeformableTransformer(nn.Module):
         )
 
     def forward(self, maps: list[Tensor], positions: list[Tensor]) -> list[Tensor]:
-        """
-        Args:
-            maps: L maps (B, C, h_l, w_l).
-            positions: their (B or 1, C, h_l, w_l) position embeddings.
-
-        Returns:
-            The encoded maps, of the same sizes.
-        """
+        """Encode maps (B, C, h_l, w_l) with position embeddings (B or 1, C, h_l, w_l)."""
         shapes = [(feature_map.shape[-2], feature_map.shape[-1]) for feature_map in maps]
         tokens = _to_tokens(maps)
         position = _to_tokens(

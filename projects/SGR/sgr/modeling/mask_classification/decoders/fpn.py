@@ -66,10 +66,7 @@ class FPNPixelDecoder(PyramidDecoder):
         }
 
     def forward(self, features: dict[str, Tensor]) -> PixelDecoderOutput:
-        """
-        Args:
-            features: at least the features of ``input_shape``, each (B, C_i, h_i, w_i).
-        """
+        """``features`` are at least those of ``input_shape``, each (B, C_i, h_i, w_i)."""
         *finer, coarsest = [features[name] for name in self.in_features]
         y, encoder_features = self._encode_coarsest(coarsest)
         y = getattr(self, f"layer_{len(self.in_features)}")(y)

@@ -34,7 +34,6 @@ def build_predictor(
     """Build the predictor that ``cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME`` names.
 
     Args:
-        cfg: a config.
         in_channels: channels of the feature map that the queries read, or of the maps of several
             scales, the coarsest first.
         mask_stride: pixels per cell of the mask features.
@@ -176,12 +175,7 @@ class QueryPredictor(nn.Module):
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between them.
-
-    Args:
-        input_dim, hidden_dim, output_dim: channels.
-        num_layers: linear layers, at least 1.
-    """
+    """Linear layers with ReLU between them."""
 
     def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int):
         super().__init__()

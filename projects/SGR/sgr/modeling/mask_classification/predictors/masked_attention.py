@@ -269,14 +269,6 @@ def _resize_cells(mask_features: Tensor, size: tuple[int, int]) -> Tensor:
 
 @torch.no_grad()
 def _inside_masks(embeddings: Tensor, cells: Tensor) -> Tensor:
-    """Find the cells of a scale inside each query's mask, where its probability is at least 0.5.
-
-    Args:
-        embeddings: (B, Q, C) mask embeddings of the queries.
-        cells: (B, C, N) embeddings of the cells of the scale.
-
-    Returns:
-        (B, Q, N), bool. A query whose mask is empty has True everywhere.
-    """
+    """(B, Q, N): the cells inside each query's mask, or all cells if the mask is empty."""
     inside = embeddings @ cells >= 0
     return inside | ~inside.any(-1, keepdim=True)
