@@ -111,7 +111,7 @@ def test_a_meta_architecture_without_side_criteria(cfg):
 
 def test_unknown_criterion(cfg):
     cfg.MODEL.SIDE_CRITERIA = ["Nonsense"]
-    with pytest.raises(ValueError, match="SIDE_CRITERIA has 'Nonsense'.*ConceptSupervision"):
+    with pytest.raises(ValueError, match="SIDE_CRITERIA is 'Nonsense'.*ConceptSupervision"):
         build_model(cfg)
 
 
