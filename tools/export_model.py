@@ -35,12 +35,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         description="Export a model's semantic segmentation, and compare the file with the model."
     )
     parser.add_argument(
-        "--size",
-        type=int,
-        nargs=2,
-        required=True,
-        metavar=("H", "W"),
-        help="of images, in pixels",
+        "--size", type=int, nargs=2, required=True, metavar=("H", "W"), help="of images, in pixels"
     )
     parser.add_argument("--format", choices=("pt2", "onnx"), required=True)
     parser.add_argument("--output", type=Path, required=True, metavar="FILE")

@@ -102,13 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME=FILE",
         help="the file that the runs of a config start from; {seed} stands for the seed",
     )
-    add(
-        "--jobs",
-        type=_positive,
-        default=1,
-        metavar="N",
-        help="runs at a time (default: 1)",
-    )
+    add("--jobs", type=_positive, default=1, metavar="N", help="runs at a time (default: 1)")
     add(
         "--threads",
         type=_positive,
@@ -178,10 +172,7 @@ def plan(args: argparse.Namespace) -> tuple[list[Run], Launcher]:
         weights=parse_weights(args.weights, configs),
         allow_unsafe=args.allow_unsafe_yaml,
     )
-    switches = {
-        "--allow-pickle": args.allow_pickle,
-        "--allow-unsafe-yaml": args.allow_unsafe_yaml,
-    }
+    switches = {"--allow-pickle": args.allow_pickle, "--allow-unsafe-yaml": args.allow_unsafe_yaml}
     launcher = Launcher(
         opts=args.opts,
         flags=[flag for flag, given in switches.items() if given],

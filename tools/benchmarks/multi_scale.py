@@ -65,11 +65,7 @@ def run(args: argparse.Namespace) -> Iterator[Row]:
         model = build(args).eval().to(args.device)
         logits = outputs_of(model).sem_seg == "logits"
         several = MultiScaleSemanticSegmentor(
-            model,
-            logits=logits,
-            scales=SCALES,
-            min_size=args.input,
-            semantic_output=output,
+            model, logits=logits, scales=SCALES, min_size=args.input, semantic_output=output
         )
 
         def run_literal() -> Results:

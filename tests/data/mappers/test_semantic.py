@@ -387,7 +387,7 @@ def test_registry(cfg):
     cfg.INPUT.DATASET_MAPPER_NAME = "detectron2_default"
     assert type(build_mapper(cfg)) is DatasetMapper and build_mapper(cfg).is_train
     cfg.INPUT.DATASET_MAPPER_NAME = "nothing"
-    with pytest.raises(ValueError, match="'nothing'; known.*mask_former_semantic_concept"):
+    with pytest.raises(ValueError, match="'nothing'; registered.*mask_former_semantic_concept"):
         build_mapper(cfg)
     assert "mask_former_semantic_concept" in MAPPER_REGISTRY
 

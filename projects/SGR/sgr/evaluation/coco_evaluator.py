@@ -173,11 +173,7 @@ class FastCOCOEvaluator(COCOEvaluator):
         """COCO's evaluation of one task, with its summary."""
         if task == "keypoints":
             return _evaluate_predictions_on_coco(
-                self._coco_api,
-                results,
-                task,
-                kpt_oks_sigmas=self._kpt_oks_sigmas,
-                img_ids=img_ids,
+                self._coco_api, results, task, kpt_oks_sigmas=self._kpt_oks_sigmas, img_ids=img_ids
             )
         return evaluate_coco(self._coco_api, results, task, img_ids=img_ids, log=self._logger.info)
 

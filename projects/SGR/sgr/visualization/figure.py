@@ -91,12 +91,7 @@ def add_axes(figure: Figure, left: float, top: float, width: float, height: floa
 
 
 def picture_axes(
-    figure: Figure,
-    picture: np.ndarray,
-    left: float,
-    top: float,
-    width: float,
-    title: str = "",
+    figure: Figure, picture: np.ndarray, left: float, top: float, width: float, title: str = ""
 ) -> Axes:
     """Show an (H, W, 3) picture with a title; it is ``width`` inches wide and not distorted."""
     axes = add_axes(figure, left, top, width, width * picture.shape[0] / picture.shape[1])

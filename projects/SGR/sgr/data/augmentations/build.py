@@ -101,10 +101,7 @@ def _crop(cfg: CfgNode) -> T.Augmentation:
     if crop.SINGLE_CATEGORY_MAX_AREA >= 1:
         return T.RandomCrop(crop.TYPE, crop.SIZE)
     return T.RandomCrop_CategoryAreaConstraint(
-        crop.TYPE,
-        crop.SIZE,
-        crop.SINGLE_CATEGORY_MAX_AREA,
-        cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+        crop.TYPE, crop.SIZE, crop.SINGLE_CATEGORY_MAX_AREA, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
     )
 
 

@@ -13,12 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from ..colors import distinct_colors
 from ..faults import list_values
 from ..truth.image_files import read_labels
-from .classes import (
-    PathLike,
-    as_class_names,
-    as_colors,
-    check_ignore_label,
-)
+from .classes import PathLike, as_class_names, as_colors, check_ignore_label
 from .image_folders import Folders, add_annotations
 
 

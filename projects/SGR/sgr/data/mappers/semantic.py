@@ -27,12 +27,7 @@ class SemanticConceptMapper(ConceptMapper):
 
     @configurable
     def __init__(
-        self,
-        *,
-        num_classes: int,
-        ignore_label: int = 255,
-        ignore_value: int = 255,
-        **options: Any,
+        self, *, num_classes: int, ignore_label: int = 255, ignore_value: int = 255, **options: Any
     ):
         """
         Args:

@@ -49,9 +49,7 @@ def adapt_timm_weights(
 
 
 def _timm_names(
-    own: Mapping[str, Tensor],
-    classifier: Mapping[str, torch.Size],
-    state: Mapping[str, Tensor],
+    own: Mapping[str, Tensor], classifier: Mapping[str, torch.Size], state: Mapping[str, Tensor]
 ) -> dict[str, str] | None:
     """Name in the file -> timm's name."""
     if len(own.keys() & state.keys()) > len(own) / 2:

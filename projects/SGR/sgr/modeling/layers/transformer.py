@@ -145,12 +145,7 @@ class TransformerDecoder(nn.Module):
     """
 
     def __init__(
-        self,
-        num_layers: int,
-        embed_dim: int,
-        *,
-        return_intermediate: bool = False,
-        **layer_options,
+        self, num_layers: int, embed_dim: int, *, return_intermediate: bool = False, **layer_options
     ):
         super().__init__()
         if num_layers < 1:

@@ -55,8 +55,7 @@ def semantic_inference(
     """
     prob = class_logits.softmax(-1)[:, :-1]
     scores = resize(Strips.of(mask_logits)).apply(
-        lambda logits: torch.einsum("qc,qhw->chw", prob, logits.sigmoid()),
-        channels=prob.shape[1],
+        lambda logits: torch.einsum("qc,qhw->chw", prob, logits.sigmoid()), channels=prob.shape[1]
     )
     if size is not None:
         scores = scores.resize(*size)

@@ -40,10 +40,7 @@ class SinePositionEmbedding(nn.Module):
         height, width = x.shape[-2:]
         rows, columns = self._axis(height, x.device), self._axis(width, x.device)
         embedding = torch.cat(
-            [
-                rows[:, :, None].expand(-1, -1, width),
-                columns[:, None, :].expand(-1, height, -1),
-            ]
+            [rows[:, :, None].expand(-1, -1, width), columns[:, None, :].expand(-1, height, -1)]
         )
         return embedding.to(x.dtype)[None]
 

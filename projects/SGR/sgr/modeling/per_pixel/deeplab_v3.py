@@ -54,11 +54,7 @@ class AnySizeDeepLabV3Head(PerPixelHead):
                 :class:`PerPixelHead` for others.
         """
         super().__init__(
-            input_shape,
-            in_features=in_features,
-            channels=aspp_channels,
-            norm=norm,
-            **options,
+            input_shape, in_features=in_features, channels=aspp_channels, norm=norm, **options
         )
         if len(aspp_dilations) != 3:
             raise ValueError(

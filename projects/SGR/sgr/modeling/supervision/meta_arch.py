@@ -14,12 +14,7 @@ from torch import nn
 from ..reasoning import ConceptRegions, ReasoningModule
 from ..recording import check_has_regions, record_concepts
 from .criterion import ConceptCriterion
-from .side_criteria import (
-    ConceptSupervision,
-    SideCriterion,
-    build_side_criteria,
-    learns_concepts,
-)
+from .side_criteria import ConceptSupervision, SideCriterion, build_side_criteria, learns_concepts
 
 
 class Supervised(nn.Module):

@@ -49,9 +49,7 @@ def pairwise_dice_cost(logits: Tensor, targets: Tensor) -> Tensor:
     """
     prob = logits.sigmoid()
     return dice_loss(
-        prob @ targets.transpose(-2, -1),
-        prob.sum(-1)[..., :, None],
-        targets.sum(-1)[..., None, :],
+        prob @ targets.transpose(-2, -1), prob.sum(-1)[..., :, None], targets.sum(-1)[..., None, :]
     )
 
 
