@@ -38,7 +38,8 @@ def visible_files(folder: Path) -> list[Path]:
     files: list[Path] = []
     real = Path(os.path.realpath(folder))
     seen = {str(parent) for parent in real.parents}
-    pending, links = [str(folder)], []  # links come last
+    pending = [str(folder)]
+    links: list[str] = []  # they come last
     while pending or links:
         parent = pending.pop() if pending else links.pop(0)
         real_parent = os.path.realpath(parent)

@@ -270,7 +270,7 @@ def segmentation_fault(
 
 
 def _outline_fault(
-    polygon: Sequence[float], size: tuple[int, int] | None, scale: float = 1
+    polygon: Sequence[float] | np.ndarray, size: tuple[int, int] | None, scale: float = 1
 ) -> str | None:
     try:
         extent = max(polygon) - min(polygon)

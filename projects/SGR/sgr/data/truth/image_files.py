@@ -8,6 +8,7 @@ import struct
 import numpy as np
 from detectron2.data import detection_utils
 from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
 from ..faults import list_values
 
@@ -196,9 +197,10 @@ def size_fault(
 def _read(file_name: str, format: str | None, what: str, sixteen_bit: str = "") -> np.ndarray:
     try:
         # A number is not the name of a file, but would be an open one.
-        with open(os.fspath(file_name), "rb") as file, Image.open(file, formats=_FORMATS) as image:
+        with open(os.fspath(file_name), "rb") as file, Image.open(file, formats=_FORMATS) as opened:
+            image: Image.Image = opened
             if format is not None:
-                bits = _bits(image)
+                bits = _bits(opened)
                 if bits == 16 and (image.mode != "RGB" or sixteen_bit == "percentile"):
                     image = _as_bytes(image, file_name, sixteen_bit)
                 elif bits > 16:
@@ -217,7 +219,7 @@ def _read(file_name: str, format: str | None, what: str, sixteen_bit: str = "") 
         raise OSError(f"{what} {file_name} cannot be read, it may be damaged: {error}") from error
 
 
-def _bits(image: Image.Image) -> int:
+def _bits(image: ImageFile) -> int:
     """The bits of a value in the file: 8 or less, 16 or 32."""
     raw_mode = str(image.tile[0][3]) if image.tile else ""
     if image.mode.startswith("I;16") or ";16" in raw_mode:
@@ -238,8 +240,11 @@ def _as_bytes(image: Image.Image, file_name: str, sixteen_bit: str) -> Image.Ima
     if image.mode == "RGB":  # Pillow has only the higher byte of such files
         import cv2
 
-        values = cv2.imread(file_name, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
-        values = values[..., 2::-1]
+        flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
+        as_stored = cv2.imread(file_name, flags)
+        if as_stored is None:
+            raise OSError("its 16 bits cannot be read in colour; set INPUT.SIXTEEN_BIT full_range")
+        values = as_stored[..., 2::-1]
     low, high = 0.0, 65535.0
     if sixteen_bit == "percentile":
         low, high = np.percentile(values, _PERCENTILES)
