@@ -12,7 +12,14 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from .checkpoints.checkpointer import SafeCheckpointer
-from .engine.setup import add_mixins_flag, add_safety_flags, fit_to_machine, load_config
+from .engine.config_check import check_config
+from .engine.setup import (
+    add_mixins_flag,
+    add_safety_flags,
+    fit_to_machine,
+    load_config,
+    merge_options,
+)
 from .modeling.layers.checks import check_num_classes
 
 __all__ = ["add_model_arguments", "load_model"]
@@ -54,7 +61,8 @@ def load_model(
     if isinstance(config, CfgNode):
         cfg = config.clone()
         cfg.defrost()
-        cfg.merge_from_list(list(options))
+        merge_options(cfg, options)
+        check_config(cfg)
     else:
         files = fspath(config) if isinstance(config, PathLike) else config
         cfg = load_config(files, list(options), allow_unsafe=allow_unsafe_yaml)

@@ -18,8 +18,10 @@ from detectron2.utils.logger import setup_logger
 
 from ..config import add_sgr_config
 from ..data.datasets.descriptions import add_described_datasets
+from ..data.files import read_text
 from ..modeling.layers.checks import check_num_classes
 from ..modeling.reasoning import apply_reasoning_defaults
+from .config_check import check_config, entry_fault, flat
 
 # Installed packages join by an entry point of this group: a function that adds their keys to a
 # config. Its import registers their parts (backbones, heads, losses, ...).
@@ -101,9 +103,10 @@ def load_config(
 
     Raises:
         FileNotFoundError: if a config file, or a file in DATASETS.FILES, does not exist.
-        ValueError: if a file has tags or an address that are not allowed or is a base of itself, or
-            if ``opts`` contains a flag; see also :func:`add_described_datasets`.
-        KeyError: for a key that does not exist.
+        ValueError: if a file is no config (empty, a list, not UTF-8), has tags or an address that
+            are not allowed or is a base of itself; if ``opts`` contains a flag; if a key does not
+            exist, or has a value that it cannot have (see
+            :func:`~.config_check.check_config`); see also :func:`add_described_datasets`.
         ImportError: if an installed project cannot be imported, or a file belongs to a project in
             this checkout that is not installed.
     """
@@ -122,6 +125,7 @@ def load_config(
     if apply_reasoning_defaults(defaults, cfg.MODEL.SGR.NAME):
         cfg = defaults
         _merge(cfg, files, opts or [], allow_unsafe)
+    check_config(cfg)
     add_described_datasets(cfg)
     return cfg
 
@@ -130,9 +134,24 @@ def _merge(cfg: CfgNode, files: Iterable[str], opts: list[str], allow_unsafe: bo
     for file in files:
         _merge_file(cfg, file, allow_unsafe)
     for key in opts[::2]:
-        if key.startswith("--"):
+        if str(key).startswith("--"):
             raise ValueError(f"{key} stands behind KEY VALUE options, which must come last")
-    cfg.merge_from_list(opts)
+    if len(opts) % 2:
+        raise ValueError(f"the last option {opts[-1]!r} has no value: options are KEY VALUE pairs")
+    merge_options(cfg, opts)
+
+
+def merge_options(cfg: CfgNode, opts: Sequence[Any]) -> None:
+    """Merge key, value, key, value... into a config.
+
+    Raises:
+        ValueError: there is no such key, or the value is of another type.
+    """
+    for key, value in zip(opts[::2], opts[1::2]):
+        fault = entry_fault(cfg, key, value)
+        if fault:
+            raise ValueError(fault)
+    cfg.merge_from_list(list(opts))
 
 
 def _add_projects(cfg: CfgNode) -> set[str]:
@@ -167,33 +186,68 @@ class _LocalFiles(CfgNode):
 
     @classmethod
     def _open_cfg(cls, filename: str):
-        if not os.path.isfile(filename):
-            if ":" in filename:  # of an address, or of a prefix of Detectron2's path manager
-                raise ValueError(
-                    f"the _BASE_ {filename!r} is not a file of this machine, and is not fetched; "
-                    "download it, or, if you trust where it comes from, add --allow-unsafe-yaml"
-                )
-            raise FileNotFoundError(f"there is no config file {filename!r}, which a _BASE_ names")
+        if not os.path.isfile(filename):  # an address, or a name for Detectron2's path manager
+            raise ValueError(
+                f"the _BASE_ {filename!r} is not a file of this machine, and is not fetched; "
+                "download it, or, if you trust where it comes from, add --allow-unsafe-yaml"
+            )
         return open(filename, encoding="utf-8")
 
 
 def _merge_file(cfg: CfgNode, file: str, allow_unsafe: bool) -> None:
     """Merge a YAML file, and the files that it names as its ``_BASE_``, into ``cfg``."""
-    if not os.path.isfile(file):
-        raise FileNotFoundError(f"there is no config file {file!r}")
+    _check_file(file)
     try:
-        if not allow_unsafe:
-            _LocalFiles.load_yaml_with_base(file)
-        cfg.merge_from_file(file, allow_unsafe=allow_unsafe)
+        reader = CfgNode if allow_unsafe else _LocalFiles
+        content = reader.load_yaml_with_base(file, allow_unsafe=allow_unsafe)
     except yaml.constructor.ConstructorError as error:
         raise ValueError(
             f"{file!r} or a base of it has a tag that can run code ({error.problem}); "
             "if you trust where it comes from, add --allow-unsafe-yaml"
         ) from error
-    except RecursionError as error:
+    except AssertionError as error:  # a key is a group in one file, and has a value in another
+        raise ValueError(f"{file!r} does not fit its _BASE_: {error}") from error
+    try:
+        cfg.merge_from_file(file, allow_unsafe=allow_unsafe)
+    except Exception as error:
+        for key, value in flat(content):
+            fault = entry_fault(cfg, key, value)
+            if fault:
+                raise ValueError(f"{file!r} or a base of it: {fault}") from error
+        raise ValueError(f"{file!r} cannot be merged: {error}") from error
+
+
+def _check_file(file: str, users: tuple[str, ...] = ()) -> None:
+    """Check that a file, and the files that it names as its ``_BASE_``, have the form of configs.
+
+    Args:
+        file: path.
+        users: the files that led here by their ``_BASE_``.
+    """
+    named = f" (_BASE_ of {users[-1]!r})" if users else ""
+    if not os.path.isfile(file):
+        raise FileNotFoundError(f"there is no config file {file!r}{named}")
+    if os.path.realpath(file) in map(os.path.realpath, users):
         raise ValueError(
-            f"{file!r} or a base of it is its own base: follow the files that _BASE_ names"
-        ) from error
+            f"{file!r} or a base of it is its own base: {' -> '.join((*users, file))}; follow the "
+            "files that _BASE_ names"
+        )
+    try:
+        node = yaml.compose(read_text(file), Loader=yaml.SafeLoader)  # it makes no objects of tags
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{file!r} is no valid YAML: {error}") from error
+    if not isinstance(node, yaml.MappingNode):
+        found = "is empty" if node is None else f"holds a {node.id}"
+        raise ValueError(f"{file!r}{named} {found}; a config file has lines KEY: value")
+    for key, value in node.value:
+        if key.value == "_BASE_":
+            bases = value.value if isinstance(value, yaml.SequenceNode) else [value]
+            for base in bases:
+                if not isinstance(base, yaml.ScalarNode):
+                    raise ValueError(f"{file!r}: _BASE_ must be a file or a list of files")
+                base_file = os.path.join(os.path.dirname(file), os.path.expanduser(base.value))
+                if ":" not in base.value or os.path.isfile(base_file):  # addresses have a colon
+                    _check_file(base_file, (*users, file))
 
 
 def setup_config(
