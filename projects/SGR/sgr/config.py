@@ -323,6 +323,9 @@ def _add_test(cfg: CN) -> None:
                 # (Sec. 4).
                 "ENABLED": True,
             },
+            # Before a training, this many images of each test set are read and checked with their
+            # ground truth, spread evenly over the set: all of a small set. 0 reads none.
+            "CHECK_FILES": 200,
             # Names in EVALUATOR_REGISTRY of sgr.evaluation.build: evaluators that are added to
             # those of the dataset.
             "EVALUATORS": [],

@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from .checkpoints.checkpointer import SafeCheckpointer
+from .checkpoints.trained import TrainedCheckpointer
 from .engine.config_check import check_config
 from .engine.setup import (
     add_mixins_flag,
@@ -52,7 +52,7 @@ def load_model(
 
     Raises:
         ValueError: if no weights are named, they are those of a backbone only, or a parameter of
-            the model is missing in them or has another shape.
+            the model is missing in them, has another shape, or is not finite.
         FileNotFoundError: if there is no such config or checkpoint.
 
     See :func:`~sgr.engine.load_config` and :class:`~sgr.checkpoints.checkpointer.SafeCheckpointer`
@@ -75,7 +75,7 @@ def load_model(
     cfg.freeze()
     model = build_model(cfg.clone()).eval()  # some of Detectron2's models change their config
     if cfg.MODEL.WEIGHTS:
-        _load_weights(model, cfg.MODEL.WEIGHTS, allow_pickle)
+        TrainedCheckpointer(model, allow_pickle=allow_pickle).load(cfg.MODEL.WEIGHTS)
     return model, cfg
 
 
@@ -92,37 +92,3 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes of the config"
     )
-
-
-class _Checkpointer(SafeCheckpointer):
-    """Remembers the parameters and buffers that a checkpoint did not fill."""
-
-    def _load_model(self, checkpoint: dict[str, Any]):
-        incompatible = super()._load_model(checkpoint)
-        self.shapes = {name: shapes for name, *shapes in incompatible.incorrect_shapes}
-        self.not_loaded = {*incompatible.missing_keys, *self.shapes}
-        return incompatible
-
-
-def _load_weights(model: nn.Module, weights: str, allow_pickle: bool) -> None:
-    checkpointer = _Checkpointer(model, allow_pickle=allow_pickle)
-    checkpointer.load(weights)
-    for name, part in model.named_children():
-        parameters = {f"{name}.{parameter}" for parameter, _ in part.named_parameters()}
-        if parameters and parameters <= checkpointer.not_loaded - checkpointer.shapes.keys():
-            raise ValueError(
-                f"{weights!r} holds nothing of the model's {name}: these are weights to start a "
-                "training from; name a trained checkpoint with MODEL.WEIGHTS FILE"
-            )
-    # Buffers do not count: statistics and constants may come from elsewhere.
-    names = [name for name, _ in model.named_parameters() if name in checkpointer.not_loaded]
-    if names:
-        first = names[0]
-        problem = "is missing in the file"
-        if first in checkpointer.shapes:
-            old, new = map(tuple, checkpointer.shapes[first])
-            problem = f"is {old} in the file, {new} in the model"
-        raise ValueError(
-            f"{weights!r} does not fit {len(names)} of the model's parameters: {first} {problem}; "
-            "is it a checkpoint of another config?"
-        )

@@ -31,6 +31,7 @@ from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.utils import comm
 
 from ..checkpoints.checkpointer import SafeCheckpointer
+from ..checkpoints.trained import TrainedCheckpointer
 from ..data.loading import load_dataset
 from ..data.mappers import build_mapper
 from ..data.proposals import add_proposals, proposal_files
@@ -44,6 +45,13 @@ from ..modeling.supervision import ConceptSupervision
 from ..modeling.supervision.meta_arch import Supervised
 from ..testing import PlannedTest, plan_multi_scale_test, plan_test, plan_tests
 from .amp import AutocastTrainer
+from .data_check import (
+    check_class_names,
+    check_measured,
+    check_test_files,
+    check_training_data,
+    class_names,
+)
 from .hooks import ConceptMonitor
 from .lock import lock_folder
 from .preemption import PreemptionHook
@@ -82,6 +90,9 @@ class Trainer(DefaultTrainer):
             )
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
+        check_class_names(cfg)
+        if comm.is_main_process():
+            check_test_files(cfg, self.tests[0].datasets)
         on_cpu = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
         model = create_ddp_model(model, broadcast_buffers=False, **on_cpu)
         inner = AutocastTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
@@ -113,6 +124,7 @@ class Trainer(DefaultTrainer):
             **super().state_dict(),
             "_trainer": self._trainer.state_dict(),
             "config": self.cfg.dump(),
+            "classes": class_names(self.cfg),
         }
         if isinstance(self._trainer.data_loader, TrainingStream):
             state["stream"] = self._trainer.data_loader.state_dict()
@@ -122,8 +134,8 @@ class Trainer(DefaultTrainer):
         """Go on from the state of a checkpoint; where the config has changed, the config holds.
 
         Raises:
-            ValueError: if the checkpoint is that of another optimizer or of other parameters, or
-                has done more iterations than SOLVER.MAX_ITER.
+            ValueError: if the checkpoint is that of another optimizer, of other parameters or of
+                other classes, or has done more iterations than SOLVER.MAX_ITER.
         """
         done = state_dict["iteration"] + 1
         if done > self.max_iter:
@@ -132,6 +144,7 @@ class Trainer(DefaultTrainer):
                 f"{self.max_iter}; set SOLVER.MAX_ITER to more, or evaluate it with --eval-only "
                 "--resume"
             )
+        check_class_names(self.cfg, state_dict.get("classes"))
         before = state_dict.get("config")
         changes = {} if before is None else config_changes(before, self.cfg)
         report_changes(changes)
@@ -232,6 +245,7 @@ class Trainer(DefaultTrainer):
             dataset = _without_empty(dataset, cfg.DATASETS.TRAIN)
         if isinstance(dataset, list):
             getattr(mapper, "check_records", check_outlines)(dataset)
+            check_training_data(cfg, mapper, dataset)
             return build_training_stream(cfg, dataset, mapper)
         loader = build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
         loader.num_images = len(dataset)
@@ -348,24 +362,29 @@ def evaluate(
         The results of all tests that the config asks for, see :func:`~sgr.testing.plan_tests`.
 
     Raises:
-        ValueError: if there are no weights, or DATASETS.TEST is empty; see also
-            :meth:`Trainer.build_model` and :func:`~sgr.testing.plan_tests`.
+        ValueError: if there are no weights, or they do not fill the model with finite numbers; if
+            DATASETS.TEST is empty, or its classes differ from those of the training; or if nothing
+            could be measured. See also :meth:`Trainer.build_model` and
+            :func:`~sgr.testing.plan_tests`.
         KeyError, OSError, ValueError: if a dataset is unknown or cannot be loaded.
     """
     if not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST names no dataset to evaluate on")
     model = Trainer.build_model(cfg)
     tests = plan_tests(cfg, model, Trainer.build_evaluator)
-    checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, allow_pickle=allow_pickle)
+    check_class_names(cfg)
+    checkpointer = TrainedCheckpointer(model, cfg.OUTPUT_DIR, allow_pickle=allow_pickle)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
         raise ValueError(
             "there are no weights to evaluate: add MODEL.WEIGHTS FILE, or --resume for the last "
             f"checkpoint in {cfg.OUTPUT_DIR}"
         )
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    rest = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    check_class_names(cfg, rest.get("trainer", {}).get("classes"))
     results: OrderedDict[str, Any] = OrderedDict()
     for test in tests:
         results.update(Trainer.run_test(test))
+    check_measured(results)
     return results
 
 
