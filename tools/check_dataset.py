@@ -39,7 +39,6 @@ from sgr.data.loading import load_dataset
 from sgr.data.threads import available_cores
 from sgr.dataset_check import (
     Report,
-    check_component_keys,
     check_records,
     class_faults,
     legend_of,
@@ -137,7 +136,6 @@ def config_and_names(args: argparse.Namespace) -> tuple[CfgNode, list[str]]:
     """
     files = [args.config_file, *args.mixins]
     cfg = load_config(files, args.opts, allow_unsafe=args.allow_unsafe_yaml)
-    check_component_keys(cfg)
     names = args.names or list(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]))
     if not names:
         raise ValueError(

@@ -99,7 +99,7 @@ def test_number_of_classes(register, tmp_path, number):
     train, unnamed = register("train"), register("unnamed", None)
     cfg = config(tmp_path, train, train)
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = number
-    message = f"NUM_CLASSES is {number}, but the dataset train_.* has 3 classes; set it to"
+    message = f"NUM_CLASSES is {number}, but the dataset train_.* has 3 classes"
     with pytest.raises(ValueError, match=message):
         Trainer(cfg)
     with pytest.raises(ValueError, match=message):

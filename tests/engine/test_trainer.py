@@ -337,6 +337,7 @@ class TestConfig:
         cfg = tiny_config(
             tmp_path,
             DATASETS__TRAIN=f"('{name}',)",
+            DATASETS__TEST="()",
             INPUT__CROP__ENABLED=False,
             INPUT__DATASET_MAPPER_NAME="mask_former_instance_concept",
             MODEL__SEM_SEG_HEAD__NUM_CLASSES=4,

@@ -224,7 +224,8 @@ class TestErrors:
 
     @pytest.mark.parametrize("run", [Trainer, evaluate])
     def test_negative(self, tiny_shapes, tmp_path, run):
-        cfg = tiny_config(tmp_path, TEST__CENTER_CROP_SIZE=-3)
+        cfg = tiny_config(tmp_path)
+        cfg.TEST.CENTER_CROP_SIZE = -3
         with pytest.raises(ValueError, match="TEST.CENTER_CROP_SIZE must be .*, not -3"):
             run(cfg)
 

@@ -341,7 +341,8 @@ class TestErrors:
 
     def test_early(self, tiny_shapes, tmp_path):
         """Before the training, not after hours of it or of plain evaluation."""
-        cfg = tiny_config(tmp_path, TEST__AUG__ENABLED=True, TEST__AUG__SCALES="[0.0]")
+        cfg = tiny_config(tmp_path, TEST__AUG__ENABLED=True)
+        cfg.TEST.AUG.SCALES = [0.0]
         with pytest.raises(ValueError, match="above 0"):
             Trainer(cfg)
 

@@ -355,7 +355,7 @@ def test_wrong_command_lines(run, capsys):
     assert "NO.SUCH_KEY" in error("coco_2017_val", "NO.SUCH_KEY", "1")
     assert "must be at least 1, not 0" in error("coco_2017_val", "--workers", 0)
     message = error("coco_2017_val", "INPUT.COMPONENTS.KERNEL_SIZE", -3)
-    assert "kernel_size must be odd and at least 1, not -3" in message
+    assert "KERNEL_SIZE is -3; it must be odd and at least 1" in message
     assert "MAX_ACTIVE" in error("coco_2017_val", "MODEL.SGR.SUPERVISION.MAX_ACTIVE", 0)
 
 

@@ -310,7 +310,7 @@ def test_wrong_files(files, main, tmp_path):
     for target, words in (
         ((CONFIG, "no.such.KEY", 1), "no.such.KEY"),
         ((broken,), "expected"),
-        ((rcnn, "MODEL.RESNETS.DEPTH", 51), "KeyError: 51"),
+        ((rcnn, "MODEL.RESNETS.DEPTH", 51), "DEPTH is 51; it must be one of 18, 34, 50"),
         ((rcnn, "MODEL.ROI_HEADS.IN_FEATURES", '["res9"]'), "KeyError: 'res9'"),
         ((rcnn, "MODEL.RESNETS.RES5_DILATION", 3), "AssertionError"),
     ):

@@ -8,8 +8,6 @@ import torch
 
 from .checkpointer import SafeCheckpointer
 
-__all__ = ["TrainedCheckpointer"]
-
 
 class TrainedCheckpointer(SafeCheckpointer):
     """Loads a trained model to use it: the file must fill all parameters, with finite numbers."""

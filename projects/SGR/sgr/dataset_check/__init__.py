@@ -10,4 +10,4 @@ from .record import RecordMaps, check_record, check_records, examine_record
 from .report import Report, spread
 from .samples import legend_of, samples_of
 from .tables import tell
-from .training import check_component_keys, training_faults, training_mapper
+from .training import training_faults, training_mapper

@@ -5,27 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from ..data.components import connected_components
 from ..data.faults import Fault, FaultKind
 from ..data.mappers import build_mapper
-from ..data.mappers.settings import component_options
 from .options import TRUTH_KEYS, CheckOptions
-
-
-def check_component_keys(cfg: CfgNode) -> None:
-    """Raise a ValueError if a key of a config that concerns components is out of its range."""
-    options = component_options(cfg)
-    del options["with_components"]
-    try:
-        connected_components(np.zeros((1, 1), np.uint8), **options)
-    except ValueError as error:
-        raise ValueError(
-            f"{error}; it is set by INPUT.COMPONENTS or MODEL.SGR.SUPERVISION.MAX_ACTIVE"
-        ) from error
 
 
 def training_mapper(name: str, cfg: CfgNode) -> Callable[[dict], dict]:

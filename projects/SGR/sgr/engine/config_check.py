@@ -17,8 +17,6 @@ from ..config import add_sgr_config
 from ..modeling.reasoning.sgr import TOKEN_POOLINGS
 from ..modeling.supervision.criterion import UNIONS
 
-__all__ = ["check_config", "entry_fault", "flat"]
-
 _TYPES: dict[type, str] = {
     bool: "True or False",
     int: "an integer",
@@ -99,11 +97,16 @@ _RULES: list[tuple[_Rule, str]] = [
     (
         _at_least(1),
         "MODEL.SGR.NUM_CONCEPTS MODEL.SGR.TOKEN_DIM MODEL.SGR.NUM_LAYERS MODEL.SGR.NUM_HEADS "
-        "MODEL.SGR.DIM_FEEDFORWARD MODEL.SGR.SUPERVISION.MAX_ACTIVE",
+        "MODEL.SGR.DIM_FEEDFORWARD",
     ),
     (_one_of("transformer", "graph"), "MODEL.SGR.TOKEN_MIXER"),
     (_one_of(*TOKEN_POOLINGS), "MODEL.SGR.TOKEN_POOLING"),
     (_Rule("between 0 and 1", lambda value: 0 < value < 1), "MODEL.SGR.CONCEPT_PRIOR"),
+    # Components are numbered in 16 bits.
+    (
+        _Rule("at least 1 and at most 32767", lambda value: 1 <= value <= 32767),
+        "MODEL.SGR.SUPERVISION.MAX_ACTIVE",
+    ),
     (_SHARE, "MODEL.SGR.SUPERVISION.FOCAL_ALPHA MODEL.RETINANET.FOCAL_LOSS_ALPHA"),
     (_one_of(*UNIONS), "MODEL.SGR.SUPERVISION.UNION"),
     # Backbones.
@@ -145,8 +148,8 @@ _RULES: list[tuple[_Rule, str]] = [
         "INPUT.MIN_SIZE_TRAIN",
     ),
     (_one_of("choice", "range"), "INPUT.MIN_SIZE_TRAIN_SAMPLING"),
-    (_at_least(0), "INPUT.MIN_SIZE_TEST DATALOADER.NUM_WORKERS"),
-    (_at_least(1), "INPUT.MAX_SIZE_TRAIN INPUT.MAX_SIZE_TEST INPUT.IMAGE_SIZE"),
+    (_at_least(0), "INPUT.MIN_SIZE_TEST INPUT.MAX_SIZE_TEST DATALOADER.NUM_WORKERS"),
+    (_at_least(1), "INPUT.MAX_SIZE_TRAIN INPUT.IMAGE_SIZE"),
     (_above(0), "INPUT.MIN_SCALE INPUT.MAX_SCALE"),
     (_one_of("none", "horizontal", "vertical"), "INPUT.RANDOM_FLIP"),
     (_at_least(-1), "INPUT.SIZE_DIVISIBILITY"),
@@ -348,6 +351,8 @@ def _faults_of_several(cfg: CfgNode) -> Iterator[str]:
         yield (
             f"INPUT.MIN_SCALE is {given.MIN_SCALE}; it must be at most MAX_SCALE {given.MAX_SCALE}"
         )
+    if given.MAX_SIZE_TEST == 0 and given.MIN_SIZE_TEST and not cfg.TEST.CENTER_CROP_SIZE:
+        yield "INPUT.MAX_SIZE_TEST is 0; it must be at least 1, or MIN_SIZE_TEST 0 for no resize"
     if aug.ENABLED:
         if not len(aug.SCALES) and not len(aug.MIN_SIZES):
             yield (

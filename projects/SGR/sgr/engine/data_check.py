@@ -14,15 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from ..data.faults import FaultKind, list_faults_by_kind
 from ..data.threads import available_cores
 from ..dataset_check import Report, check_records, options_for, spread
-from ..evaluation.build import declared_outputs
-
-__all__ = [
-    "check_class_names",
-    "check_measured",
-    "check_test_files",
-    "check_training_data",
-    "class_names",
-]
+from ..evaluation.build import declared_outputs, measurable
 
 _KEYS = ("stuff_classes", "thing_classes")
 _NUMBERED = re.compile(r"class \d+")  # classes of which only the number is known
@@ -54,30 +46,38 @@ def check_training_data(
     if truth_key is None:
         return
     if truth_key != "annotations":
-        number = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         for name in cfg.DATASETS.TRAIN:
-            names = MetadataCatalog.get(name).get("stuff_classes")
-            if names is not None and len(names) != number:
-                raise ValueError(
-                    f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {number}, but the dataset {name} has "
-                    f"{len(names)} classes; set it to their number"
-                )
+            _check_number(cfg, name)
     elif getattr(mapper, "head", "") == "SEM_SEG_HEAD":
         _check_things_are_measured(cfg)
 
 
+def _check_number(cfg: CfgNode, dataset: str) -> None:
+    number = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    names = MetadataCatalog.get(dataset).get("stuff_classes")
+    if names is not None and len(names) != number:
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {number}, but the dataset {dataset} has "
+            f"{len(names)} classes; set it to their number"
+        )
+
+
+def _is_measured_by_class(cfg: CfgNode, dataset: str) -> bool:
+    """Whether the mIoU of the model is to be measured on a dataset, in its classes."""
+    outputs = declared_outputs(cfg)
+    if outputs is None or dataset not in DatasetCatalog:
+        return False
+    return "semantic" in measurable(cfg, dataset, outputs.switched_on(cfg))[0]
+
+
 def _check_things_are_measured(cfg: CfgNode) -> None:
     """Refuse to measure a model of things on label maps of other classes."""
-    outputs = declared_outputs(cfg)
-    if outputs is None or "semantic" not in outputs.switched_on(cfg):
-        return
     for train in cfg.DATASETS.TRAIN[:1]:
         things = MetadataCatalog.get(train).get("thing_classes")
         for test in cfg.DATASETS.TEST:
-            metadata = MetadataCatalog.get(test)
-            classes = metadata.get("stuff_classes")
-            is_semantic = "sem_seg" in (metadata.get("evaluator_type") or "")
-            if is_semantic and things and classes and list(things) != list(classes):
+            classes = MetadataCatalog.get(test).get("stuff_classes")
+            differ = things and classes and list(things) != list(classes)
+            if differ and _is_measured_by_class(cfg, test):
                 raise ValueError(
                     f"INPUT.DATASET_MAPPER_NAME {cfg.INPUT.DATASET_MAPPER_NAME!r} teaches the "
                     f"{len(things)} categories of the instances of {train} ({things[0]!r}, ...), "
@@ -102,16 +102,20 @@ def class_names(cfg: CfgNode) -> dict[str, list[str]]:
 def check_class_names(cfg: CfgNode, saved: Mapping[str, Sequence[str]] | None = None) -> None:
     """Check that a number means the same class in all of DATASETS.TRAIN and TEST.
 
-    Only lists of the same length are compared: other numbers of classes are reported elsewhere.
-    Case, and what is neither letter nor digit, do not count.
+    Names are compared in lists of the same length. Case, and what is neither letter nor digit, do
+    not count. Datasets on which mIoU is measured must have as many classes as the model.
 
     Args:
         cfg: the config; its datasets are loaded, or have their metadata already.
         saved: :func:`class_names` of a checkpoint, which are compared too.
 
     Raises:
-        ValueError: a class has another name. The message has the first one.
+        ValueError: a class has another name (the message has the first one), or the number of
+            classes differs.
     """
+    for dataset in cfg.DATASETS.TEST:
+        if _is_measured_by_class(cfg, dataset):
+            _check_number(cfg, dataset)
     known: dict[str, tuple[str, list[str]]] = {
         key: ("the checkpoint", list(names)) for key, names in (saved or {}).items()
     }

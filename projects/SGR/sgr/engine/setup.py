@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml

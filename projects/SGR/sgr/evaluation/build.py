@@ -87,8 +87,7 @@ def build_evaluator(
 
     Raises:
         ValueError: if the metadata's ``evaluator_type`` is missing or unknown; if nothing of the
-            model can be measured on this dataset; if it has another number of classes than the
-            model and mIoU is to be measured; if a record lacks the ground truth of what is
+            model can be measured on this dataset; if a record lacks the ground truth of what is
             to be measured; if TEST.CENTER_CROP_SIZE is set and panoptic quality or AP is to be
             measured, whose ground truth is that of whole images; or if TEST.EVALUATORS has an
             unknown name.
@@ -107,8 +106,6 @@ def build_evaluator(
     else:
         results, missing = measurable(cfg, dataset_name, asked)
         _report(cfg, dataset_name, results, missing)
-        if "semantic" in results:
-            _check_num_classes(cfg, dataset_name)
     evaluators = [possible[result](dataset_name, output_dir=output_folder) for result in results]
     if cfg.TEST.TOKENS.ENABLED:
         evaluators.append(TokenSemanticsEvaluator(dataset_name, output_dir=output_folder))
@@ -169,17 +166,6 @@ def _check_center_crop(cfg: CfgNode, dataset_name: str, results: list[str]) -> N
         f"with TEST.CENTER_CROP_SIZE {side} only mIoU and the token metrics can be measured, and "
         f"not {' and '.join(MEASURES[result] for result in unfit)} on {dataset_name}; set {advice}"
     )
-
-
-def _check_num_classes(cfg: CfgNode, dataset_name: str) -> None:
-    """Raise a ValueError if mIoU is to be measured on a dataset of another number of classes."""
-    number = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    names = MetadataCatalog.get(dataset_name).get("stuff_classes")
-    if names is not None and len(names) != number:
-        raise ValueError(
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {number}, but the dataset {dataset_name} has "
-            f"{len(names)} classes; set it to their number, or test on another dataset"
-        )
 
 
 def _report(cfg: CfgNode, dataset_name: str, results: list[str], missing: dict[str, str]) -> None:
