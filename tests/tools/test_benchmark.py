@@ -163,7 +163,7 @@ def test_input_path_of_a_dataset(tool, capsys, tmp_path):
 
 
 def test_clock(tool, monkeypatch):
-    from benchmarks import clock
+    from benchmarks import input_path
 
     class Work:
         def outer(self, long):
@@ -173,13 +173,13 @@ def test_clock(tool, monkeypatch):
             return 1
 
     now = iter(range(100))
-    monkeypatch.setattr(clock.time, "perf_counter", lambda: float(next(now)))
+    monkeypatch.setattr(input_path.time, "perf_counter", lambda: float(next(now)))
     places = [
-        clock.Place(Work, "outer", lambda self, long: "long" if long else "short"),
-        clock.Place(Work, "inner", "inner"),
+        input_path.Place(Work, "outer", lambda self, long: "long" if long else "short"),
+        input_path.Place(Work, "inner", "inner"),
     ]
     before = Work.outer
-    with clock.clocked(places) as seconds:
+    with input_path.clocked(places) as seconds:
         assert [Work().outer(True), Work().outer(long=False), Work().outer(True)] == [2] * 3
         assert seconds == {"long": 2.0, "short": 1.0}
         Work().inner()
