@@ -79,8 +79,11 @@ class TestCheckpoints:
         forget_after(tmp_path, 3)
         file = tmp_path / "model_0000003.pth"
         file.write_bytes(file.read_bytes()[:1000])
+        draft = tmp_path / ".model_0000004.pth.1-2.tmp"
+        draft.write_bytes(b"half")
         resumed = run(tmp_path, SOLVER__MAX_ITER=5)
         assert all(torch.equal(value, resumed[name]) for name, value in whole[1].items())
+        assert not draft.exists()
         assert "Going on from" in caplog.text and "model_0000003.pth' is damaged" in caplog.text
 
     @pytest.mark.parametrize("content", ["", "model_0000099.pth"])

@@ -170,7 +170,7 @@ def build_training_stream(
         )
 
     def indices(seed: int) -> Iterator[int]:
-        keys = ("seed",)
+        keys: tuple[str, ...] = ("seed",)
         if name == "RandomSubsetTrainingSampler":
             keys = ("seed_shuffle", "seed_subset")
         # Not iter(sampler): that is the share of one process.

@@ -6,6 +6,7 @@ import logging
 import signal
 import threading
 from types import FrameType
+from typing import Any
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
@@ -30,9 +31,9 @@ class PreemptionHook(HookBase):
     The hook must come after that of the learning rate, whose state is saved.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._signal: int | None = None
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def before_train(self):
         if threading.current_thread() is threading.main_thread():  # others cannot set handlers

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -178,6 +179,9 @@ class Trainer(DefaultTrainer):
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Load the last checkpoint of OUTPUT_DIR with ``resume``, else MODEL.WEIGHTS."""
+        if comm.is_main_process():
+            for draft in Path(self.cfg.OUTPUT_DIR).glob(".*.pth.*.tmp"):
+                draft.unlink()  # of a training that was killed while it saved
         resume = resume and self.checkpointer.has_checkpoint()
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resume:
