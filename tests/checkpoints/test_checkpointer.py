@@ -290,3 +290,10 @@ def test_a_checkpoint_that_fits_is_not_commented_on(prefix, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         SafeCheckpointer(Segmentor()).load(str(tmp_path / "same.pth"))
     assert not caplog.messages
+
+
+def test_an_address_that_does_not_answer(tmp_path, monkeypatch):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    address = "http://127.0.0.1:9/model.pth"
+    with pytest.raises(OSError, match=f"the weights '{address}' .* cannot be fetched: .*download"):
+        SafeCheckpointer(torch.nn.Linear(2, 2)).load(address)

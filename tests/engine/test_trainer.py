@@ -10,6 +10,7 @@ import yaml
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from detectron2.utils.events import EventStorage
 
 from sgr.engine import (
     Trainer,
@@ -377,3 +378,22 @@ def test_options_are_those_of_detectron2():
     )
     assert args.num_gpus == 2 and args.resume and args.eval_only and args.dist_url == "auto"
     assert not args.allow_pickle and not args.allow_unsafe_yaml
+
+
+def test_pictures_of_the_training(tiny_shapes, tmp_path):
+    """VIS_PERIOD shows image, labels and prediction, and leaves no hook on the model."""
+    trainer = Trainer(tiny_config(tmp_path, SOLVER__MAX_ITER=3, VIS_PERIOD=2))
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        put_image = EventStorage.put_image
+        patch.setattr(
+            EventStorage,
+            "put_image",
+            lambda self, name, image: (drawn.append((name, image)), put_image(self, name, image)),
+        )
+        trainer.train()
+    assert len(drawn) == 2
+    for name, image in drawn:
+        assert name == "image, labels, prediction"
+        assert image.shape[0] == 3 and image.shape[2] % 3 == 0 and image.dtype == np.uint8
+    assert not trainer.model.sem_seg_head._forward_hooks

@@ -352,6 +352,7 @@ def test_the_papers_augmentation(name):
 
 
 def test_colours_of_other_formats_are_refused():
-    cfg = load_config("", ["INPUT.COLOR_AUG_SSD", "True", "INPUT.FORMAT", "L"])
+    grey = ["INPUT.FORMAT", "L", "MODEL.PIXEL_MEAN", "[100.0]", "MODEL.PIXEL_STD", "[1.0]"]
+    cfg = load_config("", ["INPUT.COLOR_AUG_SSD", "True", *grey])
     with pytest.raises(ValueError, match="INPUT.FORMAT is 'L'; set COLOR_AUG_SSD to False"):
         build_augmentations(cfg)

@@ -8,7 +8,7 @@ from detectron2.projects.point_rend import ColorAugSSDTransform
 
 from sgr.data.augmentations.center_crop import CenterCrop
 from sgr.data.augmentations.color_jitter import ColorJitter
-from sgr.data.augmentations.fast import ConstrainedCrop, accelerated
+from sgr.data.augmentations.fast import ConstrainedCrop, accelerated, with_a_pixel
 from sgr.data.augmentations.resized_crop import ResizedCrop
 
 
@@ -137,3 +137,16 @@ def test_opencv_looks_bytes_up_in_views():
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     table = np.arange(256, dtype=np.uint8)[::-1].copy()
     np.testing.assert_array_equal(cv2.LUT(image[:, ::-1], table), 255 - image[:, ::-1])
+
+
+@pytest.mark.parametrize("shape", [(9000, 2, 3), (2, 9000, 3)])
+def test_thin_images_keep_a_pixel(shape):
+    """Detectron2's sizes are 0 along the short side, which OpenCV and Pillow refuse."""
+    image = np.zeros(shape, np.uint8)
+    resizes = [T.ResizeShortestEdge((96,), 512, "choice"), T.ResizeScale(0.1, 0.1, 512, 512)]
+    for resize in resizes:
+        assert min(resize.get_transform(image).apply_coords(np.array([shape[1::-1]]))[0]) < 1
+        for more in ([], [T.RandomCrop("absolute", (64, 64))]):
+            sides = T.AugInput(image)
+            T.AugmentationList(with_a_pixel(accelerated([resize, *more])))(sides)
+            assert min(sides.image.shape[:2]) == 1

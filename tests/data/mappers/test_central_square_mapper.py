@@ -122,7 +122,9 @@ def test_zero_and_negative(tmp_path):
     out = mapper(make_record(tmp_path, 20, 30))
     assert out["image"].shape == (3, 10, 15) and (out["height"], out["width"]) == (20, 30)
     assert "ground_truth_transform" not in out and "sem_seg" not in out
+    cfg = config(0, **{"INPUT.DATASET_MAPPER_NAME": "detectron2_default"})
+    cfg.TEST.CENTER_CROP_SIZE = -1
     with pytest.raises(ValueError, match="TEST.CENTER_CROP_SIZE must be .*, not -1"):
-        build_mapper(config(-1), is_train=False)
+        build_mapper(cfg, is_train=False)
     # A training, whose mapper this is, does not mind: the key is of the test.
-    build_mapper(config(-1, **{"INPUT.DATASET_MAPPER_NAME": "detectron2_default"}))
+    build_mapper(cfg)

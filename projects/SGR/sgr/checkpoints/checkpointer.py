@@ -155,7 +155,16 @@ class SafeCheckpointer(DetectionCheckpointer):
         if path and not os.path.isfile(path):
             # It may be a name such as "detectron2://...", for which Detectron2 fetches a copy.
             # Newer versions take options behind a question mark.
-            if not os.path.isfile(self.path_manager.get_local_path(path.partition("?")[0])):
+            try:
+                file = self.path_manager.get_local_path(path.partition("?")[0])
+            except FileNotFoundError:
+                raise
+            except OSError as error:  # of urllib and requests, too
+                raise OSError(
+                    f"the weights {path!r} (MODEL.WEIGHTS) cannot be fetched: {error}; check the "
+                    "address, or download the file and name it"
+                ) from error
+            if not os.path.isfile(file):
                 raise FileNotFoundError(
                     f"there is no checkpoint {path!r} (MODEL.WEIGHTS, or the last of --resume)"
                 )

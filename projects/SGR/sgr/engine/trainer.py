@@ -53,7 +53,7 @@ from .data_check import (
     check_training_data,
     class_names,
 )
-from .hooks import ConceptMonitor
+from .hooks import ConceptMonitor, TrainingPictures
 from .lock import lock_folder
 from .preemption import PreemptionHook
 from .resume import apply_solver, check_optimizer_state, config_changes, report_changes
@@ -113,7 +113,8 @@ class Trainer(DefaultTrainer):
         self._schedule = dict(vars(self.scheduler))
         epoch = round(loader.num_images / cfg.SOLVER.IMS_PER_BATCH)
         # Before the writer, so that what it logs is written in the same iteration.
-        self.register_hooks([ConceptMonitor(epoch), *self.build_hooks()])
+        pictures = [TrainingPictures(cfg.VIS_PERIOD, cfg.INPUT.FORMAT)] if cfg.VIS_PERIOD else []
+        self.register_hooks([ConceptMonitor(epoch), *pictures, *self.build_hooks()])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next iteration depends on; see :mod:`sgr.data.stream` for the data.

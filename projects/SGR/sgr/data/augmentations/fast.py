@@ -9,7 +9,7 @@ from detectron2.data import transforms as T
 
 from .center_crop import CenterCrop
 from .color_jitter import ColorJitter
-from .resized_crop import ResizedCrop
+from .resized_crop import Resize, ResizedCrop
 
 _MOST_DRAWS = 10
 
@@ -89,3 +89,10 @@ def accelerated(
             )
         faster.append(augmentation)
     return faster
+
+
+def with_a_pixel(
+    augmentations: Sequence[T.Augmentation | T.Transform],
+) -> list[T.Augmentation | T.Transform]:
+    """Let those that resize leave at least one pixel along each side, see :class:`Resize`."""
+    return [Resize(one) if type(one) in _RESIZES else one for one in augmentations]

@@ -9,6 +9,25 @@ from detectron2.data import transforms as T
 from PIL import Image
 
 
+class Resize(T.Augmentation):
+    """An augmentation that resizes, but leaves at least one pixel along each side.
+
+    Detectron2's own resize a strip of 9000x2 pixels to a width of 0, which is an error.
+    """
+
+    def __init__(self, resize: T.Augmentation):
+        """
+        Args:
+            resize: an augmentation of Detectron2 that resizes.
+        """
+        super().__init__()
+        self.resize = resize
+        self.input_args = ("image",)
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        return _with_a_pixel(self.resize.get_transform(image))
+
+
 class ResizedCrop(T.Augmentation):
     """An augmentation that resizes and one that crops, in one step.
 
@@ -39,7 +58,7 @@ class ResizedCrop(T.Augmentation):
         self.input_args = ("image", "sem_seg") if _looks_at_labels(crop) else ("image",)
 
     def get_transform(self, image: np.ndarray, sem_seg: np.ndarray | None = None) -> T.Transform:
-        resize = self.resize.get_transform(image)
+        resize = _with_a_pixel(self.resize.get_transform(image))
         if isinstance(resize, T.NoOpTransform):
             resize = T.ResizeTransform(*image.shape[:2], *image.shape[:2])
         elif not isinstance(resize, T.ResizeTransform):
@@ -109,6 +128,13 @@ class ResizedCropTransform(T.Transform):
 
     def apply_polygons(self, polygons: list[np.ndarray]) -> list[np.ndarray]:
         return self.crop.apply_polygons(self.resize.apply_polygons(polygons))
+
+
+def _with_a_pixel(transform: T.Transform) -> T.Transform:
+    if not isinstance(transform, T.ResizeTransform) or (transform.new_h and transform.new_w):
+        return transform
+    size = max(transform.new_h, 1), max(transform.new_w, 1)
+    return T.ResizeTransform(transform.h, transform.w, *size, transform.interp)
 
 
 def _looks_at_labels(crop: T.Augmentation) -> bool:

@@ -15,6 +15,7 @@ from fvcore.common.registry import Registry
 
 from ...modeling.layers.checks import find_registered
 from ..augmentations.center_crop import CentralSquare
+from ..augmentations.fast import with_a_pixel
 from ..truth.image_files import read_image, read_labels
 
 MAPPER_REGISTRY = Registry("MAPPER")
@@ -41,6 +42,7 @@ class FileNamingMapper(DatasetMapper):
             **options: other arguments of ``detectron2.data.DatasetMapper``.
         """
         super().__init__(is_train, **options)
+        self.augmentations = T.AugmentationList(with_a_pixel(self.augmentations.augs))
         self.sixteen_bit = sixteen_bit
 
     @classmethod

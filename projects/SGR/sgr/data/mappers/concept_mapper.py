@@ -12,7 +12,7 @@ from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 
 from ..augmentations.build import build_augmentations
-from ..augmentations.fast import accelerated
+from ..augmentations.fast import accelerated, with_a_pixel
 from ..threads import limit_opencv_threads
 from ..truth.image_files import read_image
 from .settings import check_for_training, component_options
@@ -74,7 +74,7 @@ class ConceptMapper:
             max_components, min_area_ratio, kernel_size: see
                 :func:`sgr.data.components.connected_components`.
         """
-        self.augmentations = T.AugmentationList(accelerated(augmentations))
+        self.augmentations = T.AugmentationList(with_a_pixel(accelerated(augmentations)))
         self.image_format = image_format
         self.sixteen_bit = sixteen_bit
         self.min_side = min_side

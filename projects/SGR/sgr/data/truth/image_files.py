@@ -215,6 +215,11 @@ def _read(file_name: str, format: str | None, what: str, sixteen_bit: str = "") 
         raise FileNotFoundError(f"{what} {file_name} does not exist") from error
     except UnidentifiedImageError as error:
         raise OSError(f"{what} {file_name} cannot be read: {_unknown(file_name)}") from error
+    except Image.DecompressionBombError as error:
+        raise OSError(
+            f"{what} {file_name} is too large ({error}); cut it into tiles or make it smaller, or, "
+            "if you trust where it comes from, raise PIL.Image.MAX_IMAGE_PIXELS in your program"
+        ) from error
     except _PILLOW_ERRORS as error:
         raise OSError(f"{what} {file_name} cannot be read, it may be damaged: {error}") from error
 
