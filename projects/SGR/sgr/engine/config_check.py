@@ -203,7 +203,8 @@ def check_config(cfg: CfgNode) -> None:
         ValueError: values do not fit. The message has a line for each, with the key, the value
             and what is expected.
     """
-    values, faults = dict(flat(cfg)), []
+    values = dict(flat(cfg))
+    faults: list[str] = []
     for key, default in _defaults().items():
         if key in values:
             faults += _faults(key, values[key], default)

@@ -42,7 +42,8 @@ class FileNamingMapper(DatasetMapper):
             **options: other arguments of ``detectron2.data.DatasetMapper``.
         """
         super().__init__(is_train, **options)
-        self.augmentations = T.AugmentationList(with_a_pixel(self.augmentations.augs))
+        augmentations = vars(self)["augmentations"].augs
+        self.augmentations = T.AugmentationList(with_a_pixel(augmentations))
         self.sixteen_bit = sixteen_bit
 
     @classmethod
