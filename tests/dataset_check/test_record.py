@@ -340,4 +340,4 @@ def test_pictures_of_two_channels_and_of_too_many_pixels(panoptic, monkeypatch):
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 500)
     report = check_record(panoptic, of_segments())
     assert kinds(report) == [FaultKind.IMAGE, FaultKind.LABEL_MAP]
-    assert "a.png cannot be read" in report.faults[0].message
+    assert "a.png is too large" in report.faults[0].message

@@ -82,8 +82,10 @@ def test_things_have_the_models_numbers(tmp_path):
 
 
 def test_unknown_formats_are_refused(tmp_path):
-    cfg = saved(tiny_config(tmp_path), tmp_path / "model.pth")
+    cfg = tiny_config(tmp_path)
     cfg.INPUT.FORMAT = "L"
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [120.0], [60.0]
+    cfg = saved(cfg, tmp_path / "model.pth")
     with pytest.raises(ValueError, match="INPUT.FORMAT must be 'RGB' or 'BGR', got 'L'"):
         predict_with(cfg)
 

@@ -209,8 +209,11 @@ def test_weights_are_wanted_only_by_runs_that_start(
         (["--weights", "a=x.pth", "--", "MODEL.WEIGHTS", "y.pth"], "contradict each other"),
         (["--jobs", "0"], "must be positive, got 0"),
         (["--", "SEED", "1"], "SEED belongs to each run; use --output and --seeds"),
-        (["--", "SOLVER.MAX_ITERS", "1"], "a.yaml: Non-existent key: SOLVER.MAX_ITERS"),
-        (["--", "SOLVER.MAX_ITER"], "Override list has odd length"),
+        (
+            ["--", "SOLVER.MAX_ITERS", "1"],
+            "there is no key SOLVER.MAX_ITERS; did you mean",
+        ),
+        (["--", "SOLVER.MAX_ITER"], "the last option 'SOLVER.MAX_ITER' has no value"),
     ],
 )
 def test_mistakes_are_found_before_anything_runs(
@@ -222,12 +225,13 @@ def test_mistakes_are_found_before_anything_runs(
 
 def test_a_config_with_an_unknown_key_is_named(tool, capsys, arguments, configs):
     Path(configs[1]).write_text(f"_BASE_: {CONFIG}\nSOLVER:\n  EPOCHS: 3\n")
-    assert "b.yaml: Non-existent config key: SOLVER.EPOCHS" in error_of(tool, capsys, arguments)
+    message = error_of(tool, capsys, arguments)
+    assert re.search("b.yaml.*there is no key SOLVER.EPOCHS", message)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("_BASE_: nowhere.yaml\n", "No such file.*nowhere.yaml"), ("MODEL: [1\n", "expected")],
+    [("_BASE_: nowhere.yaml\n", "there is no .*nowhere.yaml"), ("MODEL: [1\n", "expected")],
 )
 def test_a_config_that_cannot_be_read_is_named(tool, capsys, arguments, configs, text, message):
     Path(configs[1]).write_text(text)
