@@ -8,8 +8,6 @@ Mask2Former. The keys of other projects are in these projects.
 from detectron2.config import CfgNode as CN
 from detectron2.projects.deeplab import add_deeplab_config
 
-__all__ = ["add_sgr_config"]
-
 
 def add_sgr_config(cfg: CN) -> None:
     """Add the keys of SGR, Swin, timm, mask classification, data, solver and evaluators to ``cfg``.

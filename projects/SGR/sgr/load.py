@@ -22,8 +22,6 @@ from .engine.setup import (
 )
 from .modeling.layers.checks import check_num_classes
 
-__all__ = ["add_model_arguments", "load_model"]
-
 
 def load_model(
     config: str | PathLike | Sequence[str] | CfgNode,

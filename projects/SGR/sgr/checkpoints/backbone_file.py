@@ -22,16 +22,6 @@ from torch import Tensor, nn
 
 from ..data.files import draft_of
 
-__all__ = [
-    "backbone_content",
-    "differing_settings",
-    "extract_backbone",
-    "is_backbone_file",
-    "place_backbone",
-    "read_settings",
-    "save_backbone",
-]
-
 # The entry that marks a backbone file, and the version of its content.
 FORMAT_KEY, FORMAT = "sgr_backbone_format", 1
 # What wrappers put before all names: DistributedDataParallel, torch.compile, Lightning.

@@ -20,8 +20,6 @@ from .backbone_file import differing_settings, is_backbone_file, place_backbone
 from .report import report_differences
 from .torchvision_resnet import as_backbone_file
 
-__all__ = ["SafeCheckpointer", "read_checkpoint"]
-
 
 def read_checkpoint(path: str, *, allow_pickle: bool = False) -> dict[str, Any]:
     """Read a checkpoint to the CPU.

@@ -10,8 +10,6 @@ from typing import Any
 from tabulate import tabulate
 from torch import nn
 
-__all__ = ["report_differences"]
-
 Shape = tuple[int, ...]
 
 

@@ -11,8 +11,6 @@ from pathlib import Path
 
 from detectron2.utils.file_io import PathHandler, PathManager
 
-__all__ = ["HubHandler", "PackageHandler"]
-
 
 class PackageHandler(PathHandler):
     """Files of installed Python packages: ``package://NAME/PATH#sha256=DIGEST``.

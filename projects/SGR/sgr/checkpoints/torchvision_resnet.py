@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from .backbone_file import backbone_content
 
-__all__ = ["as_backbone_file"]
-
 # How torchvision prepares images.
 SETTINGS = {
     "INPUT.FORMAT": "RGB",

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["draft_of", "read_text", "visible_files"]
-
 
 def read_text(path: str | os.PathLike) -> str:
     """The text of a file, without the byte order mark that some editors put at its start.

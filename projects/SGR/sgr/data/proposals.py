@@ -16,8 +16,6 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.structures import BoxMode
 
-__all__ = ["add_proposals", "proposal_files", "read_proposals"]
-
 # All that a pickled dict of arrays needs. BoxMode is read as its number. An array's own functions
 # have other modules in NumPy 1 and 2.
 _KNOWN = {

@@ -26,8 +26,6 @@ from detectron2.data.samplers import (
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
-__all__ = ["TrainingStream", "build_training_stream", "seed_all"]
-
 
 def seed_all(*numbers: int) -> None:
     """Seed Python, NumPy and PyTorch; other ``numbers`` give independent random numbers."""
@@ -143,8 +141,8 @@ def build_training_stream(
     Its seed is SEED, or a random one where that is negative.
 
     Raises:
-        ValueError: for an unknown DATALOADER.SAMPLER_TRAIN, or one that needs annotations of
-            records that have none; or for a batch size that the processes cannot share evenly.
+        ValueError: for an unknown DATALOADER.SAMPLER_TRAIN, or a batch size that the processes
+            cannot share evenly.
     """
     name, options = cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER
     if name == "TrainingSampler":
@@ -153,12 +151,6 @@ def build_training_stream(
         ratio = options.RANDOM_SUBSET_RATIO
         build = partial(RandomSubsetTrainingSampler, len(dataset), ratio)
     elif name == "RepeatFactorTrainingSampler":
-        if "annotations" not in dataset[0]:
-            raise ValueError(
-                "DATALOADER.SAMPLER_TRAIN is 'RepeatFactorTrainingSampler', which counts the "
-                "categories of annotations, but the records of DATASETS.TRAIN have none; set it to "
-                "'TrainingSampler'"
-            )
         factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
             dataset, options.REPEAT_THRESHOLD
         )

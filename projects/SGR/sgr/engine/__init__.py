@@ -3,13 +3,3 @@
 from .launch import launch
 from .setup import argument_parser, load_config, setup_config
 from .trainer import Trainer, evaluate, train_or_evaluate
-
-__all__ = [
-    "Trainer",
-    "argument_parser",
-    "evaluate",
-    "launch",
-    "load_config",
-    "setup_config",
-    "train_or_evaluate",
-]

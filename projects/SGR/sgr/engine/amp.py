@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from detectron2.engine import SimpleTrainer
 
-__all__ = ["AutocastTrainer"]
-
 
 class AutocastTrainer(SimpleTrainer):
     """Detectron2's trainer in mixed precision: in bfloat16 if the device has it, else in float16.

@@ -22,8 +22,6 @@ from torch.multiprocessing import ProcessExitedException, active_children
 
 from .preemption import PREEMPTED
 
-__all__ = ["Place", "launch", "place_of"]
-
 
 @dataclass(frozen=True)
 class Place:
@@ -113,10 +111,10 @@ def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) 
         finally:
             distributed.destroy_process_group()
         return
-    before = signal.getsignal(signal.SIGTERM)
-    if args.num_gpus > 1:
-        for name in ("SIGTERM", "SIGUSR1"):
-            signal.signal(getattr(signal, name), _pass_on)
+    before = {}
+    if args.num_gpus * args.num_machines > 1:
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            before[number] = signal.signal(number, _pass_on)
     try:
         detectron2_launch(
             main,
@@ -131,7 +129,8 @@ def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) 
             sys.exit(PREEMPTED)
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _pass_on(number: int, _frame: Any) -> None:

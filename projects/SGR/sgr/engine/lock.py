@@ -13,8 +13,6 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["lock_folder"]
-
 
 @contextmanager
 def lock_folder(folder: str) -> Iterator[None]:

@@ -11,8 +11,6 @@ from typing import Any
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-__all__ = ["PREEMPTED", "PreemptionHook"]
-
 # The exit code of a training that a signal ended and --resume continues: EX_TEMPFAIL of sysexits.h.
 PREEMPTED = 75
 

@@ -10,8 +10,6 @@ import yaml
 from detectron2.config import CfgNode
 from tabulate import tabulate
 
-__all__ = ["apply_solver", "check_optimizer_state", "config_changes", "report_changes"]
-
 # These may differ from run to run without a change of what is trained.
 _OF_THE_MACHINE = ("OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "MODEL.DEVICE", "VERSION")
 

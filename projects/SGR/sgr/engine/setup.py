@@ -29,15 +29,6 @@ from .config_check import check_config, entry_fault, flat
 PROJECTS_GROUP = "sgr.projects"
 CHECKOUT = Path(__file__).resolve().parents[4]  # with projects/, where it is one
 
-__all__ = [
-    "add_mixins_flag",
-    "add_safety_flags",
-    "argument_parser",
-    "fit_to_machine",
-    "load_config",
-    "setup_config",
-]
-
 
 def argument_parser() -> argparse.ArgumentParser:
     """Detectron2's arguments, ``--with``, and two flags that let a stranger's file run code."""

@@ -16,8 +16,6 @@ from torch import nn
 
 from ..modeling.reasoning import ReasoningModule
 
-__all__ = ["build_lr_scheduler", "build_optimizer", "parameter_groups"]
-
 NORMS = (
     nn.modules.batchnorm._BatchNorm,
     nn.modules.instancenorm._InstanceNorm,

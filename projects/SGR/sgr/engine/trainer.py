@@ -59,8 +59,6 @@ from .preemption import PreemptionHook
 from .resume import apply_solver, check_optimizer_state, config_changes, report_changes
 from .solver import build_lr_scheduler, build_optimizer
 
-__all__ = ["Trainer", "evaluate", "train_or_evaluate"]
-
 
 class Trainer(DefaultTrainer):
     """Detectron2's trainer with this project's data, optimisers, schedules and evaluators.

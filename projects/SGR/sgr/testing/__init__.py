@@ -3,13 +3,3 @@
 from .multi_scale import MultiScaleSemanticSegmentor, build_multi_scale_model
 from .plan import PlannedTest, plan_multi_scale_test, plan_test, plan_tests
 from .sliding_window import SlidingWindowSegmentor
-
-__all__ = [
-    "MultiScaleSemanticSegmentor",
-    "PlannedTest",
-    "SlidingWindowSegmentor",
-    "build_multi_scale_model",
-    "plan_multi_scale_test",
-    "plan_test",
-    "plan_tests",
-]

@@ -24,8 +24,6 @@ from .semantic_views import (
 )
 from .sliding_window import SlidingWindowSegmentor
 
-__all__ = ["MultiScaleSemanticSegmentor", "build_multi_scale_model", "describe_views"]
-
 
 class MultiScaleSemanticSegmentor(nn.Module):
     """The mean of a model's segmentations of an image at several scales, with and without flip.

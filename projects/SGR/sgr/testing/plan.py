@@ -28,8 +28,6 @@ from .multi_scale import build_multi_scale_model, describe_views
 from .semantic_views import unwrapped
 from .sliding_window import SlidingWindowSegmentor
 
-__all__ = ["PlannedTest", "plan_multi_scale_test", "plan_test", "plan_tests"]
-
 # (config, name of a dataset, folder) -> evaluator, as ``Trainer.build_evaluator``.
 BuildEvaluator = Callable[[CfgNode, str, str], DatasetEvaluator]
 

@@ -10,14 +10,6 @@ from torch.nn.parallel import DistributedDataParallel
 from ..modeling.layers.strips import Strips
 from ..modeling.outputs import Outputs, outputs_of
 
-__all__ = [
-    "check_semantic_output",
-    "resizes_masks",
-    "semantic_outputs_of",
-    "to_output",
-    "unwrapped",
-]
-
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside of a DistributedDataParallel, or the model itself."""

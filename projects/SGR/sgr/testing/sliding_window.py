@@ -18,8 +18,6 @@ from .semantic_views import (
     unwrapped,
 )
 
-__all__ = ["SlidingWindowSegmentor", "window_starts"]
-
 # The coarsest stride of the backbones here: a smaller window would be less than one cell.
 _MIN_SIDE = 32
 

@@ -12,17 +12,6 @@ from PIL.ImageFile import ImageFile
 
 from ..faults import list_values
 
-__all__ = [
-    "SIXTEEN_BIT",
-    "check_labels",
-    "exif_orientation",
-    "find_wrong_labels",
-    "is_turn_unproven",
-    "read_image",
-    "read_labels",
-    "size_fault",
-]
-
 # EXIF orientations that exchange height and width; 1 is none, 2 to 4 are half turns and
 # reflections.
 _QUARTER_TURNS = range(5, 9)
