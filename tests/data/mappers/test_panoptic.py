@@ -2,12 +2,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.data import transforms as T
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
-from sgr.config import add_sgr_config
 from sgr.data.augmentations.labelled_image import LabelledImage
 from sgr.data.components import connected_components
 from sgr.data.mappers import PanopticConceptMapper, build_mapper
@@ -63,20 +61,8 @@ def plain_mapper(**changes):
 
 
 @pytest.fixture
-def cfg():
-    cfg = get_cfg()
-    add_sgr_config(cfg)
-    cfg.DATASETS.TRAIN = ()
-    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = NUM_CLASSES
-    cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_panoptic_concept"
-    cfg.INPUT.FORMAT = "RGB"
-    cfg.INPUT.MIN_SIZE_TRAIN = (40, 60, 90)
-    cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = "choice"
-    cfg.INPUT.CROP.ENABLED = True
-    cfg.INPUT.CROP.TYPE = "absolute"
-    cfg.INPUT.CROP.SIZE = (48, 48)
-    cfg.INPUT.IMAGE_SIZE = 64
-    return cfg
+def cfg(small_crops):
+    return small_crops("mask_former_panoptic_concept", NUM_CLASSES)
 
 
 def labels_by_hand(ids, ignore=255):
