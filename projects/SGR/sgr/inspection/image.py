@@ -65,19 +65,12 @@ class Inspector:
         self._model = model
         self._mapper = FileNamingMapper(cfg, is_train=False)
         self._metadata = metadata
-        supervision = cfg.MODEL.SGR.SUPERVISION
-        self._matcher = ConceptMatcher(
-            max_active=supervision.MAX_ACTIVE,
-            focal_weight=supervision.FOCAL_WEIGHT,
-            dice_weight=supervision.DICE_WEIGHT,
-            focal_alpha=supervision.FOCAL_ALPHA,
-            focal_gamma=supervision.FOCAL_GAMMA,
-        )
+        self._matcher = ConceptMatcher.from_config(cfg)
         self._component_options = {
             "ignore_label": -1,
             "min_area_ratio": cfg.INPUT.COMPONENTS.MIN_AREA_RATIO,
             "kernel_size": cfg.INPUT.COMPONENTS.KERNEL_SIZE,
-            "max_components": supervision.MAX_ACTIVE,
+            "max_components": self._matcher.max_active,
         }
 
     def __call__(self, record: dict) -> InspectedImage:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -95,18 +95,15 @@ class ConceptCriterion(nn.Module):
                 f"MODEL.SGR.SUPERVISION.MAX_ACTIVE (L = {supervision.MAX_ACTIVE}); "
                 "the paper has K > L, 512 and 64"
             )
-        shared: dict[str, Any] = {
-            "focal_weight": supervision.FOCAL_WEIGHT,
-            "dice_weight": supervision.DICE_WEIGHT,
-            "focal_alpha": supervision.FOCAL_ALPHA,
-            "focal_gamma": supervision.FOCAL_GAMMA,
-        }
         return cls(
-            ConceptMatcher(max_active=supervision.MAX_ACTIVE, **shared),
+            ConceptMatcher.from_config(cfg),
             weight=supervision.WEIGHT,
+            focal_weight=supervision.FOCAL_WEIGHT,
+            dice_weight=supervision.DICE_WEIGHT,
             cosine_weight=supervision.COSINE_WEIGHT,
+            focal_alpha=supervision.FOCAL_ALPHA,
+            focal_gamma=supervision.FOCAL_GAMMA,
             union=supervision.UNION,
-            **shared,
         )
 
     def forward(

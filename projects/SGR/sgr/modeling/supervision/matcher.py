@@ -49,6 +49,18 @@ class ConceptMatcher:
         self.focal_alpha = focal_alpha
         self.focal_gamma = focal_gamma
 
+    @classmethod
+    def from_config(cls, cfg) -> ConceptMatcher:
+        """Build the matcher from ``cfg.MODEL.SGR.SUPERVISION``."""
+        supervision = cfg.MODEL.SGR.SUPERVISION
+        return cls(
+            max_active=supervision.MAX_ACTIVE,
+            focal_weight=supervision.FOCAL_WEIGHT,
+            dice_weight=supervision.DICE_WEIGHT,
+            focal_alpha=supervision.FOCAL_ALPHA,
+            focal_gamma=supervision.FOCAL_GAMMA,
+        )
+
     @torch.no_grad()
     def __call__(self, logits: Tensor, targets: ComponentTargets) -> Tensor:
         """Match a batch, with one copy from the device to the host.
