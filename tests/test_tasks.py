@@ -1,6 +1,7 @@
 """Panoptic and instance segmentation end to end, on a tiny model and tiny scenes."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -70,7 +71,10 @@ def switched_on(*results):
     return {f"MODEL__MASK_FORMER__TEST__{key}_ON": key in results for key in keys}
 
 
-def test_panoptic(panoptic_shapes, tmp_path):
+def test_panoptic(panoptic_shapes, tmp_path, monkeypatch):
+    loaded = Counter()
+    get = DatasetCatalog.get
+    monkeypatch.setattr(DatasetCatalog, "get", lambda name: loaded.update([name]) or get(name))
     cfg = tiny_config(
         tmp_path / "out",
         DATASETS__TRAIN=f"('{panoptic_shapes[0]}',)",
@@ -81,6 +85,7 @@ def test_panoptic(panoptic_shapes, tmp_path):
         **switched_on("SEMANTIC", "PANOPTIC", "INSTANCE"),
     )
     trainer = train(cfg)
+    assert loaded == dict.fromkeys(panoptic_shapes, 1)
     losses = trainer.storage.latest()
     assert {"loss_mask", "loss_concept_focal"} <= losses.keys()
     results = trainer._last_eval_results

@@ -143,10 +143,7 @@ _RULES: list[tuple[_Rule, str]] = [
     # Input.
     (_one_of(*_CHANNELS), "INPUT.FORMAT"),
     (_each(_above(0)), "MODEL.PIXEL_STD"),
-    (
-        _each(_Rule("an integer of at least 0", lambda v: type(v) is int and v >= 0)),
-        "INPUT.MIN_SIZE_TRAIN",
-    ),
+    (_each(_SIZES_OR_0), "INPUT.MIN_SIZE_TRAIN"),
     (_one_of("choice", "range"), "INPUT.MIN_SIZE_TRAIN_SAMPLING"),
     (_at_least(0), "INPUT.MIN_SIZE_TEST INPUT.MAX_SIZE_TEST DATALOADER.NUM_WORKERS"),
     (_at_least(1), "INPUT.MAX_SIZE_TRAIN INPUT.IMAGE_SIZE"),

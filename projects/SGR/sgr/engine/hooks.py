@@ -14,6 +14,7 @@ from ..data.colors import distinct_colors
 from ..modeling.mask_classification.inference import semantic_inference
 from ..modeling.mask_classification.segmentor import MaskFormerSegmentor
 from ..modeling.supervision import ConceptCriterion, ConceptLosses
+from ..testing.semantic_views import unwrapped
 from ..visualization.overlays import overlay_labels
 
 
@@ -88,7 +89,7 @@ class TrainingPictures(HookBase):
         self._handles: list[Any] = []
 
     def before_step(self):
-        model = getattr(self.trainer.model, "module", self.trainer.model)
+        model = unwrapped(self.trainer.model)
         if self.trainer.iter % self.period or not isinstance(model, MaskFormerSegmentor):
             return
         self._handles = [
@@ -107,7 +108,7 @@ class TrainingPictures(HookBase):
             return
         for handle in self._handles:
             handle.remove()
-        model = getattr(self.trainer.model, "module", self.trainer.model)
+        model = unwrapped(self.trainer.model)
         picture = self._draw(model)
         self.trainer.storage.put_image("image, labels, prediction", picture.transpose(2, 0, 1))
         self._handles, self._inputs, self._outputs = [], [], {}

@@ -33,7 +33,7 @@ from detectron2.utils import comm
 
 from ..checkpoints.checkpointer import SafeCheckpointer
 from ..checkpoints.trained import TrainedCheckpointer
-from ..data.loading import load_dataset
+from ..data.loading import keep_datasets, load_dataset
 from ..data.mappers import build_mapper
 from ..data.proposals import add_proposals, proposal_files
 from ..data.stream import TrainingStream, build_training_stream
@@ -88,8 +88,9 @@ class Trainer(DefaultTrainer):
                 "DATASETS.TEST names no dataset: nothing will be evaluated"
             )
         optimizer = self.build_optimizer(cfg, model)
-        loader = self.build_train_loader(cfg)
-        check_class_names(cfg)
+        with keep_datasets(self.tests[0].datasets):  # the checks look at the test sets again
+            loader = self.build_train_loader(cfg)
+            check_class_names(cfg)
         if comm.is_main_process():
             check_test_files(cfg, self.tests[0].datasets)
         on_cpu = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
@@ -144,7 +145,8 @@ class Trainer(DefaultTrainer):
                 f"{self.max_iter}; set SOLVER.MAX_ITER to more, or evaluate it with --eval-only "
                 "--resume"
             )
-        check_class_names(self.cfg, state_dict.get("classes"))
+        with keep_datasets(self.tests[0].datasets):
+            check_class_names(self.cfg, state_dict.get("classes"))
         before = state_dict.get("config")
         changes = {} if before is None else config_changes(before, self.cfg)
         report_changes(changes)
@@ -375,7 +377,8 @@ def evaluate(
         raise ValueError("DATASETS.TEST names no dataset to evaluate on")
     model = Trainer.build_model(cfg)
     tests = plan_tests(cfg, model, Trainer.build_evaluator)
-    check_class_names(cfg)
+    with keep_datasets(tests[0].datasets):
+        check_class_names(cfg)
     checkpointer = TrainedCheckpointer(model, cfg.OUTPUT_DIR, allow_pickle=allow_pickle)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
         raise ValueError(
@@ -383,7 +386,8 @@ def evaluate(
             f"checkpoint in {cfg.OUTPUT_DIR}"
         )
     rest = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    check_class_names(cfg, rest.get("trainer", {}).get("classes"))
+    with keep_datasets(tests[0].datasets):
+        check_class_names(cfg, rest.get("trainer", {}).get("classes"))
     results: OrderedDict[str, Any] = OrderedDict()
     for test in tests:
         results.update(Trainer.run_test(test))

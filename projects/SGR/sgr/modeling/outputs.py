@@ -88,6 +88,15 @@ def outputs_of(model: nn.Module | type[nn.Module]) -> Outputs | None:
     return next((_ADAPTERS[name] for name in names if name in _ADAPTERS), None)
 
 
+def check_semantic_output(semantic_output: str) -> None:
+    """Raise a ValueError unless it is "scores" or "labels"."""
+    if semantic_output not in ("scores", "labels"):
+        raise ValueError(
+            "semantic_output (MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT) must be 'scores' or "
+            f"'labels', got {semantic_output!r}"
+        )
+
+
 def predicted_labels(sem_seg: Tensor) -> Tensor:
     """The best class of each pixel, from either form of a model's ``sem_seg``.
 

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from ..data.truth.image_files import read_image
 from ..modeling.layers.strips import Strips
-from ..modeling.outputs import scores_only
+from ..modeling.outputs import check_semantic_output, scores_only
 from .semantic_views import (
-    check_semantic_output,
     resizes_masks,
     semantic_outputs_of,
     to_output,

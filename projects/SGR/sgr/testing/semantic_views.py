@@ -45,15 +45,6 @@ def resizes_masks(model: nn.Module) -> bool:
     return outputs is not None and bool(getattr(model, outputs.resizes_masks or "", False))
 
 
-def check_semantic_output(semantic_output: str) -> None:
-    """Raise a ValueError unless it is "scores" or "labels"."""
-    if semantic_output not in ("scores", "labels"):
-        raise ValueError(
-            "semantic_output (MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT) must be 'scores' or "
-            f"'labels', got {semantic_output!r}"
-        )
-
-
 def to_output(scores: Tensor, size: tuple[int, int], semantic_output: str) -> Tensor:
     """(C, h, w) scores, resized bilinearly to ``size`` (H, W), or the best class of every pixel.
 

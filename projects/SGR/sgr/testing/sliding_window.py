@@ -9,9 +9,8 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from ..modeling.outputs import Outputs, outputs_of, scores_only
+from ..modeling.outputs import Outputs, check_semantic_output, outputs_of, scores_only
 from .semantic_views import (
-    check_semantic_output,
     resizes_masks,
     semantic_outputs_of,
     to_output,

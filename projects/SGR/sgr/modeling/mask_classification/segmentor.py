@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..layers.checks import find_registered
 from ..layers.strips import Strips
-from ..outputs import RESULTS, Outputs, mask_scores
+from ..outputs import RESULTS, Outputs, check_semantic_output, mask_scores
 from .criteria.point_criterion import PointSetCriterion
 from .criteria.set_criterion import CRITERION_REGISTRY, SetCriterion
 from .inference import (
@@ -93,11 +93,7 @@ class MaskFormerSegmentor(nn.Module):
                 ``thing_classes``.
         """
         super().__init__()
-        if semantic_output not in ("scores", "labels"):
-            raise ValueError(
-                "semantic_output (MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT) must be 'scores' or "
-                f"'labels', got {semantic_output!r}"
-            )
+        check_semantic_output(semantic_output)
         if panoptic_on and thing_classes is None:
             raise ValueError(
                 "panoptic results need the dataset's thing classes: set "

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
+from ..outputs import REGIONS
 from ..reasoning import ConceptRegions, ReasoningModule
 from ..recording import check_has_regions, record_concepts
 from .criterion import ConceptCriterion
@@ -158,4 +159,4 @@ def _regions_to_show(
         is_query = not isinstance(model.get_submodule(name), ReasoningModule)
         coarsest.setdefault(is_query, regions)
     kinds = [coarsest[is_query] for is_query in (False, True) if is_query in coarsest]
-    return dict(zip(("concept_regions", "query_regions"), kinds))
+    return dict(zip(REGIONS.values(), kinds))
