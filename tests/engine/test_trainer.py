@@ -12,6 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.utils.events import EventStorage
 
+from sgr.checkpoints.checkpointer import SafeCheckpointer
 from sgr.engine import (
     Trainer,
     argument_parser,
@@ -191,6 +192,20 @@ def as_written(results):
     if isinstance(results, dict):
         return {key: as_written(value) for key, value in results.items()}
     return None if np.isnan(results) else results
+
+
+def test_channels_last_changes_the_memory_only(trained, tiny_shapes, tmp_path):
+    cfg = tiny_config(tmp_path, MODEL__CHANNELS_LAST=True)
+    model = Trainer.build_model(cfg)
+    SafeCheckpointer(model).load(str(trained[0] / "model_final.pth"))
+    for name, weight in model.named_parameters():
+        if weight.dim() == 4:
+            assert weight.is_contiguous(memory_format=torch.channels_last), name
+    image = torch.randint(256, (3, 40, 56), dtype=torch.uint8)
+    with torch.no_grad():
+        found = model.eval()([{"image": image}])[0]["sem_seg"]
+        expected = model.to(memory_format=torch.contiguous_format)([{"image": image}])[0]["sem_seg"]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 class TestResume:

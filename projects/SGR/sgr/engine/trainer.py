@@ -216,6 +216,8 @@ class Trainer(DefaultTrainer):
             )
         if cfg.TEST.TOKENS.ENABLED:
             check_has_regions(model, "set TEST.TOKENS.ENABLED to False")
+        if cfg.MODEL.CHANNELS_LAST:
+            model.to(memory_format=torch.channels_last)
         return model
 
     @classmethod
