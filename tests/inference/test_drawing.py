@@ -61,9 +61,19 @@ def same_colors(monkeypatch):
 
 def test_semantic_as_scores_and_as_labels(image, outputs):
     labels = outputs["sem_seg"].argmax(0)
-    expected = Visualizer(image, CLASSES).draw_sem_seg(labels).get_image()
+    expected = Visualizer(image, CLASSES).draw_sem_seg(labels, alpha=0.45).get_image()
     for sem_seg in (outputs["sem_seg"], labels.int()):
         np.testing.assert_array_equal(draw_output(image, {"sem_seg": sem_seg}, CLASSES), expected)
+
+
+@pytest.mark.parametrize("video", [False, True])
+def test_the_image_is_seen_below_the_colours(image, outputs, video):
+    labels = outputs["sem_seg"].argmax(0)
+    visualizer = VideoVisualizer(CLASSES) if video else None
+    picture = draw_output(image, {"sem_seg": labels}, CLASSES, video=visualizer)
+    inside = (slice(3, 27), slice(3, 12))  # beside the name, and off the border
+    kept = picture[inside].astype(float).std(axis=(0, 1)) / image[inside].std(axis=(0, 1))
+    assert kept == pytest.approx([0.55] * 3, abs=0.05)  # of the contrast
 
 
 @pytest.mark.parametrize("label", [-1, 3, 255])
@@ -77,7 +87,8 @@ def test_labels_without_a_name_are_not_drawn(image, label):
 
 
 def test_of_several_results_one_is_drawn(image, outputs, same_colors):
-    expected = Visualizer(image, CLASSES).draw_panoptic_seg(*outputs["panoptic_seg"]).get_image()
+    panoptic = outputs["panoptic_seg"]
+    expected = Visualizer(image, CLASSES).draw_panoptic_seg(*panoptic, alpha=0.45).get_image()
     np.testing.assert_array_equal(draw_output(image, outputs, CLASSES), expected)
     del outputs["panoptic_seg"]
     one = outputs["instances"][:1]

@@ -28,6 +28,24 @@ def test_heat_is_nothing_at_zero_and_bright_at_one(scene):
     assert (hot[..., 0] > 150).all()
 
 
+@pytest.mark.parametrize("level", [0, 20, 128, 255])
+def test_regions_are_seen_on_images_of_any_brightness(level):
+    """Half a region stands out from the image, and neither is nearly black."""
+    image = np.full((20, 30, 3), level, np.uint8)
+    heat = np.zeros((20, 30))
+    heat[:, 15:] = 0.5
+    picture = overlay_heat(image, heat).astype(int)
+    assert picture.max(axis=-1).min() >= 60
+    assert np.abs(picture[0, 0] - picture[0, -1]).sum() > 100
+
+
+def test_the_content_of_a_dark_image_is_seen():
+    dark = np.zeros((20, 30, 3), np.uint8)
+    dark[:10] = 25
+    picture = overlay_heat(dark, np.zeros((20, 30))).astype(int)
+    assert picture[0, 0, 0] - picture[-1, 0, 0] > 40
+
+
 def test_mistakes_are_named(scene):
     image, labels, *_ = scene
     with pytest.raises(ValueError, match=r"\(60, 70\) cannot be laid over an image of \(60, 80\)"):

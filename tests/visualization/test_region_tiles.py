@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sgr.visualization import draw_regions_beside, overlay_heat, region_tile_size
+from sgr.visualization import draw_beside, draw_regions_beside, overlay_heat, region_tile_size
 
 
 @pytest.mark.parametrize("size", [(401, 533), (90, 120), (2000, 1501)])
@@ -26,12 +26,21 @@ def test_what_is_where():
     result = draw_regions_beside(picture, image, regions, ["zero", "one"])
     assert (result[:, :400] == 7).all()
     small = np.full((198, 198, 3), 90, np.uint8)
-    for top, region in zip((0, 202), regions):
-        tile = result[top : top + 198, 404:602]
-        assert (tile[30:] == overlay_heat(small, region)[30:]).all()
-        assert (tile[:12] != overlay_heat(small, region)[:12]).any()  # the title
-    assert (result[:, 400:404] == 255).all()
-    assert draw_regions_beside(picture, image, regions[:0], []).shape == (400, 400, 3)
+    expected = [small, *(overlay_heat(small, region) for region in regions)]
+    for (top, left), tile in zip([(0, 404), (202, 404), (0, 606)], expected):
+        found = result[top : top + 198, left : left + 198]
+        assert (found[30:] == tile[30:]).all()
+        assert (found[:12] != tile[:12]).any()  # the title
+    assert (result[:, 400:404] == 255).all() and (result[202:, 606:] == 255).all()
+    alone = draw_regions_beside(picture, image, regions[:0], [])
+    assert (alone == result[:, : alone.shape[1]])[:202].all() and alone.shape == (400, 602, 3)
+
+
+def test_an_image_beside_its_picture():
+    image, picture = (np.full((30, 40, 3), value, np.uint8) for value in (1, 2))
+    both = draw_beside(image, picture)
+    assert both.shape == (30, 84, 3)
+    assert (both[:, :40] == 1).all() and (both[:, 40:44] == 255).all() and (both[:, 44:] == 2).all()
 
 
 def test_mistakes_are_named():

@@ -16,6 +16,9 @@ from ..modeling.outputs import predicted_labels, regions_of
 from ..visualization import draw_regions_beside, region_tile_size, upsample_regions
 from ..visualization.figure import add_fallback_fonts
 
+# Of the colours of segments: so that one still sees the image below them.
+OPACITY = 0.45
+
 
 def draw_output(
     image: np.ndarray,
@@ -51,13 +54,14 @@ def draw_output(
     frame = () if video is None else (image,)
     if "panoptic_seg" in output:
         ids, segments = output["panoptic_seg"]
-        drawn = visualizer.draw_panoptic_seg_predictions(*frame, ids.cpu(), segments)
+        drawn = visualizer.draw_panoptic_seg_predictions(*frame, ids.cpu(), segments, alpha=OPACITY)
     elif "instances" in output:
         instances = _shown_instances(output["instances"], score_threshold)
         drawn = visualizer.draw_instance_predictions(*frame, instances)
     elif "sem_seg" in output:
         labels = _known_labels(output["sem_seg"], len(metadata.stuff_classes))
-        drawn = visualizer.draw_sem_seg(*frame, labels)
+        # In a video too: its visualizer would hide the frame, and remembers nothing of labels.
+        drawn = Visualizer(image, metadata).draw_sem_seg(labels, alpha=OPACITY)
     else:
         raise ValueError(
             f"the output has {sorted(output)}, but none of panoptic_seg, instances and sem_seg "

@@ -9,6 +9,6 @@ from .histograms import draw_token_histograms
 from .metric_names import HIGHER_IS_BETTER, higher_is_better, metric_title
 from .overlays import color_labels, overlay_heat, overlay_labels
 from .panel import draw_panel
-from .region_tiles import draw_regions_beside, region_tile_size
+from .region_tiles import draw_beside, draw_regions_beside, region_tile_size
 from .regions import upsample_region, upsample_regions
 from .segments import draw_segments, number_names

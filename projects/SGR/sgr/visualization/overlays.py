@@ -8,7 +8,11 @@ import numpy as np
 
 from ..data.colors import UNLABELLED
 
-_HEAT = (matplotlib.colormaps["inferno"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
+# Without the darkest third of the map, which would be black on a dark image.
+_HEAT = matplotlib.colormaps["inferno"](np.linspace(0.35, 1, 256))[:, :3] * 255
+# The grey levels of the image below the heat, and the least spread of levels that fills them: the
+# noise of an image of one colour is not raised.
+_GREY, _LEAST_SPREAD = (60, 150), 48
 
 
 def color_labels(labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
@@ -54,9 +58,10 @@ def overlay_labels(
 
 
 def overlay_heat(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Draw one soft region over the image, which is made grey and dark (as in Fig. 4).
+    """Draw one soft region over the image, which becomes grey, of medium levels (as in Fig. 4).
 
-    The scale is the same for every region: 0 shows the grey image, 1 is the brightest yellow.
+    The scale is the same for every region: 0 shows the grey image, 1 is the brightest yellow. Dark
+    images become lighter, so that one sees the region and what lies under it.
 
     Args:
         image: (H, W, 3) uint8, RGB.
@@ -67,11 +72,14 @@ def overlay_heat(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """
     check_same_size(image, heat)
     heat = heat.astype(np.float32).clip(0, 1)
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].repeat(3, axis=-1)
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    low, high = np.percentile(grey, (1, 99))
+    share = ((grey - low) / max(high - low, _LEAST_SPREAD)).clip(0, 1)
+    grey = _GREY[0] + (_GREY[1] - _GREY[0]) * share
     return _blend(
-        (0.6 * grey).astype(np.uint8),
+        grey[..., None].repeat(3, axis=-1),
         _HEAT[np.round(255 * heat).astype(np.int32)],
-        0.75 * np.sqrt(heat)[..., None],
+        0.8 * np.sqrt(heat)[..., None],
     )
 
 
