@@ -6,12 +6,14 @@
     python tools/demo.py --config-file configs/... --weights model_final.pth \
         --video-input street.mp4 --output street_predicted.mp4 --regions 6
 
-It draws what the model puts out: semantic, panoptic or instance segmentation or detections. With
---regions, it draws concept regions beside them. Names and colours of the classes come from the
-first dataset in DATASETS.TEST, whose files may be missing. With TEST.AUG.ENABLED or
-TEST.SLIDING_WINDOW.ENABLED, the model sees several views of an image, as in an evaluation. The tool
-opens no window. It reports and skips files that cannot be read; if there are any, the exit status
-is 1.
+It draws what the model puts out: semantic, panoptic or instance segmentation or detections, beside
+the image. With --regions, it draws concept regions too. Of images it also writes the labels (PNG),
+the instances and the panoptic segments (COCO's formats), into the folders labels, instances and
+panoptic of --output; see sgr.inference.Result.save. Names and colours of the classes come from the
+model folder, or from the first dataset in DATASETS.TEST, whose files may be missing. With
+TEST.AUG.ENABLED or TEST.SLIDING_WINDOW.ENABLED, the model sees several views of an image, as in an
+evaluation. The tool opens no window. It reports and skips files that cannot be read; if there are
+any, the exit status is 1.
 """
 
 from __future__ import annotations
@@ -20,26 +22,24 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from detectron2.data.catalog import Metadata
 from detectron2.utils.logger import setup_logger
 from detectron2.utils.video_visualizer import VideoVisualizer
-from PIL import Image
 from tqdm import tqdm
 
-from sgr.data.truth.image_files import read_image
 from sgr.inference import (
     IMAGE_SUFFIXES,
+    PICTURE_SUFFIXES,
     VIDEO_SUFFIXES,
-    BatchPredictor,
     VideoReader,
     VideoWriter,
     choose_concepts,
+    data_files,
     draw_output,
     draw_output_regions,
     find_files,
@@ -47,13 +47,10 @@ from sgr.inference import (
     read_ahead,
     refuse_overwriting,
 )
-from sgr.load import add_model_arguments, load_model
+from sgr.load import add_model_arguments
+from sgr.predict import RUN_ERRORS, Predictor, batches, predict_each
 
-WRITTEN_IMAGES = (".jpg", ".jpeg", ".png")
 READ_VIDEOS = (*VIDEO_SUFFIXES, ".m4v", ".mov", ".mpeg", ".mpg", ".webm", ".wmv")
-# Errors that one image can cause: too little memory, an image too small for the model, and from
-# Detectron2's Visualizer an image two pixels wide.
-RUN_ERRORS = (RuntimeError, MemoryError, AssertionError)
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -72,8 +69,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         required=True,
         metavar="PATH",
-        help="a folder; of a single input also a file, "
-        f"{', '.join(WRITTEN_IMAGES)} or {', '.join(VIDEO_SUFFIXES)}",
+        help="a folder; of a single input also a file for the picture alone, "
+        f"{', '.join(PICTURE_SUFFIXES)} or {', '.join(VIDEO_SUFFIXES)}",
     )
     parser.add_argument(
         "--confidence-threshold",
@@ -120,14 +117,18 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def plan(args: argparse.Namespace) -> tuple[list[tuple[Path, Path]], dict[str, str]]:
-    """Pairs of a file to read and a file to write, and for each input without a file the reason.
+def plan(args: argparse.Namespace) -> tuple[list[tuple[Path, Path, str]], dict[str, str]]:
+    """What to read and to write, and for each input without a file the reason.
+
+    Returns:
+        Triples of a file to read, the picture or video to write, and the stem of the files of
+        results below --output; "" writes none. And input -> reason.
 
     Raises:
         ValueError: if there is nothing to read, or a result cannot be written to --output.
     """
     if args.input:
-        suffixes, written = IMAGE_SUFFIXES, WRITTEN_IMAGES
+        suffixes, written = IMAGE_SUFFIXES, PICTURE_SUFFIXES
     else:
         suffixes, written = READ_VIDEOS, VIDEO_SUFFIXES
     files, problems = find_files(args.input or args.video_input, suffixes)
@@ -138,6 +139,7 @@ def plan(args: argparse.Namespace) -> tuple[list[tuple[Path, Path]], dict[str, s
     if videos:
         raise ValueError(f"{videos[0]} is a video: use --video-input instead of --input")
     output = args.output.expanduser()
+    stems = [""] * len(files)
     if output.suffix.lower() in written and not output.is_dir():
         if len(files) + len(problems) > 1:
             raise ValueError(f"the results of several files need a folder, not --output {output}")
@@ -148,13 +150,17 @@ def plan(args: argparse.Namespace) -> tuple[list[tuple[Path, Path]], dict[str, s
         )
     else:
         results = output_files(files, output, written, ".png" if args.input else ".mp4")
-    refuse_overwriting(files, results)
-    return list(zip(files, results)), problems
+        if args.input:  # of equal stems, such as those of a.jpg and a.png, one gets a number
+            named = output_files(files, Path(), (), ".png")
+            stems = [str(file.with_suffix("")) for file in named]
+    data = [output / file for stem in filter(None, stems) for file in data_files(stem)]
+    refuse_overwriting(files, [*results, *data])
+    return list(zip(files, results, stems)), problems
 
 
-def load_predictor(args: argparse.Namespace) -> BatchPredictor:
+def load_predictor(args: argparse.Namespace) -> Predictor:
     threshold = str(args.confidence_threshold)
-    model, cfg = load_model(
+    return Predictor.load(
         [args.config_file, *args.mixins],
         args.weights,
         # The model does not make masks of instances that are not drawn, nor scores of pixels.
@@ -164,30 +170,29 @@ def load_predictor(args: argparse.Namespace) -> BatchPredictor:
         *("MODEL.MASK_FORMER.TEST.SEMANTIC_OUTPUT", "labels"),
         *args.opts,
         *("TEST.TOKENS.ENABLED", str(args.regions > 0)),
+        score_threshold=args.confidence_threshold,
         allow_pickle=args.allow_pickle,
         allow_unsafe_yaml=args.allow_unsafe_yaml,
     )
-    return BatchPredictor(model, cfg)
 
 
-class Drawer:
-    """Draws the outputs of a model.
+class VideoDrawer:
+    """Draws the frames of one video.
+
+    Instances keep their colours, and the concept regions are always those of the concepts that the
+    first frame uses most.
 
     Args:
-        predictor: the model.
+        metadata: of the model's classes.
         threshold: instances with a lower score are not drawn.
         num_regions: number of concept regions to draw beside.
-        video: whether the images are the frames of one video. Then instances keep their colours,
-            and the concept regions are always those of the concepts chosen in the first frame.
     """
 
-    def __init__(
-        self, predictor: BatchPredictor, threshold: float, num_regions: int, video: bool = False
-    ):
-        self.metadata = predictor.metadata
+    def __init__(self, metadata: Metadata, threshold: float, num_regions: int):
+        self.metadata = metadata
         self.threshold = threshold
         self.num_regions = num_regions
-        self.video = VideoVisualizer(self.metadata) if video else None
+        self.video = VideoVisualizer(metadata)
         self._concepts: np.ndarray | None = None
 
     def __call__(self, image: np.ndarray, input_: dict, output: dict[str, Any]) -> np.ndarray:
@@ -196,7 +201,7 @@ class Drawer:
         )
         if not self.num_regions:
             return picture
-        if self._concepts is None or self.video is None:
+        if self._concepts is None:
             self._concepts = choose_concepts(output, self.num_regions)
         return draw_output_regions(
             picture,
@@ -208,69 +213,33 @@ class Drawer:
         )
 
 
-def batches(items: Iterator, size: int) -> Iterator[list]:
-    while batch := list(islice(items, size)):
-        yield batch
-
-
-def predict_each(predictor: BatchPredictor, inputs: list[dict]) -> list[dict | Exception]:
-    """Run the model on a batch, or on its images one by one if that fails.
-
-    Returns:
-        For each image its output, or the error.
-    """
-    try:
-        return list(predictor.predict(inputs))
-    except RUN_ERRORS as error:
-        if len(inputs) == 1:
-            return [error]
-    return [predict_each(predictor, [input_])[0] for input_ in inputs]
-
-
-def run_on_images(predictor: BatchPredictor, args: argparse.Namespace) -> dict[str, str]:
+def run_on_images(predictor: Predictor, args: argparse.Namespace) -> dict[str, str]:
     """Draw the images of ``args.jobs``. Return the failures: file -> reason."""
-    drawer = Drawer(predictor, args.confidence_threshold, args.regions)
     problems: dict[str, str] = {}
 
-    def read(job: tuple[Path, Path]):
+    def report(file: Path, error: Exception) -> None:
+        problems[str(file)] = _reason(error)
+        tqdm.write(f"skipped {file}: {problems[str(file)]}", file=sys.stderr)
+
+    files = [file for file, *_ in args.jobs]
+    jobs = iter(args.jobs)
+    for result in predictor.stream(files, batch_size=args.batch_size, on_error=report):
+        # Failures before this image are reported already.
+        file, picture, stem = next(job for job in jobs if str(job[0]) not in problems)
         try:
-            sixteen_bit = predictor.sixteen_bit
-            image = read_image(str(job[0]), "RGB", sixteen_bit=sixteen_bit)
-            return *job, image, predictor.prepare(image)
-        except Exception as error:  # Pillow's plugins raise all kinds of them
-            return *job, None, error
-
-    with tqdm(total=len(args.jobs), unit="image") as progress:
-
-        def report(file: Path, error: Exception) -> None:
-            problems[str(file)] = _reason(error)
-            progress.write(f"skipped {file}: {problems[str(file)]}", file=sys.stderr)
-
-        for batch in read_ahead(batches(map(read, args.jobs), args.batch_size)):
-            readable = [item for item in batch if item[2] is not None]
-            for file, _, image, error in batch:
-                if image is None:
-                    report(file, error)
-            inputs = [input_ for *_, input_ in readable]
-            outputs = predict_each(predictor, inputs) if inputs else []
-            for (file, result, image, input_), output in zip(readable, outputs):
-                try:
-                    if isinstance(output, Exception):
-                        raise output
-                    picture = drawer(image, input_, output)
-                except RUN_ERRORS as error:
-                    report(file, error)
-                    continue
-                result.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(picture).save(result, quality=92)
-            progress.update(len(batch))
+            result.save_picture(picture, regions=args.regions)
+        except RUN_ERRORS as error:
+            report(file, error)
+            continue
+        if stem:
+            result.save_data(args.output.expanduser(), stem)
     return problems
 
 
-def run_on_videos(predictor: BatchPredictor, args: argparse.Namespace) -> dict[str, str]:
+def run_on_videos(predictor: Predictor, args: argparse.Namespace) -> dict[str, str]:
     """Draw the videos of ``args.jobs``. Return those that failed or end early: file -> reason."""
     problems: dict[str, str] = {}
-    for file, result in args.jobs:
+    for file, result, _ in args.jobs:
         try:
             run_on_video(predictor, file, result, args)
         except (OSError, *RUN_ERRORS) as error:
@@ -279,23 +248,22 @@ def run_on_videos(predictor: BatchPredictor, args: argparse.Namespace) -> dict[s
     return problems
 
 
-def run_on_video(
-    predictor: BatchPredictor, file: Path, result: Path, args: argparse.Namespace
-) -> None:
+def run_on_video(predictor: Predictor, file: Path, result: Path, args: argparse.Namespace) -> None:
     """Draw the frames of a video.
 
     Raises:
         OSError: if the video cannot be read, or ends early; the frames before are written.
     """
-    drawer = Drawer(predictor, args.confidence_threshold, args.regions, video=True)
+    batch_predictor = predictor.batch_predictor
+    drawer = VideoDrawer(batch_predictor.metadata, args.confidence_threshold, args.regions)
     with ExitStack() as stack:
         reader = stack.enter_context(VideoReader(file))
         result.parent.mkdir(parents=True, exist_ok=True)
         writer = stack.enter_context(VideoWriter(result, reader.fps))
         progress = stack.enter_context(tqdm(total=reader.num_frames, unit="frame", desc=file.name))
-        frames = ((frame, predictor.prepare(frame)) for frame in reader)
+        frames = ((frame, batch_predictor.prepare(frame)) for frame in reader)
         for batch in read_ahead(batches(frames, args.batch_size)):
-            outputs = predict_each(predictor, [input_ for _, input_ in batch])
+            outputs = predict_each(batch_predictor, [input_ for _, input_ in batch])
             for (frame, input_), output in zip(batch, outputs):
                 if isinstance(output, Exception):
                     raise output

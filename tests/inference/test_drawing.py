@@ -227,10 +227,10 @@ def test_regions_of_a_map_without_known_labels(image, regions, label):
 
 def test_panoptic_pixels_without_a_segment_have_no_class(outputs):
     ids, _ = outputs["panoptic_seg"]
-    labels, names = drawing._class_map(
+    labels, names = drawing.class_map(
         {"panoptic_seg": (ids, [{"id": 1, "isthing": True, "category_id": 0}])}, CLASSES
     )
     assert names[3] == "car"
     np.testing.assert_array_equal(labels, np.where(ids == 1, 3, -1))
-    labels, _ = drawing._class_map({"panoptic_seg": (ids, [])}, CLASSES)
+    labels, _ = drawing.class_map({"panoptic_seg": (ids, [])}, CLASSES)
     assert (labels == -1).all()

@@ -8,10 +8,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.data.catalog import Metadata
 from detectron2.modeling import build_model
 from PIL import Image
 
 from sgr.engine import load_config
+from sgr.inference import BatchPredictor
 from tiny_detector import tiny_detector_config
 from tiny_model import CHECKOUT, tiny_config, tiny_options
 
@@ -74,15 +76,21 @@ def photos(tmp_path):
 
 def sizes(folder):
     """Of the pictures in a folder, by their names."""
-    return {path.name: Image.open(path).size for path in folder.iterdir()}
+    return {path.name: Image.open(path).size for path in folder.iterdir() if path.is_file()}
+
+
+def beside(width, height):
+    """The size of a picture with the image beside it."""
+    return 2 * width + 4, height
 
 
 EXPECTED = {
-    "colour.jpg": (70, 50),
-    "grey.png": (40, 64),
-    "transparent.png": (48, 48),
-    "größe 東京.png": (90, 30),
+    "colour.jpg": beside(70, 50),
+    "grey.png": beside(40, 64),
+    "transparent.png": beside(48, 48),
+    "größe 東京.png": beside(90, 30),
 }
+STEMS = {name.partition(".")[0] for name in EXPECTED}
 
 
 @pytest.mark.parametrize(
@@ -97,8 +105,25 @@ def test_every_kind_of_model(tool, models, photos, tmp_path, capsys, kind):
     assert sizes(tmp_path / "out") == EXPECTED
     assert "4 of 4 images" in capsys.readouterr().out
     for name in ("grey.png", "transparent.png"):
-        before = Image.open(photos / name).convert("RGB")
-        assert (np.array(before) != np.array(Image.open(tmp_path / "out" / name))).any()
+        before = np.array(Image.open(photos / name).convert("RGB"))
+        picture = np.array(Image.open(tmp_path / "out" / name))
+        width = before.shape[1]
+        np.testing.assert_array_equal(picture[:, :width], before)
+        assert (picture[:, -width:] != before).any()
+    results = {"panoptic": ["labels", "instances", "panoptic"], "instance": ["labels", "instances"]}
+    written = results.get(kind, ["instances" if "detect" in kind else "labels"])
+    assert {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} == {*written}
+    for folder in written:
+        assert {path.stem for path in (tmp_path / "out" / folder).iterdir()} == STEMS
+
+
+def test_results_of_equal_stems(tool, models, photos, tmp_path):
+    shutil.copy(photos / "grey.png", photos / "colour.png")
+    arguments = [*models("per-pixel"), "--input", str(photos), "--output", str(tmp_path / "out")]
+    assert tool.main(arguments) == 0
+    labels = sizes(tmp_path / "out" / "labels")
+    assert labels["colour.png"] == (70, 50) and labels["colour_2.png"] == (40, 64)
+    assert {"colour.jpg", "colour.png"} <= sizes(tmp_path / "out").keys()
 
 
 @pytest.mark.parametrize("kind", ["per-pixel", "panoptic", "detector"])
@@ -137,14 +162,14 @@ def test_broken_files_are_reported_and_skipped(tool, models, photos, tmp_path, c
 def test_an_image_that_the_model_cannot_take_does_not_spoil_its_batch(
     tool, models, photos, tmp_path, monkeypatch, capsys
 ):
-    predict = tool.BatchPredictor.predict
+    predict = BatchPredictor.predict
 
     def out_of_memory(self, inputs):
         if any(each["height"] == 64 for each in inputs):
             raise RuntimeError("out of memory\nand where")
         return predict(self, inputs)
 
-    monkeypatch.setattr(tool.BatchPredictor, "predict", out_of_memory)
+    monkeypatch.setattr(BatchPredictor, "predict", out_of_memory)
     arguments = [*models("per-pixel"), "--input", str(photos), "--batch-size", "4"]
     assert tool.main([*arguments, "--output", str(tmp_path / "out")]) == 1
     assert sizes(tmp_path / "out").keys() == EXPECTED.keys() - {"grey.png"}
@@ -154,13 +179,14 @@ def test_an_image_that_the_model_cannot_take_does_not_spoil_its_batch(
 def test_the_outputs_name_and_equal_names(tool, models, photos, tmp_path):
     one = [*models("per-pixel"), "--input", str(photos / "grey.png")]
     assert tool.main([*one, "--output", str(tmp_path / "new" / "one.jpg")]) == 0
-    assert sizes(tmp_path / "new") == {"one.jpg": (40, 64)}
+    assert sizes(tmp_path / "new") == {"one.jpg": beside(40, 64)}
     other = tmp_path / "other"
     other.mkdir()
     Image.new("RGB", (33, 44)).save(other / "grey.png")
     assert tool.main([*one, str(other), "--output", str(tmp_path / "out")]) == 0
-    assert sizes(tmp_path / "out" / "photos") == {"grey.png": (40, 64)}
-    assert sizes(tmp_path / "out" / "other") == {"grey.png": (33, 44)}
+    assert sizes(tmp_path / "out" / "labels" / "other") == {"grey.png": (33, 44)}
+    assert sizes(tmp_path / "out" / "photos") == {"grey.png": beside(40, 64)}
+    assert sizes(tmp_path / "out" / "other") == {"grey.png": beside(33, 44)}
 
 
 @pytest.fixture
@@ -185,7 +211,7 @@ def frames(path):
 
 
 @pytest.mark.parametrize("kind", ["semantic", "detector"])
-@pytest.mark.parametrize("regions", [0, 4])
+@pytest.mark.parametrize("regions", [0, 3])
 def test_video(tool, models, video, tmp_path, kind, regions):
     result = tmp_path / "out" / "predicted.mp4"
     status = tool.main(
@@ -199,10 +225,7 @@ def test_video(tool, models, video, tmp_path, kind, regions):
 
 
 def test_videos_keep_their_concepts(tool):
-    class Predictor:
-        metadata = None
-
-    drawer = tool.Drawer(Predictor, 0.5, 3, video=True)
+    drawer = tool.VideoDrawer(Metadata(), 0.5, 3)
     chosen, shown = iter([[1], [2]]), []
     module = {
         "draw_output": lambda *args, **options: None,
@@ -240,11 +263,9 @@ def configs(tool, monkeypatch):
     """The configs that models are loaded with."""
     found = []
 
-    class Predictor:
-        def __init__(self, model, cfg):
-            found.append(cfg)
-
-    monkeypatch.setattr(tool, "BatchPredictor", Predictor)
+    monkeypatch.setattr(
+        tool.Predictor, "__init__", lambda self, model, cfg, **options: found.append(cfg)
+    )
     return found
 
 
@@ -279,6 +300,10 @@ def test_the_threshold_saves_work_but_options_come_last(tool, models, photos, tm
         (["--output", "out"], "one of the arguments --input --video-input is required"),
         (["--input", "{photos}/*.gif", "--output", "out"], "there is nothing to read"),
         (["--input", "{photos}", "--output", "{photos}"], "would overwrite the input"),
+        (
+            ["--input", "{photos}/labels", "{photos}/grey.png", "--output", "{photos}"],
+            "labels/grey.png would overwrite the input",
+        ),
         (["--input", "{photos}", "--output", "{photos}/grey.png/x.png"], "need a folder"),
         (
             ["--input", "{photos}/grey.png", "--output", "{photos}/grey.png"],
@@ -295,6 +320,8 @@ def test_the_threshold_saves_work_but_options_come_last(tool, models, photos, tm
     ],
 )
 def test_mistakes_are_told(tool, photos, capsys, arguments, message):
+    (photos / "labels").mkdir()
+    shutil.copy(photos / "grey.png", photos / "labels" / "grey.png")
     arguments = [each.format(photos=photos, tool=tool.__file__) for each in arguments]
     if "required" not in message and "--output" not in arguments:
         arguments += ["--input", str(photos), "--output", "out"]
@@ -324,4 +351,4 @@ def test_real_images(tool, models, shared, tmp_path):
     paths = sorted(folder.iterdir())[:3]
     arguments = [*models("detector"), "--input", *map(str, paths), "--batch-size", "3"]
     assert tool.main([*arguments, "--output", str(tmp_path)]) == 0
-    assert sizes(tmp_path) == {path.name: Image.open(path).size for path in paths}
+    assert sizes(tmp_path) == {path.name: beside(*Image.open(path).size) for path in paths}

@@ -21,8 +21,10 @@ if find_spec("detectron2"):
     from .modeling import supervised  # noqa: F401 (registers)
     from .modeling.backbone import add_reasoning
     from .modeling.supervision.meta_arch import supervise, supervise_concepts
+    from .predict import Predictor
 
     __all__ += [
+        "Predictor",
         "add_reasoning",
         "add_sgr_config",
         "load_model",

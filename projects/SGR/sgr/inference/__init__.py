@@ -3,5 +3,6 @@
 from .drawing import choose_concepts, draw_output, draw_output_regions
 from .files import IMAGE_SUFFIXES, find_files, output_files, refuse_overwriting
 from .metadata import dataset_metadata, output_metadata
-from .predictor import BatchPredictor, read_ahead
+from .predictor import BatchPredictor, puts_out_regions, read_ahead
+from .result import PICTURE_SUFFIXES, PredictedInstances, PredictedSegments, Result, data_files
 from .video import VIDEO_SUFFIXES, VideoReader, VideoWriter

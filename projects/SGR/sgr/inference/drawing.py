@@ -56,7 +56,7 @@ def draw_output(
         ids, segments = output["panoptic_seg"]
         drawn = visualizer.draw_panoptic_seg_predictions(*frame, ids.cpu(), segments, alpha=OPACITY)
     elif "instances" in output:
-        instances = _shown_instances(output["instances"], score_threshold)
+        instances = shown_instances(output["instances"], score_threshold)
         drawn = visualizer.draw_instance_predictions(*frame, instances)
     elif "sem_seg" in output:
         labels = _known_labels(output["sem_seg"], len(metadata.stuff_classes))
@@ -109,7 +109,7 @@ def draw_output_regions(
         ValueError: if the output has no ``concept_regions``.
     """
     labels = names = None
-    if (named := _class_map(output, metadata)) is not None:
+    if (named := class_map(output, metadata)) is not None:
         labels, names = named
     tokens = inspect_tokens(regions_of(output), input_size, labels=labels)
     shown = upsample_regions(
@@ -125,8 +125,8 @@ def draw_output_regions(
     return draw_regions_beside(picture, image, shown, titles)
 
 
-def _shown_instances(instances: Instances, score_threshold: float) -> Instances:
-    """The instances to draw, in the form that both visualizers of Detectron2 accept."""
+def shown_instances(instances: Instances, score_threshold: float) -> Instances:
+    """The instances to draw, on the CPU, in the form that both visualizers of Detectron2 accept."""
     if instances.has("scores"):
         instances = instances[instances.scores >= score_threshold]
     instances = instances.to("cpu")  # a copy, on the CPU too
@@ -147,7 +147,7 @@ def _known_labels(sem_seg: Tensor, num_classes: int) -> Tensor:
     return labels.where((labels >= 0) & (labels < num_classes), num_classes)
 
 
-def _class_map(output: dict[str, Any], metadata: Metadata) -> tuple[np.ndarray, list[str]] | None:
+def class_map(output: dict[str, Any], metadata: Metadata) -> tuple[np.ndarray, list[str]] | None:
     """(H, W) labels, -1 for no label, and the names of the classes; None for instances."""
     if "panoptic_seg" in output:
         ids, segments = output["panoptic_seg"]

@@ -112,6 +112,15 @@ def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
             yield item
 
 
+def puts_out_regions(cfg: CfgNode, model: nn.Module) -> bool:
+    """Whether the model, tested as the config says, can put out its concept regions."""
+    try:
+        _check_regions(cfg, model)
+    except ValueError:
+        return False
+    return True
+
+
 def _check_regions(cfg: CfgNode, model: nn.Module) -> None:
     for key in ("AUG", "SLIDING_WINDOW"):
         if cfg.TEST[key].ENABLED:

@@ -1,0 +1,271 @@
+"""From an image to its results in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from detectron2.config import CfgNode
+from PIL import Image, ImageOps
+from torch import nn
+from tqdm import tqdm
+
+from .data.truth.image_files import read_image
+from .inference import (
+    IMAGE_SUFFIXES,
+    BatchPredictor,
+    Result,
+    find_files,
+    puts_out_regions,
+    read_ahead,
+)
+from .load import load_model
+from .modeling.outputs import outputs_of
+
+# A file, an image of Pillow, or (H, W, 3) or (H, W) uint8, in RGB or grey.
+ImageLike: TypeAlias = "str | PathLike | Image.Image | np.ndarray"
+OnError: TypeAlias = Callable[[ImageLike, Exception], None]
+
+# Errors that one image can cause: too little memory, an image too small for the model, and from
+# Detectron2's Visualizer an image two pixels wide.
+RUN_ERRORS = (RuntimeError, MemoryError, AssertionError)
+
+
+class Predictor:
+    """A trained model that takes images as they come.
+
+        predictor = sgr.Predictor.load("output/model")
+        result = predictor("street.jpg")
+        result.save("predictions")
+
+    An image is a path, an image of Pillow, or an array (H, W, 3) uint8 **in the order RGB** (of
+    OpenCV's images take ``image[..., ::-1]``), or (H, W) uint8 in grey. The config's INPUT.FORMAT
+    says what the model gets; it does not matter here. Images are turned as their EXIF data say.
+
+    Args:
+        model: in evaluation mode, with its weights.
+        cfg: the config that it was built from. TEST.TOKENS.ENABLED gives the results concept
+            regions, where the model has any and sees one view of an image.
+        score_threshold: instances with a lower score are left out of the results.
+
+    Attributes:
+        batch_predictor: what runs the model.
+
+    Raises:
+        ValueError: see :class:`~sgr.inference.BatchPredictor`.
+    """
+
+    def __init__(self, model: nn.Module, cfg: CfgNode, *, score_threshold: float = 0.5):
+        if cfg.TEST.TOKENS.ENABLED and not puts_out_regions(cfg, model):
+            cfg = cfg.clone()
+            cfg.defrost()
+            cfg.TEST.TOKENS.ENABLED = False
+            if hasattr(model, "concepts_in_output"):
+                model.concepts_in_output = False  # else it would look for them, and fail
+        self.batch_predictor = BatchPredictor(model, cfg)
+        self.score_threshold = score_threshold
+        outputs = outputs_of(model)
+        # The average of several scales is one of probabilities.
+        self._logits = (
+            outputs is not None and outputs.sem_seg == "logits" and not cfg.TEST.AUG.ENABLED
+        )
+
+    @classmethod
+    def load(
+        cls,
+        config: str | PathLike | Sequence[str] | CfgNode,
+        weights: str | PathLike | None = None,
+        *options: Any,
+        score_threshold: float = 0.5,
+        allow_pickle: bool = False,
+        allow_unsafe_yaml: bool = False,
+    ) -> Predictor:
+        """Load a model.
+
+        Args:
+            config, weights, options, allow_pickle, allow_unsafe_yaml: see :func:`sgr.load_model`. A
+                model folder needs no more than its path.
+            score_threshold: see the class.
+
+        Raises: as :func:`sgr.load_model` and the class.
+        """
+        model, cfg = load_model(
+            config,
+            weights,
+            *options,
+            allow_pickle=allow_pickle,
+            allow_unsafe_yaml=allow_unsafe_yaml,
+        )
+        return cls(model, cfg, score_threshold=score_threshold)
+
+    def __call__(
+        self, images: ImageLike | Iterable[ImageLike], *, batch_size: int = 1
+    ) -> Result | list[Result]:
+        """Predict one image, or several.
+
+        Args:
+            images: an image; or several; or a folder of images, or a pattern such as
+                ``photos/*.jpg``.
+            batch_size: see :meth:`stream`.
+
+        Returns:
+            The result of the image; a list of several, also of a folder with one image. Of many
+            images, :meth:`stream` holds one batch at a time.
+
+        Raises: as :meth:`stream`.
+        """
+        if _is_one(images):
+            return next(self.stream([images], progress=False))  # type: ignore[list-item]
+        return list(self.stream(images, batch_size=batch_size))
+
+    def stream(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        batch_size: int = 1,
+        progress: bool = True,
+        on_error: OnError | None = None,
+    ) -> Iterator[Result]:
+        """Predict images one after the other; a second thread reads the next ones meanwhile.
+
+        Args:
+            images: as of a call.
+            batch_size: images that the model gets at a time; they are padded to the largest.
+            progress: show a progress bar, on the standard error.
+            on_error: called with the image and the error where one cannot be read or predicted;
+                then the others go on. By default the error is raised.
+
+        Yields:
+            The result of each image, in their order.
+
+        Raises:
+            FileNotFoundError: there is no such file, or no image in a folder or pattern.
+            OSError: a file cannot be read.
+            TypeError, ValueError: what is given is no image, or ``batch_size`` is below 1.
+            RuntimeError, MemoryError: the model cannot take an image.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        items = _expand(images)
+        total = len(items) if isinstance(items, Sequence) else None
+        with tqdm(total=total, unit="image", disable=not progress) as bar:
+            for batch in read_ahead(batches(map(self._read, items), batch_size)):
+                for item, outcome in self._predict(batch):
+                    if not isinstance(outcome, Exception):
+                        yield outcome
+                    elif on_error is None:
+                        raise outcome
+                    else:
+                        on_error(item, outcome)
+                bar.update(len(batch))
+
+    def _read(self, item: ImageLike) -> tuple[ImageLike, str, np.ndarray, dict | Exception]:
+        """The image, its name, its pixels in RGB, and the model's input, or an error."""
+        try:
+            name, image = _as_rgb(item, self.batch_predictor.sixteen_bit)
+            return item, name, image, self.batch_predictor.prepare(image)
+        except Exception as error:  # Pillow's plugins raise all kinds of them
+            return item, "", np.empty(0), error
+
+    def _predict(self, batch: list[tuple]) -> Iterator[tuple[ImageLike, Result | Exception]]:
+        inputs = [input_ for *_, input_ in batch if not isinstance(input_, Exception)]
+        outputs = iter(predict_each(self.batch_predictor, inputs) if inputs else [])
+        for item, name, image, input_ in batch:
+            output = input_ if isinstance(input_, Exception) else next(outputs)
+            if isinstance(output, Exception):
+                yield item, output
+                continue
+            yield (
+                item,
+                Result(
+                    image,
+                    output,
+                    self.batch_predictor.metadata,
+                    input_size=tuple(input_["image"].shape[-2:]),
+                    name=name,
+                    logits=self._logits,
+                    score_threshold=self.score_threshold,
+                ),
+            )
+
+
+def predict_each(predictor: BatchPredictor, inputs: list[dict]) -> list[dict | Exception]:
+    """Run a model on a batch, or on its images one by one if that fails.
+
+    Returns:
+        For each image its output, or the error.
+    """
+    try:
+        return list(predictor.predict(inputs))
+    except RUN_ERRORS as error:
+        if len(inputs) == 1:
+            return [error]
+    return [predict_each(predictor, [input_])[0] for input_ in inputs]
+
+
+def batches(items: Iterator, size: int) -> Iterator[list]:
+    """Lists of ``size`` items; the last one may be shorter."""
+    while batch := list(islice(items, size)):
+        yield batch
+
+
+def _is_one(images: Any) -> bool:
+    """Whether this is one image, and not a folder, a pattern or several images."""
+    if isinstance(images, (str, PathLike)):
+        path = Path(images).expanduser()
+        return not path.is_dir() and (path.is_file() or not _is_pattern(images))
+    if isinstance(images, (Image.Image, np.ndarray)):
+        return True
+    if not isinstance(images, Iterable):
+        raise TypeError(_no_image(images))
+    return False
+
+
+def _is_pattern(path: str | PathLike) -> bool:
+    return any(sign in fspath(path) for sign in "*?[")
+
+
+def _expand(images: ImageLike | Iterable[ImageLike]) -> Sequence[ImageLike] | Iterable[ImageLike]:
+    if not isinstance(images, (str, PathLike)):
+        return [images] if _is_one(images) else images  # type: ignore[list-item, return-value]
+    if _is_one(images):
+        return [images]
+    files, problems = find_files([fspath(images)], IMAGE_SUFFIXES)
+    for name, problem in problems.items():
+        raise FileNotFoundError(f"{name!r}: {problem}")
+    return files
+
+
+def _as_rgb(image: ImageLike, sixteen_bit: str) -> tuple[str, np.ndarray]:
+    """The name of an image, and its pixels: (H, W, 3) uint8, RGB."""
+    if isinstance(image, (str, PathLike)):
+        path = Path(image).expanduser()
+        return path.name, read_image(str(path), "RGB", sixteen_bit=sixteen_bit)
+    if isinstance(image, Image.Image):
+        if image.mode.startswith("I") or image.mode == "F":
+            raise ValueError(
+                f"the image has more than 8 bits per value (mode {image.mode}): give its path, "
+                "which is read as INPUT.SIXTEEN_BIT says, or convert it to 8 bits"
+            )
+        name = Path(getattr(image, "filename", "") or "image").name
+        return name, np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    if not isinstance(image, np.ndarray):
+        raise TypeError(_no_image(image))
+    if image.dtype != np.uint8:
+        raise ValueError(f"an image is an array of uint8, from 0 to 255, not of {image.dtype}")
+    if image.ndim == 2:
+        image = image[..., None].repeat(3, axis=-1)
+    if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
+        raise ValueError(f"an image is (H, W, 3) in RGB or (H, W) in grey, not {image.shape}")
+    return "image", image
+
+
+def _no_image(value: Any) -> str:
+    return (
+        "an image is a path, an image of Pillow or an array (H, W, 3) uint8 in RGB, not a "
+        f"{type(value).__name__}"
+    )
