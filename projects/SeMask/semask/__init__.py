@@ -1,0 +1,8 @@
+"""SeMask: semantically masked transformers for semantic segmentation, on the seams of SGR.
+
+Importing the package registers its backbones, heads, pixel decoders, losses and criterion.
+"""
+
+from .config import add_semask_config
+from .semantic_layer import SemanticAttention, SemanticLayer
+from .swin import SeMaskSwinTransformer

@@ -1,0 +1,116 @@
+"""SeMask on a Swin Transformer, as a Detectron2 backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from torch import Tensor, nn
+
+from sgr.modeling.backbone.swin import SwinTransformer
+from sgr.modeling.backbone.swin_layers import SwinStage
+
+from .semantic_layer import SemanticLayer, build_semantic_layers, semantic_options
+
+
+class SeMaskStage(SwinStage):
+    """A stage of Swin with a semantic layer behind its blocks."""
+
+    def __init__(self, stage: SwinStage, semantic_layer: SemanticLayer):
+        super().__init__(list(stage.blocks), None, stage.use_checkpoint)
+        # In this order the names are those of the public models.
+        self.semantic_layer = semantic_layer
+        self.downsample = stage.downsample
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, h, w, C) -> see :meth:`SemanticLayer.forward`."""
+        return self.semantic_layer(super().forward(maps))
+
+
+class SeMaskSwinTransformer(SwinTransformer):
+    """Swin Transformer with a semantic layer at the end of each stage.
+
+    Beside "res2" and so on, it puts out the semantic maps: "semantic2" (B, K, h, w) is that of
+    "res2", in logits.
+
+    Args:
+        num_classes: K, classes of the semantic maps.
+        semantic_windows: for each stage, the side of the windows of its semantic layer in cells; 0
+            for the whole map. The released models and the paper differ here, see the README, and a
+            checkpoint does not tell.
+        semantic_blocks: for each stage, N_S.
+        learn_scale: see :class:`SemanticAttention`.
+        **swin: see :class:`SwinTransformer`.
+
+    Attributes:
+        semantic_features: names of the semantic maps, the finest first.
+
+    Raises:
+        ValueError: for arguments that do not fit together.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        semantic_windows: Sequence[int] = (7, 7, 7, 7),
+        semantic_blocks: Sequence[int] = (1, 1, 1, 1),
+        learn_scale: bool = True,
+        freeze_at: int = 0,
+        **swin: Any,
+    ):
+        super().__init__(**swin)
+        # The settings are for all stages, also those behind the last output, which are not built.
+        strides = list(self._out_feature_strides.values())
+        channels = [swin.get("embed_dim", 96) * 2**index for index in range(len(strides))]
+        layers = build_semantic_layers(
+            channels,
+            strides,
+            num_classes=num_classes,
+            windows=semantic_windows,
+            blocks=semantic_blocks,
+            learn_scale=learn_scale,
+        )
+        self.layers = nn.ModuleList(map(SeMaskStage, self.layers, layers))
+        self.semantic_features = [f"semantic{index + 2}" for index in range(len(self.layers))]
+        self._out_features += self.semantic_features
+        self._out_feature_channels.update(dict.fromkeys(self.semantic_features, num_classes))
+        self._out_feature_strides.update(zip(self.semantic_features, strides))
+        self.freeze(freeze_at)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        return {**super().from_config(cfg, input_shape), **semantic_options(cfg)}
+
+    @property
+    def size_divisibility(self) -> int:
+        """The side of a patch: images are not padded further, as in the public tests of SeMask.
+
+        Semantic layers with the whole map would attend to the padding. Heads must take maps whose
+        sizes are not multiples; :class:`SemanticFPNHead` does. Mask classifiers have a key of
+        their own, MODEL.MASK_FORMER.SIZE_DIVISIBILITY.
+        """
+        return self.patch_embed.patch_size
+
+    def run_stage(self, index: int, maps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        maps, semantic = self.layers[index](maps)
+        return maps, {self.semantic_features[index]: semantic}
+
+    def _parts(self) -> list[list[nn.Module]]:
+        """As in Swin; the semantic layers of frozen stages are frozen with them."""
+        embedding, *stages = super()._parts()
+        layers = [getattr(stage, "semantic_layer", None) for stage in self.layers]
+        return [
+            embedding,
+            *([*stage, layer] if layer else stage for stage, layer in zip(stages, layers)),
+        ]
+
+
+@BACKBONE_REGISTRY.register()
+def build_semask_swin_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> SeMaskSwinTransformer:
+    """Build the Swin Transformer of ``cfg.MODEL.SWIN`` with the layers of ``cfg.MODEL.SEMASK``."""
+    return SeMaskSwinTransformer(cfg, input_shape)
