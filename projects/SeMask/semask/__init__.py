@@ -4,5 +4,8 @@ Importing the package registers its backbones, heads, pixel decoders, losses and
 """
 
 from .config import add_semask_config
+from .feature_alignment import FaPNPixelDecoder, MSFaPNPixelDecoder
+from .semantic_decoder import SemanticMapSupervision
+from .semantic_fpn import SemanticFPNHead
 from .semantic_layer import SemanticAttention, SemanticLayer
 from .swin import SeMaskSwinTransformer

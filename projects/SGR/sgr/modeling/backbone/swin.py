@@ -106,7 +106,9 @@ class SwinTransformer(Backbone):
             nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
         self.pos_drop = nn.Dropout(drop_rate)
 
-        drop_paths = torch.linspace(0, drop_path_rate, sum(depths)).split(list(depths))
+        # On the CPU also where a model is built without memory, on the device "meta".
+        rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu")
+        drop_paths = rates.split(list(depths))
         self.layers = nn.ModuleList(
             self.build_stage(
                 index,

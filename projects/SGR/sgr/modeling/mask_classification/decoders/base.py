@@ -65,10 +65,14 @@ class PyramidDecoder(nn.Module):
         maps = [y]
         for level in range(len(features), 0, -1):
             lateral = getattr(self, f"adapter_{level}")(features[level - 1])
-            y = lateral + F.interpolate(y, size=lateral.shape[-2:], mode=self.upsampling)
-            y = getattr(self, f"layer_{level}")(y)
+            top_down = F.interpolate(y, size=lateral.shape[-2:], mode=self.upsampling)
+            y = getattr(self, f"layer_{level}")(self.join(level, lateral, top_down))
             maps.append(y)
         return maps
+
+    def join(self, level: int, lateral: Tensor, top_down: Tensor) -> Tensor:
+        """Join what a level reads with what comes from above, both (B, conv_dim, h, w)."""
+        return lateral + top_down
 
 
 def build_pixel_decoder(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.Module:

@@ -67,11 +67,15 @@ class FPNPixelDecoder(PyramidDecoder):
 
     def forward(self, features: dict[str, Tensor]) -> PixelDecoderOutput:
         """``features`` are at least those of ``input_shape``, each (B, C_i, h_i, w_i)."""
+        maps, encoder_features = self.decode(features)
+        return PixelDecoderOutput(self.mask_features(maps[-1]), encoder_features)
+
+    def decode(self, features: dict[str, Tensor]) -> tuple[list[Tensor], Tensor | None]:
+        """The maps of the pyramid, the coarsest first, and the encoder's output or None."""
         *finer, coarsest = [features[name] for name in self.in_features]
         y, encoder_features = self._encode_coarsest(coarsest)
         y = getattr(self, f"layer_{len(self.in_features)}")(y)
-        maps = self.descend(y, finer)
-        return PixelDecoderOutput(self.mask_features(maps[-1]), encoder_features)
+        return self.descend(y, finer), encoder_features
 
     def _build_coarsest(self, shape: ShapeSpec, norm: str) -> nn.Module:
         """Build the convolution between the coarsest feature and the pyramid."""
