@@ -18,6 +18,10 @@ def add_semask_config(cfg: CfgNode) -> None:
     cfg.MODEL.SEMASK.NUM_BLOCKS = [1, 1, 1, 1]
     # Whether lambda (gamma) is learned, from 0. Otherwise it is 1 (Table 4).
     cfg.MODEL.SEMASK.LEARN_SCALE = True
+    # Which semantic maps count as concept regions: some of "semantic2" (stride 4) to "semantic5".
+    # Token metrics and pictures are of the coarsest of them, or, beside a reasoning module, under
+    # the name of queries.
+    cfg.MODEL.SEMASK.REGIONS = []
     # alpha, the weight of the semantic decoder's loss "loss_cate" (Sec. 3.3); 0 leaves it out.
     cfg.MODEL.SEMASK.LOSS_WEIGHT = 0.4
     # How the semantic decoder resizes its maps, and what its cross entropy is divided by:

@@ -118,7 +118,7 @@ class SemanticLayer(nn.Module):
         window_size: side of an attention window, cells; 0 lets every cell attend to the whole map.
             Maps are padded with zeros, after the norm, to whole windows. This padding takes part.
         num_blocks: N_S.
-        stride: pixels per cell, for :meth:`concept_regions`.
+        stride: pixels per cell, for :class:`SemanticRegionLayer`.
         learn_scale: see :class:`SemanticAttention`.
     """
 
@@ -166,6 +166,10 @@ class SemanticLayer(nn.Module):
             semantic = semantic[:, 0].unflatten(1, (height, width))
         return maps, semantic.permute(0, 3, 1, 2).contiguous()
 
+
+class SemanticRegionLayer(SemanticLayer):
+    """A semantic layer whose map counts as concept regions, for metrics and pictures."""
+
     def concept_regions(self, output: tuple[Tensor, Tensor]) -> ConceptRegions:
         """The semantic map as K regions: the sigmoid of their logits is the softmax over classes.
 
@@ -181,8 +185,9 @@ def build_semantic_layers(
     num_classes: int,
     windows: Sequence[int],
     blocks: Sequence[int],
+    regions: Sequence[str] = (),
     learn_scale: bool = True,
-) -> list[SemanticLayer]:
+) -> dict[str, SemanticLayer]:
     """Build the semantic layers of all stages of a backbone, the finest first.
 
     Args:
@@ -190,10 +195,15 @@ def build_semantic_layers(
         strides: of the stages, pixels per cell.
         num_classes: K.
         windows, blocks: window size and N_S of each stage.
+        regions: names of the maps that count as concept regions.
         learn_scale: see :class:`SemanticAttention`.
 
+    Returns:
+        Name of the semantic map -> layer: "semantic2" for the first stage, and so on.
+
     Raises:
-        ValueError: ``windows`` or ``blocks`` have another number of entries than there are stages.
+        ValueError: ``windows`` or ``blocks`` have another number of entries than there are stages,
+            or there is no map of a name in ``regions``.
     """
     check_num_classes(num_classes)
     for key, values in {"WINDOW_SIZES": windows, "NUM_BLOCKS": blocks}.items():
@@ -202,8 +212,12 @@ def build_semantic_layers(
                 f"MODEL.SEMASK.{key} is {list(values)}; the backbone has {len(channels)} stages, "
                 "and each needs one value"
             )
-    return [
-        SemanticLayer(
+    names = [f"semantic{index + 2}" for index in range(len(channels))]
+    unknown = [name for name in regions if name not in names]
+    if unknown:
+        raise ValueError(f"MODEL.SEMASK.REGIONS has {unknown}; the maps are {', '.join(names)}")
+    return {
+        name: (SemanticRegionLayer if name in regions else SemanticLayer)(
             dim,
             num_classes,
             window_size=window,
@@ -211,8 +225,8 @@ def build_semantic_layers(
             stride=stride,
             learn_scale=learn_scale,
         )
-        for dim, stride, window, number in zip(channels, strides, windows, blocks)
-    ]
+        for name, dim, stride, window, number in zip(names, channels, strides, windows, blocks)
+    }
 
 
 def semantic_options(cfg: CfgNode) -> dict[str, Any]:
@@ -225,6 +239,7 @@ def semantic_options(cfg: CfgNode) -> dict[str, Any]:
         "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
         "semantic_windows": cfg.MODEL.SEMASK.WINDOW_SIZES,
         "semantic_blocks": cfg.MODEL.SEMASK.NUM_BLOCKS,
+        "semantic_regions": cfg.MODEL.SEMASK.REGIONS,
         "learn_scale": cfg.MODEL.SEMASK.LEARN_SCALE,
     }
 

@@ -42,6 +42,7 @@ class SeMaskSwinTransformer(SwinTransformer):
             for the whole map. The released models and the paper differ here, see the README, and a
             checkpoint does not tell.
         semantic_blocks: for each stage, N_S.
+        semantic_regions: names of the semantic maps that count as concept regions.
         learn_scale: see :class:`SemanticAttention`.
         **swin: see :class:`SwinTransformer`.
 
@@ -59,6 +60,7 @@ class SeMaskSwinTransformer(SwinTransformer):
         num_classes: int,
         semantic_windows: Sequence[int] = (7, 7, 7, 7),
         semantic_blocks: Sequence[int] = (1, 1, 1, 1),
+        semantic_regions: Sequence[str] = (),
         learn_scale: bool = True,
         freeze_at: int = 0,
         **swin: Any,
@@ -73,10 +75,11 @@ class SeMaskSwinTransformer(SwinTransformer):
             num_classes=num_classes,
             windows=semantic_windows,
             blocks=semantic_blocks,
+            regions=semantic_regions,
             learn_scale=learn_scale,
         )
-        self.layers = nn.ModuleList(map(SeMaskStage, self.layers, layers))
-        self.semantic_features = [f"semantic{index + 2}" for index in range(len(self.layers))]
+        self.layers = nn.ModuleList(map(SeMaskStage, self.layers, layers.values()))
+        self.semantic_features = list(layers)[: len(self.layers)]
         self._out_features += self.semantic_features
         self._out_feature_channels.update(dict.fromkeys(self.semantic_features, num_classes))
         self._out_feature_strides.update(zip(self.semantic_features, strides))

@@ -2,7 +2,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from semask.semantic_layer import SemanticAttention, SemanticLayer, attend, log_odds
+from semask.semantic_layer import (
+    SemanticAttention,
+    SemanticLayer,
+    SemanticRegionLayer,
+    attend,
+    log_odds,
+)
 
 
 def randomize(module):
@@ -148,7 +154,7 @@ def test_fixed_scale():
 
 
 def test_regions_are_the_softmax():
-    layer = randomize(SemanticLayer(4, 3, stride=8))
+    layer = randomize(SemanticRegionLayer(4, 3, stride=8))
     output = layer(torch.randn(2, 5, 4, 4))
     regions = layer.concept_regions(output)
     assert regions.stride == 8
