@@ -37,6 +37,14 @@ baseline = GloRe(8, num_concepts=3, token_dim=6, stride=4)
 with sgr.record_concepts(baseline) as record:
     baseline(torch.rand(1, 8, 4, 4))
 assert record[""].probabilities.shape == (1, 3, 4, 4)
+
+net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, 4), torch.nn.ReLU())
+sgr.add_reasoning(net, {"0": lambda channels: SemanticGlobalReasoning(channels, num_concepts=6)})
+(images, _), maps = sgr.ComponentCollate()([(torch.rand(3, 16, 16), torch.from_numpy(labels))])
+with sgr.record_concepts(net) as record:
+    net(images)
+sgr.ConceptLoss(max_active=4)(record, maps).backward()
+sgr.remove_reasoning(net)
 assert not any(name.startswith("detectron2.") for name in sys.modules)
 """
 

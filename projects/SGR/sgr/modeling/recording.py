@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+
+from .reasoning import ConceptRegions
 
 
 def check_has_regions(model: nn.Module, otherwise: str = "", *, kind: type = nn.Module) -> None:
@@ -21,14 +23,43 @@ def check_has_regions(model: nn.Module, otherwise: str = "", *, kind: type = nn.
     """
     if not any(isinstance(module, kind) and _makes_regions(module) for module in model.modules()):
         raise ValueError(
-            f"{type(model).__name__} has no concept regions: put a reasoning module on the "
-            "backbone (MODEL.BACKBONE.NAME build_sgr_backbone, or sgr.add_reasoning) or into an "
-            "FCNHead (MODEL.SEM_SEG_HEAD.REASONING True)" + (otherwise and f", or {otherwise}")
+            f"{type(model).__name__} has no concept regions: put a reasoning module on it "
+            "(sgr.add_reasoning; in a config, MODEL.BACKBONE.NAME build_sgr_backbone, or "
+            "MODEL.SEM_SEG_HEAD.REASONING True for an FCNHead)"
+            + (otherwise and f", or {otherwise}")
         )
 
 
+class ConceptRecord(dict[str, Any]):
+    """What :func:`record_concepts` yields: name of a module -> its latest regions (or output).
+
+    Attributes:
+        learning: names of the reasoning modules of the model that learn from concept losses.
+    """
+
+    def __init__(self, learning: Iterable[str] = ()):
+        super().__init__()
+        self.learning = frozenset(learning)
+
+    def supervised(self) -> dict[str, ConceptRegions]:
+        """The recorded regions that learn from concept losses: name of the module -> regions.
+
+        Raises:
+            ValueError: if nothing is recorded, or nothing of the modules that learn.
+        """
+        found = {name: regions for name, regions in self.items() if name in self.learning}
+        if not found and (self.learning or not self):
+            missing = f" of {', '.join(sorted(self.learning))}" if self.learning else ""
+            raise ValueError(
+                f"no concept regions are recorded{missing}: put a reasoning module on the model "
+                "(sgr.add_reasoning), run it inside the with block of sgr.record_concepts, and "
+                "compile it (torch.compile) there, too"
+            )
+        return found
+
+
 @contextmanager
-def record_concepts(model: nn.Module, *, modules: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+def record_concepts(model: nn.Module, *, modules: Sequence[str] = ()) -> Iterator[ConceptRecord]:
     """Record the concept regions that ``model`` makes inside the ``with`` block.
 
     A module makes regions if it has a method ``concept_regions(output) -> ConceptRegions``. Every
@@ -43,13 +74,21 @@ def record_concepts(model: nn.Module, *, modules: Sequence[str] = ()) -> Iterato
         A dict, filled as the model runs: name of the module -> its latest regions (or output), in
         the order in which they first came. They keep their graph.
 
+    Cost: one call per module and forward pass. Nothing is copied; the regions stay in memory as
+    long as the record.
+
     Example::
 
         with sgr.record_concepts(model) as record:
             model(images)
         regions = record["backbone.reasoning.res5"].probabilities  # (B, K, h, w)
+        loss = sgr.ConceptLoss()(record, component_maps)
     """
-    record: dict[str, Any] = {}
+    record = ConceptRecord(
+        name
+        for name, module in model.named_modules()
+        if getattr(module, "supervised_concepts", False)
+    )
     handles = []
 
     def watch(name: str, module: nn.Module, read) -> None:

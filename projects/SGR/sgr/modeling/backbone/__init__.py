@@ -1,12 +1,12 @@
 """Backbones: Swin, models of timm, and reasoning modules on any of Detectron2's."""
 
 from .build import (
+    add_reasoning_from_config,
     build_sgr_backbone,
     build_swin_backbone,
     build_swin_fpn_backbone,
     build_timm_backbone,
     build_timm_fpn_backbone,
 )
-from .reasoning_backbone import add_reasoning, add_reasoning_from_config
 from .swin import SwinTransformer
 from .timm_backbone import TimmBackbone

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
 from ..layers.checks import find_registered
-from .reasoning_backbone import add_reasoning_from_config
+from ..reasoning import add_reasoning, build_reasoning
 from .swin import SwinTransformer
 from .timm_backbone import TimmBackbone
 
@@ -91,3 +93,30 @@ def _register_with_reasoning(name: str) -> None:
 
 for name in ("resnet", "resnet_fpn", "swin", "swin_fpn", "timm", "timm_fpn"):
     _register_with_reasoning(f"build_{name}_backbone")
+
+
+def add_reasoning_from_config(backbone: Backbone, cfg) -> Backbone:
+    """Put the reasoning module of ``cfg.MODEL.SGR`` on each feature of its IN_FEATURES.
+
+    Where the backbone does not put these features out, but the network below it does (a feature
+    pyramid's ``bottom_up``), they are enhanced there, before the pyramid reads them.
+
+    Returns:
+        The same backbone.
+
+    Raises:
+        ValueError: for a feature that neither puts out.
+    """
+    names = cfg.MODEL.SGR.IN_FEATURES
+    place = backbone
+    if not set(names) <= backbone.output_shape().keys():
+        place = getattr(backbone, "bottom_up", backbone)
+    shapes = place.output_shape()
+    unknown = [name for name in names if name not in shapes]
+    if unknown:
+        raise ValueError(
+            f"unknown feature {', '.join(map(repr, unknown))} in MODEL.SGR.IN_FEATURES; "
+            f"the backbone puts out: {', '.join(shapes)}"
+        )
+    add_reasoning(place, {name: partial(build_reasoning, cfg) for name in names})
+    return backbone

@@ -47,6 +47,27 @@ class ReasoningModule(nn.Module):
         """Read the constructor's keyword arguments, all but ``stride``, from a config."""
         raise NotImplementedError
 
+    def check_features(self, x: Tensor) -> None:
+        """Check an input of :meth:`forward`, which calls this first.
+
+        Raises:
+            ValueError: if it is not a tensor (B, in_channels, h, w).
+        """
+        if isinstance(x, Tensor) and x.dim() == 4 and x.shape[1] == self.in_channels:
+            return
+        given = tuple(x.shape) if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        last = isinstance(x, Tensor) and x.dim() == 4 and x.shape[3] == self.in_channels
+        raise ValueError(
+            f"{type(self).__name__} takes features (B, C, h, w) of C = {self.in_channels} channels "
+            f"(in_channels), got {given}"
+            + (
+                "; the channels come last there: permute(0, 3, 1, 2) them, or let "
+                "sgr.add_reasoning, given the class or an example, find that out"
+                if last
+                else ""
+            )
+        )
+
     def concept_regions(self, output: tuple[Tensor, ConceptRegions]) -> ConceptRegions:
         """Return the regions in an output of :meth:`forward`, with their stride; for recorders."""
         return output[1]._replace(stride=self.stride)

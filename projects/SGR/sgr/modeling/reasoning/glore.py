@@ -135,6 +135,7 @@ class GloRe(ReasoningModule):
         }
 
     def forward(self, x: Tensor) -> tuple[Tensor, ConceptRegions]:
+        self.check_features(x)
         dtype = torch.promote_types(x.dtype, torch.float32)
         projection = self.conv_proj(x).to(dtype)
         with torch.autocast(x.device.type, enabled=False):

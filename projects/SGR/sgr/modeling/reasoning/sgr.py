@@ -132,6 +132,7 @@ class SemanticGlobalReasoning(ReasoningModule):
         }
 
     def forward(self, x: Tensor) -> tuple[Tensor, ConceptRegions]:
+        self.check_features(x)
         height, width = x.shape[-2:]
         # Eq. 4 counts cells from 1, and so do both embeddings.
         rows = _count_from_one(height, x)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from ..layers.losses import dice_loss, focal_terms, mean_over_workers
 from ..reasoning import ConceptRegions
+from ..recording import ConceptRecord
 from .losses import noisy_or_union, pairwise_cosine, sum_union
 from .matcher import ConceptMatcher
-from .targets import component_targets
+from .targets import ComponentMaps, component_targets
 
 UNIONS = {"sum": sum_union, "noisy_or": noisy_or_union}
 
@@ -118,9 +119,23 @@ class ConceptCriterion(nn.Module):
             regions: of the batch, with their stride.
             component_maps: for each image (H, W) integers: index of the pixel's component, or -1.
             num_components: C of each image.
+
+        Raises:
+            ValueError: if the regions have no stride, or are of another number of images; see also
+                :func:`component_targets` and :class:`ConceptMatcher`.
         """
         logits = regions.logits
-        assert regions.stride is not None  # recorders ask the module for it
+        if regions.stride is None:
+            raise ValueError(
+                "concept regions without a stride cannot be compared with component maps: give "
+                "their reasoning module a stride, in pixels per cell (stride=...), or let "
+                "sgr.add_reasoning find it from an example whose sides are multiples of it"
+            )
+        if len(component_maps) != len(logits):
+            raise ValueError(
+                f"there are concept regions of {len(logits)} images, but component maps of "
+                f"{len(component_maps)}"
+            )
         with torch.autocast(logits.device.type, enabled=False):
             targets = component_targets(
                 component_maps, num_components, logits.shape[-2:], regions.stride, logits.device
@@ -133,6 +148,24 @@ class ConceptCriterion(nn.Module):
             losses = self._losses(logits, targets, assignment)
         active = (logits.detach().amax(dim=2) > 0).float().mean()
         return ConceptLosses(losses, (assignment >= 0).numpy(), active)
+
+    def of_record(
+        self,
+        record: ConceptRecord,
+        component_maps: Sequence[Tensor],
+        num_components: Sequence[int],
+    ) -> dict[str, Tensor]:
+        """Add up the losses of all recorded modules that learn from them; none gives no loss.
+
+        Args:
+            record: of :func:`sgr.record_concepts`.
+            component_maps, num_components: as above.
+        """
+        losses: dict[str, Tensor] = {}
+        for regions in record.supervised().values():
+            for term, loss in self(regions, component_maps, num_components).losses.items():
+                losses[term] = losses[term] + loss if term in losses else loss
+        return losses
 
     def _losses(self, logits, targets, assignment) -> dict[str, Tensor]:
         most = targets.masks.shape[1]
@@ -163,3 +196,56 @@ class ConceptCriterion(nn.Module):
             name: self.weights[name] * (term * matched).sum() / num_components + nothing
             for name, term in terms.items()
         }
+
+
+class ConceptLoss(nn.Module):
+    """The concept losses of a recorded forward pass as one scalar, for a loop of your own.
+
+    It adds :class:`ConceptCriterion` over all reasoning modules of the model that learn from
+    components. Others, such as GloRe, add nothing.
+
+    Args:
+        max_active: L, at most as many as a module has concepts; see :class:`ConceptMatcher`.
+        **options: of :class:`ConceptCriterion`. The weights of the terms, and alpha and gamma of
+            the focal loss, hold for the matching too.
+
+    Example::
+
+        criterion = sgr.ConceptLoss(max_active=64)
+        with sgr.record_concepts(model) as record:
+            task_loss = F.cross_entropy(model(images), labels)
+        loss = task_loss + criterion(record, component_maps)
+    """
+
+    def __init__(self, *, max_active: int = 64, **options: Any):
+        super().__init__()
+        shared = ("focal_weight", "dice_weight", "focal_alpha", "focal_gamma")
+        of_matcher = {name: options[name] for name in shared if name in options}
+        matcher = ConceptMatcher(max_active=max_active, **of_matcher)
+        self.criterion = ConceptCriterion(matcher, **options)
+
+    def forward(
+        self, record: ConceptRecord, component_maps: ComponentMaps | Sequence[Tensor]
+    ) -> Tensor:
+        """
+        Args:
+            record: of :func:`sgr.record_concepts`, for one forward pass.
+            component_maps: of the batch, as :class:`sgr.ComponentCollate` makes them; or for each
+                image (H, W) integers, the index of the pixel's component or -1. The latter are
+                counted here, which waits for the device that they are on.
+
+        Returns:
+            A scalar with its graph.
+
+        Raises:
+            ValueError: see :meth:`ConceptCriterion.forward` and :meth:`ConceptRecord.supervised`.
+        """
+        return sum(self.terms(record, component_maps).values(), torch.zeros(()))
+
+    def terms(
+        self, record: ConceptRecord, component_maps: ComponentMaps | Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        """The same as "focal", "dice" and "cosine", weighted, for logs; empty if nothing learns."""
+        if not isinstance(component_maps, ComponentMaps):
+            component_maps = ComponentMaps.of(component_maps)
+        return self.criterion.of_record(record, *component_maps)

@@ -80,7 +80,8 @@ class ConceptMatcher:
         if num_concepts < self.max_active:
             raise ValueError(
                 f"there are {num_concepts} concepts, but {self.max_active} are to be matched in an "
-                "image; raise NUM_CONCEPTS or lower SUPERVISION.MAX_ACTIVE"
+                "image; raise num_concepts (MODEL.SGR.NUM_CONCEPTS) or lower max_active "
+                "(MODEL.SGR.SUPERVISION.MAX_ACTIVE)"
             )
         assignment = np.full((batch, num_concepts), -1)
         if max(targets.counts, default=0) > 0:
@@ -113,7 +114,8 @@ class ConceptMatcher:
         if not np.isfinite(cost).all():
             raise FloatingPointError(
                 "the matching cost of a concept region is not finite; training has diverged "
-                "(lower SOLVER.BASE_LR, or clip gradients with SOLVER.CLIP_GRADIENTS)"
+                "(lower the learning rate, SOLVER.BASE_LR, or clip gradients, "
+                "SOLVER.CLIP_GRADIENTS)"
             )
         if cost.shape[1] == 0:
             return

@@ -49,7 +49,8 @@ class SideCriterion(nn.Module):
         Args:
             model: the model, after its own forward pass.
             record: name of a module -> its :class:`~sgr.modeling.reasoning.ConceptRegions`, or its
-                output for the modules in :attr:`recorded_modules`.
+                output for the modules in :attr:`recorded_modules`. It is that of
+                :func:`sgr.record_concepts`.
             batched_inputs: what the model was called with.
 
         Returns:
@@ -111,14 +112,8 @@ class ConceptSupervision(SideCriterion):
                 )
         component_maps = [image["component_map"] for image in batched_inputs]
         counts = [len(image["component_classes"]) for image in batched_inputs]
-        losses: dict[str, Tensor] = {}
-        for name, regions in record.items():
-            if _is_supervised(model.get_submodule(name)):
-                result = self.criterion(regions, component_maps, counts)
-                for term, loss in result.losses.items():
-                    key = f"loss_concept_{term}"
-                    losses[key] = losses[key] + loss if key in losses else loss
-        return losses
+        losses = self.criterion.of_record(record, component_maps, counts)
+        return {f"loss_concept_{term}": loss for term, loss in losses.items()}
 
 
 def learns_concepts(model: nn.Module) -> bool:

@@ -10,6 +10,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+class ComponentMaps(NamedTuple):
+    """The components of a batch, image by image.
+
+    Attributes:
+        indices: for each image (H, W) integers, the index of the pixel's component or -1. Images
+            may differ in size; none is padded.
+        counts: the number of components of each image.
+    """
+
+    indices: Sequence[Tensor]
+    counts: Sequence[int]
+
+    @classmethod
+    def of(cls, indices: Sequence[Tensor]) -> ComponentMaps:
+        """Count the components of maps, which waits for their device."""
+        indices = [_checked_map(component_map) for component_map in indices]
+        counts = [int(each.max()) + 1 if each.numel() else 0 for each in indices]
+        return cls(indices, counts)
+
+
 class ComponentTargets(NamedTuple):
     """Components of a batch, averaged over the cells.
 
@@ -50,17 +70,18 @@ def component_targets(
         device: the device of the targets.
 
     Raises:
-        ValueError: if a map is larger than the grid covers.
+        ValueError: if a map is larger than the grid covers, or no map of integers.
     """
     height, width = grid[0] * stride, grid[1] * stride
     num_cells, most = grid[0] * grid[1], max(counts, default=0)
     padded = []
-    for component_map in component_maps:
+    for component_map in map(_checked_map, component_maps):
         bottom, right = height - component_map.shape[0], width - component_map.shape[1]
         if bottom < 0 or right < 0:
             raise ValueError(
                 f"a component map of {tuple(component_map.shape)} pixels does not fit in "
-                f"{grid[0]}x{grid[1]} cells of {stride} pixels"
+                f"{grid[0]}x{grid[1]} cells of {stride} pixels: pad the images to a multiple of "
+                "the stride, and check the stride"
             )
         component_map = component_map.to(device, non_blocking=True)
         padded.append(F.pad(component_map, (0, right, 0, bottom), value=-1))
@@ -79,3 +100,14 @@ def component_targets(
     labelled = pixels.sum(dim=1)
     masks = pixels / labelled.clamp_min(1)[:, None]
     return ComponentTargets(masks, labelled / stride**2, list(counts))
+
+
+def _checked_map(component_map: Tensor) -> Tensor:
+    """A component map, or the same of a NumPy array."""
+    component_map = torch.as_tensor(component_map)
+    if component_map.dim() != 2 or component_map.is_floating_point():
+        raise ValueError(
+            "a component map is (H, W) integers, the index of a component or -1; got "
+            f"{tuple(component_map.shape)} of {component_map.dtype}"
+        )
+    return component_map
