@@ -8,7 +8,8 @@
 The file has the backbone with its reasoning modules, without heads, losses and optimizer. It is a
 value for MODEL.WEIGHTS of this project's configs and of Detectron2's own. With --for, it is loaded
 into the model of a config, which reports what fits and what starts anew; if nothing fits, no file
-is written. Any model of Detectron2's naming will do, a detector too.
+is written. Any model of Detectron2's naming will do, a detector too, and a model folder, which this
+project's configs also take as it is.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Take the backbone out of a trained model, for other models to start from."
     )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="of a trained model")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="of a trained model, or a model folder"
+    )
     parser.add_argument("output", type=Path, metavar="OUTPUT.pth", help="the file to write")
     parser.add_argument("--force", action="store_true", help="overwrite a file that exists")
     add_safety_flags(parser)
@@ -76,7 +79,9 @@ def extract(args: argparse.Namespace) -> None:
     print(f"Taken: {len(tensors)} of {len(checkpoint['model'])} tensors:", _count_parts(tensors))
     if not any(name.startswith("reasoning.") for name in tensors):
         print("There is no reasoning module on the backbone; one in a head stays behind.")
-    run_config = Path(args.checkpoint).with_name("config.yaml")
+    is_folder = Path(args.checkpoint).is_dir()
+    folder = Path(args.checkpoint) if is_folder else Path(args.checkpoint).parent
+    run_config = folder / "config.yaml"
     settings = read_settings(run_config)
     if settings:
         print("The weights depend on:", ", ".join(f"{k} {v}" for k, v in settings.items()))

@@ -36,13 +36,15 @@ def load_model(
         outputs = model([{"image": image}])  # (3, H, W) in the order of cfg.INPUT.FORMAT
 
     Args:
-        config: a YAML file, or several of which the later ones override the earlier ones, or a
-            config, which stays unchanged.
-        weights: a checkpoint; None takes the config's MODEL.WEIGHTS, and "" leaves the parameters
-            at their random values.
+        config: a YAML file, or several of which the later ones override the earlier ones; or a
+            config, which stays unchanged; or a model folder (docs/predict.md), or
+            ``hf-hub:OWNER/NAME``, which is fetched if ``allow_unsafe_yaml`` is True.
+        weights: a checkpoint or a model folder; None takes the config's MODEL.WEIGHTS, which are
+            those of the folder, and "" leaves the parameters at their random values.
         options: key, value, key, value...: changes of the config.
         allow_pickle: read checkpoints that need unpickling, which can run any code.
-        allow_unsafe_yaml: read configs with ``!!python`` tags, which can run any code.
+        allow_unsafe_yaml: read configs with ``!!python`` tags, which can run any code, and fetch
+            models from the hub.
 
     Returns:
         The model, in evaluation mode, on MODEL.DEVICE (on the CPU where there is no GPU), and the
@@ -56,6 +58,23 @@ def load_model(
     See :func:`~sgr.engine.load_config` and :class:`~sgr.checkpoints.checkpointer.SafeCheckpointer`
     for other errors.
     """
+    return load_with_checkpoint(
+        config,
+        weights,
+        *options,
+        allow_pickle=allow_pickle,
+        allow_unsafe_yaml=allow_unsafe_yaml,
+    )[:2]
+
+
+def load_with_checkpoint(
+    config: str | PathLike | Sequence[str] | CfgNode,
+    weights: str | PathLike | None,
+    *options: Any,
+    allow_pickle: bool,
+    allow_unsafe_yaml: bool,
+) -> tuple[nn.Module, CfgNode, dict[str, Any]]:
+    """The same as :func:`load_model`, and what the checkpoint holds beside the parameters."""
     if isinstance(config, CfgNode):
         cfg = config.clone()
         cfg.defrost()
@@ -72,9 +91,10 @@ def load_model(
     fit_to_machine(cfg)
     cfg.freeze()
     model = build_model(cfg.clone()).eval()  # some of Detectron2's models change their config
+    rest = {}
     if cfg.MODEL.WEIGHTS:
-        TrainedCheckpointer(model, allow_pickle=allow_pickle).load(cfg.MODEL.WEIGHTS)
-    return model, cfg
+        rest = TrainedCheckpointer(model, allow_pickle=allow_pickle).load(cfg.MODEL.WEIGHTS)
+    return model, cfg, rest
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +103,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     These are ``--config-file``, ``--with``, ``--weights``, ``--allow-pickle``,
     ``--allow-unsafe-yaml``, and KEY VALUE pairs (``opts``) at the end of the command line.
     """
-    parser.add_argument("--config-file", required=True, metavar="FILE")
+    parser.add_argument(
+        "--config-file", required=True, metavar="FILE", help="a config, or a model folder"
+    )
     add_mixins_flag(parser)
     parser.add_argument("--weights", metavar="FILE", help="default: the config's MODEL.WEIGHTS")
     add_safety_flags(parser)

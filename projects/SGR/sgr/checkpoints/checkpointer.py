@@ -17,6 +17,7 @@ from torch import nn
 from ..data.files import draft_of
 from . import sources  # noqa: F401 (registers "package://" and "hf-hub:")
 from .backbone_file import differing_settings, is_backbone_file, place_backbone
+from .model_folder import backbone_view, folder_content, folder_with, weights_of
 from .report import report_differences
 from .torchvision_resnet import as_backbone_file
 
@@ -25,7 +26,7 @@ def read_checkpoint(path: str, *, allow_pickle: bool = False) -> dict[str, Any]:
     """Read a checkpoint to the CPU.
 
     Args:
-        path: a file that :class:`SafeCheckpointer` can read.
+        path: a file that :class:`SafeCheckpointer` can read, or a model folder.
         allow_pickle: unpickle files from a source that the user trusts.
 
     Returns:
@@ -35,6 +36,8 @@ def read_checkpoint(path: str, *, allow_pickle: bool = False) -> dict[str, Any]:
         FileNotFoundError: if there is no such file.
         ValueError: if it needs ``allow_pickle``, cannot be read, or holds no tensors with names.
     """
+    if os.path.isdir(path):
+        path = weights_of(path)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no checkpoint {path!r}")
     return SafeCheckpointer(nn.Module(), allow_pickle=allow_pickle)._load_file(path)
@@ -47,7 +50,10 @@ class SafeCheckpointer(DetectionCheckpointer):
     code. Some files need a full unpickling, for example those of Detectron2's model zoo (``.pkl``).
     They can run any code of their author, so it refuses them without ``allow_pickle``.
 
-    It also takes the names of Detectron2's path manager and of :mod:`sgr.checkpoints.sources`.
+    It also takes the names of Detectron2's path manager and of :mod:`sgr.checkpoints.sources`, and
+    model folders (:mod:`sgr.checkpoints.model_folder`). Where a folder is of another kind of model,
+    so that only its backbone has a place in this one, the backbone is loaded as from a backbone
+    file.
 
     A file may have one of three forms: {"model": {name: tensor}} with other entries of a run;
     {"state_dict": {name: tensor}}, of which other entries are ignored; or {name: tensor}.
@@ -150,7 +156,9 @@ class SafeCheckpointer(DetectionCheckpointer):
                 names, or no tensor that becomes a parameter of the model; or if it is a file of
                 another backbone than the model's.
         """
-        if path and not os.path.isfile(path):
+        if path and os.path.isdir(path):
+            path = weights_of(path)
+        elif path and not os.path.isfile(path):
             # It may be a name such as "detectron2://...", for which Detectron2 fetches a copy.
             # Newer versions take options behind a question mark.
             try:
@@ -180,6 +188,8 @@ class SafeCheckpointer(DetectionCheckpointer):
                 loaded = super()._load_file(filename)
             elif filename.endswith(".safetensors"):
                 loaded = _load_safetensors(filename)
+                folder = folder_with(filename)
+                loaded = loaded if folder is None else folder_content(folder, loaded)
             else:
                 loaded = torch.load(
                     filename, map_location="cpu", weights_only=not self.allow_pickle
@@ -198,6 +208,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         in_file = list(checkpoint["model"])
         self._convert_ndarray_to_tensor(checkpoint["model"])
         checkpoint.update(as_backbone_file(self.model, checkpoint["model"]) or {})
+        checkpoint.update(backbone_view(self.model, checkpoint) or {})
         if is_backbone_file(checkpoint):
             checkpoint.update(model=self._place_backbone(checkpoint), matching_heuristics=False)
         adapted = adapt_checkpoint(self.model, checkpoint["model"])
@@ -293,8 +304,7 @@ def _load_safetensors(filename: str) -> dict[str, torch.Tensor]:
         from safetensors.torch import load_file
     except ImportError as error:
         raise ImportError(
-            f"{filename!r} needs safetensors, which is not installed: pip install safetensors, or "
-            "pip install -e '.[timm]'"
+            f"{filename!r} needs safetensors, which is not installed: pip install safetensors"
         ) from error
     return load_file(filename)
 

@@ -11,6 +11,10 @@ from pathlib import Path
 
 from detectron2.utils.file_io import PathHandler, PathManager
 
+from .model_folder import FILES, WEIGHTS
+
+HUB = "hf-hub:"
+
 
 class PackageHandler(PathHandler):
     """Files of installed Python packages: ``package://NAME/PATH#sha256=DIGEST``.
@@ -67,14 +71,14 @@ class PackageHandler(PathHandler):
 
 
 class HubHandler(PathHandler):
-    """Weights of timm on the Hugging Face hub: ``hf-hub:OWNER/MODEL`` or ``...@REVISION``.
+    """Weights on the Hugging Face hub, of timm, say: ``hf-hub:OWNER/MODEL`` or ``...@REVISION``.
 
     The client ``huggingface_hub``, which timm installs, fetches ``model.safetensors`` once and
     keeps it.
     """
 
-    PREFIX = "hf-hub:"
-    FILE = "model.safetensors"
+    PREFIX = HUB
+    FILE = WEIGHTS
 
     def _get_supported_prefixes(self) -> list[str]:
         return [self.PREFIX]
@@ -85,15 +89,10 @@ class HubHandler(PathHandler):
             ImportError: huggingface_hub is not installed.
             FileNotFoundError: there is no such file, or no way to get it.
         """
+        fetch = _hub(path).hf_hub_download
+        repository, revision = _split(path)
         try:
-            from huggingface_hub import hf_hub_download
-        except ImportError as error:
-            raise ImportError(
-                f"{path!r} needs huggingface_hub, which is not installed: pip install timm"
-            ) from error
-        repository, _, revision = path.removeprefix(self.PREFIX).partition("@")
-        try:
-            return hf_hub_download(repository, self.FILE, revision=revision or None)
+            return fetch(repository, self.FILE, revision=revision)
         except (OSError, ValueError) as error:  # its errors are subclasses of these
             raise FileNotFoundError(
                 f"{path!r} cannot be fetched: {type(error).__name__}: {error}. Without internet, "
@@ -103,6 +102,45 @@ class HubHandler(PathHandler):
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs):
         return open(self._get_local_path(path), mode, buffering)
+
+
+def fetch_model_folder(name: str) -> str:
+    """Fetch a model folder from the Hugging Face hub, once.
+
+    Args:
+        name: ``hf-hub:OWNER/MODEL`` or ``hf-hub:OWNER/MODEL@REVISION``.
+
+    Returns:
+        The folder on this machine, with those of :data:`~.model_folder.FILES` that there are.
+
+    Raises:
+        ImportError: huggingface_hub is not installed.
+        FileNotFoundError: there is no such model, or no way to get it.
+    """
+    fetch = _hub(name).snapshot_download
+    repository, revision = _split(name)
+    try:
+        return fetch(repository, revision=revision, allow_patterns=list(FILES))
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"{name!r} cannot be fetched: {type(error).__name__}: {error}. Without internet, copy "
+            "the folder to this machine and name it"
+        ) from error
+
+
+def _hub(name: str):
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise ImportError(
+            f"{name!r} needs huggingface_hub, which is not installed: pip install huggingface_hub"
+        ) from error
+    return huggingface_hub
+
+
+def _split(name: str) -> tuple[str, str | None]:
+    repository, _, revision = name.removeprefix(HUB).partition("@")
+    return repository, revision or None
 
 
 for handler in (PackageHandler(), HubHandler()):

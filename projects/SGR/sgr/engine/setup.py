@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import entry_points
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from ..checkpoints.model_folder import check_num_classes_of, config_of, folder_with
+from ..checkpoints.sources import HUB, fetch_model_folder
 from ..config import add_sgr_config
 from ..data.datasets.descriptions import add_described_datasets
 from ..data.files import read_text
@@ -63,7 +66,7 @@ def add_safety_flags(parser: argparse.ArgumentParser) -> None:
         "--allow-unsafe-yaml",
         action="store_true",
         help="read configs with !!python tags, which can run any code, and fetch a _BASE_ from an "
-        "address; so trust their source",
+        "address, or the model hf-hub:OWNER/NAME; so trust their source",
     )
 
 
@@ -86,10 +89,12 @@ def load_config(
 
     Args:
         config_file: a YAML file, or several of which the later ones override the earlier ones.
-            The ``_BASE_`` of a file is one file or a list. "" stands for no file.
+            The ``_BASE_`` of a file is one file or a list. "" stands for no file. A model folder
+            stands for its config, with its weights as MODEL.WEIGHTS, no DATASETS.FILES and the
+            default OUTPUT_DIR, and so does ``hf-hub:OWNER/NAME``, which is fetched.
         opts: key, value, key, value...
         allow_unsafe: whether to accept ``!!python`` tags in the files, and to fetch bases from
-            addresses.
+            addresses and models from the hub. Of model folders, no tag is accepted in any case.
         add_configs: functions that add the keys of other projects to a config. They are called in
             this order, before ours: their default counts where both add the same key.
 
@@ -108,7 +113,7 @@ def load_config(
     add_sgr_config(cfg)
     projects = _add_projects(cfg)
     files = [config_file] if isinstance(config_file, str) else config_file
-    files = list(filter(None, files))
+    files = [local_config(file, allow_unsafe=allow_unsafe) for file in files if file]
     for file in files:
         _check_installed(file, projects)
     defaults = cfg.clone()
@@ -122,9 +127,39 @@ def load_config(
     return cfg
 
 
+def local_config(config: str, *, allow_unsafe: bool = False) -> str:
+    """The YAML file that a config is in: itself, or that of a model folder.
+
+    Args:
+        config: a YAML file, a model folder, or ``hf-hub:OWNER/NAME``.
+        allow_unsafe: whether to fetch a model from the hub.
+
+    Raises:
+        FileNotFoundError, ImportError: the model cannot be fetched.
+        ValueError: the model may not be fetched, or the folder is no model folder, or damaged.
+    """
+    if config.startswith(HUB):
+        if not allow_unsafe:
+            raise ValueError(
+                f"the model {config!r} is not fetched; if you trust where it comes from, add "
+                "--allow-unsafe-yaml (allow_unsafe_yaml=True)"
+            )
+        config = fetch_model_folder(config)
+    return config_of(config) if os.path.isdir(config) else config
+
+
 def _merge(cfg: CfgNode, files: Iterable[str], opts: list[str], allow_unsafe: bool) -> None:
     for file in files:
-        _merge_file(cfg, file, allow_unsafe)
+        folder = folder_with(file)
+        if folder is None:
+            _merge_file(cfg, file, allow_unsafe)
+            continue
+        defaults = cfg.clone()
+        _merge_file(cfg, file, allow_unsafe=False)  # a packaged config has no tags
+        check_num_classes_of(folder, dict(flat(cfg)))
+        # Paths of another machine. One would have the run write wherever a stranger says.
+        cfg.OUTPUT_DIR, cfg.DATASETS.FILES = defaults.OUTPUT_DIR, defaults.DATASETS.FILES
+        cfg.MODEL.WEIGHTS = str(folder)
     for key in opts[::2]:
         if str(key).startswith("--"):
             raise ValueError(f"{key} stands behind KEY VALUE options, which must come last")
@@ -249,6 +284,9 @@ def setup_config(
 ) -> CfgNode:
     """Load the config of a run, fit it to the machine, freeze it, and start OUTPUT_DIR/log.txt.
 
+    An evaluation that names no OUTPUT_DIR gets a new folder in the default one, called after the
+    config: ``output/maskformer_R50_sgr``, then ``output/maskformer_R50_sgr_2``, and so on.
+
     Args:
         args: the arguments that :func:`argument_parser` has parsed.
         add_configs: see :func:`load_config`.
@@ -257,6 +295,8 @@ def setup_config(
         ValueError: if MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0 and no dataset gives the number; see
             :func:`load_config` for more.
     """
+    # Detectron2 reads the file once more, for the log.
+    args.config_file = local_config(args.config_file, allow_unsafe=args.allow_unsafe_yaml)
     cfg = load_config(
         [args.config_file, *args.mixins],
         args.opts,
@@ -264,12 +304,24 @@ def setup_config(
         add_configs=add_configs,
     )
     check_num_classes(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)  # before there is an OUTPUT_DIR
+    if args.eval_only and not args.resume and cfg.OUTPUT_DIR == get_cfg().OUTPUT_DIR:
+        # One evaluation must not overwrite the results of another. All processes take the folder
+        # that the main one finds free.
+        cfg.OUTPUT_DIR = comm.all_gather(_free_folder(cfg.OUTPUT_DIR, args.config_file))[0]
     if "://" in cfg.OUTPUT_DIR:  # --resume would fetch checkpoints from it
         raise ValueError(f"OUTPUT_DIR is the address {cfg.OUTPUT_DIR!r}; it must be a folder")
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sgr")
     fit_to_machine(cfg)
     cfg.freeze()
     return cfg
+
+
+def _free_folder(root: str, config_file: str) -> str:
+    path = Path(config_file)
+    folder = folder_with(path)
+    name = path.stem if folder is None else folder.resolve().name
+    names = (f"{name}_{number}" if number > 1 else name for number in count(1))
+    return next(path for path in (os.path.join(root, n) for n in names) if not os.path.exists(path))
 
 
 def fit_to_machine(cfg: CfgNode) -> None:

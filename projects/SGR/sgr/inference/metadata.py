@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 
+from ..checkpoints.model_folder import read_description
 from ..visualization import class_colors, distinct_colors
 
 
 def dataset_metadata(cfg: CfgNode) -> Metadata:
-    """Names and colours of the classes of the first dataset in ``DATASETS.TEST``.
+    """Names and colours of a model's classes: of its folder, or of the first of ``DATASETS.TEST``.
+
+    MODEL.WEIGHTS may be a model folder, which has them.
 
     Some datasets learn the names of their classes when they are loaded. So a dataset without names
     is loaded, which takes a while if it is large. If its files are missing, the metadata may stay
     without names; this is no error.
     """
+    if os.path.isdir(cfg.MODEL.WEIGHTS):
+        return _folder_metadata(cfg.MODEL.WEIGHTS)
     name = next(iter(cfg.DATASETS.TEST), None)
     if name is None:
         return Metadata(name="no dataset")
@@ -32,6 +38,16 @@ def dataset_metadata(cfg: CfgNode) -> Metadata:
                 "The classes of %s are not known and shown as numbers: %s", name, reason
             )
     return metadata
+
+
+def _folder_metadata(folder: str) -> Metadata:
+    classes = read_description(folder)["classes"]
+    known = {key: value for key, value in classes.items() if key != "things"}
+    if "things" in classes:
+        known["thing_dataset_id_to_contiguous_id"] = {
+            number: number for number in classes["things"]
+        }
+    return Metadata(name=str(folder), **known)
 
 
 def output_metadata(

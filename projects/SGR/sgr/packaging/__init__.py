@@ -1,0 +1,7 @@
+"""Trained models as folders, to keep, hand on and publish; how they are read is elsewhere.
+
+:mod:`sgr.checkpoints.model_folder` says what is in a folder, and reads it.
+"""
+
+from .card import model_card
+from .package import check_target, package_model, push_model

@@ -1,0 +1,206 @@
+"""Writing a model folder, and putting it on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from safetensors.torch import save_file
+from torch import nn
+
+from ..checkpoints.backbone_file import SETTINGS
+from ..checkpoints.model_folder import (
+    CARD,
+    CONFIG,
+    DESCRIPTION,
+    FILES,
+    FORMAT,
+    LICENSE,
+    WEIGHTS,
+    digest,
+    weights_of,
+)
+from ..engine.config_check import flat
+from ..evaluation.json_file import write_json
+from ..inference import dataset_metadata
+from ..modeling.outputs import outputs_of
+from ..visualization import class_colors
+from .card import model_card
+
+_NUMBERED = re.compile(r"class \d+")  # classes of which only the number is known
+
+
+def package_model(
+    model: nn.Module,
+    cfg: CfgNode,
+    folder: str | PathLike,
+    *,
+    name: str = "",
+    license: str = "unknown",
+    metrics: Mapping[str, Any] | None = None,
+    classes: Mapping[str, list[str]] | None = None,
+    source: str = "",
+    force: bool = False,
+) -> dict[str, Any]:
+    """Write a model folder: see :mod:`sgr.checkpoints.model_folder`.
+
+    It needs the memory and the space of one more copy of the weights. All files are made before the
+    first one is put into the folder.
+
+    Args:
+        model: the model, trained.
+        cfg: the config that it was built from.
+        folder: made if it is not there.
+        name: for the model card; by default that of the folder.
+        license: of the weights, as the hub calls it (``apache-2.0``, ``cc-by-nc-4.0``, ...); or the
+            path of a file with its text, which comes along as LICENSE.
+        metrics: of the last evaluation, as in ``results.json``.
+        classes: their names as the training has them, by "stuff_classes" and "thing_classes". By
+            default those of the first dataset in DATASETS.TEST.
+        source: where the weights come from, for people to read.
+        force: replace the files of a model folder that is there already.
+
+    Returns:
+        What ``model.json`` holds.
+
+    Raises:
+        FileExistsError: the folder has files, and ``force`` is False.
+        OSError: it cannot be written.
+    """
+    folder = Path(folder).expanduser()
+    check_target(folder, force=force)
+    name = name or folder.resolve().name
+    license_file = Path(license) if os.path.isfile(license) else None
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as made:
+        draft = Path(made)
+        # Copies: tied parameters share memory, which the format does not have.
+        tensors = {
+            key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for key, value in model.state_dict().items()
+        }
+        save_file(tensors, draft / WEIGHTS, metadata={"format": "pt"})
+        (draft / CONFIG).write_text(_portable(cfg).dump(), encoding="utf-8")
+        # The library lets nobody else read what it writes.
+        (draft / WEIGHTS).chmod((draft / CONFIG).stat().st_mode)
+        description = {
+            "format": FORMAT,
+            "name": name,
+            "license": "other" if license_file else license,
+            "source": source,
+            "sha256": digest(draft / WEIGHTS),
+            "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "num_classes": _num_classes(model, cfg),
+            "classes": _classes(cfg, classes or {}),
+            "settings": {key: value for key, value in flat(cfg) if key in SETTINGS},
+            "metrics": dict(metrics or {}),
+        }
+        write_json(draft / DESCRIPTION, description)
+        card = model_card(description, cfg)
+        (draft / CARD).write_text(card, encoding="utf-8")
+        if license_file:
+            (draft / LICENSE).write_bytes(license_file.read_bytes())
+        for file in FILES:
+            if (draft / file).exists():
+                os.replace(draft / file, folder / file)
+    return description
+
+
+def check_target(folder: Path, *, force: bool) -> None:
+    """Raise a FileExistsError if the files of a folder would be overwritten, or mixed."""
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{str(folder)!r} is a file; name a folder")
+    found = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    if found and not force:
+        raise FileExistsError(
+            f"the folder {str(folder)!r} has files already ({', '.join(found[:3])}); name another, "
+            "or add --force (force=True) to replace those of a model"
+        )
+    if found and DESCRIPTION not in found:
+        raise FileExistsError(
+            f"the folder {str(folder)!r} has files, and is no model folder; name another"
+        )
+
+
+def push_model(folder: str | PathLike, repository: str, *, private: bool = True) -> str:
+    """Put a model folder on the Hugging Face hub, by huggingface_hub and its login.
+
+    Args:
+        folder: a model folder.
+        repository: ``OWNER/NAME``, made if it is not there.
+        private: whether a repository that is made can be seen by its owner only.
+
+    Returns:
+        The name that ``sgr.load_model`` takes.
+
+    Raises:
+        ImportError: huggingface_hub is not installed.
+        ValueError: it is no model folder, or damaged.
+        OSError: what huggingface_hub raises without a login or a connection.
+    """
+    weights_of(folder)
+    try:
+        from huggingface_hub import HfApi
+    except ImportError as error:
+        raise ImportError(
+            "the hub needs huggingface_hub, which is not installed: pip install huggingface_hub"
+        ) from error
+    hub = HfApi()
+    hub.create_repo(repository, private=private, exist_ok=True)
+    hub.upload_folder(
+        repo_id=repository,
+        folder_path=str(folder),
+        allow_patterns=list(FILES),
+        commit_message="Model packaged by sgr",
+    )
+    return f"hf-hub:{repository}"
+
+
+def _portable(cfg: CfgNode) -> CfgNode:
+    """The config without what belongs to one machine."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    defaults = get_cfg()
+    cfg.OUTPUT_DIR, cfg.MODEL.DEVICE = defaults.OUTPUT_DIR, defaults.MODEL.DEVICE
+    cfg.DATASETS.FILES, cfg.MODEL.WEIGHTS = [], ""
+    return cfg
+
+
+def _num_classes(model: nn.Module, cfg: CfgNode) -> dict[str, int]:
+    """Key of the config -> number of classes, of the heads that the model has."""
+    outputs = outputs_of(model)
+    joint = outputs is not None and outputs.num_classes(model) is not None
+    heads = ("sem_seg_head",) if joint else ("sem_seg_head", "roi_heads", "head")
+    keys = {"sem_seg_head": "SEM_SEG_HEAD", "roi_heads": "ROI_HEADS", "head": "RETINANET"}
+    return {
+        f"MODEL.{keys[head]}.NUM_CLASSES": cfg.MODEL[keys[head]].NUM_CLASSES
+        for head in heads
+        if hasattr(model, head)
+    }
+
+
+def _classes(cfg: CfgNode, trained: Mapping[str, list[str]]) -> dict[str, Any]:
+    """Names and colours of the classes as far as they are known, and which of them are things."""
+    metadata = dataset_metadata(cfg)
+    classes: dict[str, Any] = {}
+    for kind in ("stuff", "thing"):
+        names = list(trained.get(f"{kind}_classes") or metadata.get(f"{kind}_classes") or ())
+        if names and not all(map(_NUMBERED.fullmatch, names)):
+            colors = class_colors(metadata, len(names), f"{kind}_colors")
+            classes |= {f"{kind}_classes": names, f"{kind}_colors": colors.tolist()}
+    things = metadata.get("thing_dataset_id_to_contiguous_id")
+    if things:
+        classes["things"] = sorted(things.values())
+    if not classes:
+        logging.getLogger(__name__).warning(
+            "The names of the classes are not known: the folder has only their number"
+        )
+    return classes

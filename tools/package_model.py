@@ -1,0 +1,105 @@
+#!/usr/bin/env python
+"""Make a folder of a trained model, to keep, hand on and publish.
+
+    python tools/package_model.py --config-file configs/... --weights output/model_final.pth \
+        --output output/model --license apache-2.0
+
+The folder has the weights (safetensors: no pickle), the full config, names and colours of the
+classes, the preparation of the images, the metrics of the last evaluation, the licence and a model
+card. --config-file and --weights of all tools, MODEL.WEIGHTS, sgr.load_model and sgr.Predictor.load
+take it. The metrics are those of inference/results.json beside the checkpoint, where it is not
+older than the checkpoint, or of --results. With --push, it goes to the Hugging Face hub.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from detectron2.utils.logger import setup_logger
+
+from sgr.load import add_model_arguments, load_with_checkpoint
+from sgr.packaging import check_target, package_model, push_model
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Make a folder of a trained model.")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--name", default="", help="for the model card; default: the folder's name")
+    parser.add_argument(
+        "--license",
+        default="unknown",
+        metavar="ID",
+        help="of the weights, such as apache-2.0, or a file with its text (default: unknown)",
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="FILE",
+        help="results.json of an evaluation (default: inference/results.json beside the weights)",
+    )
+    parser.add_argument(
+        "--push", metavar="OWNER/NAME", help="put it on the Hugging Face hub, private if it is new"
+    )
+    parser.add_argument("--public", action="store_true", help="with --push: for everybody to see")
+    parser.add_argument("--force", action="store_true", help="replace a model folder")
+    add_model_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def read_results(weights: Path, results: Path | None) -> dict[str, Any]:
+    """The metrics of the last evaluation; none if there is no file, or it is older.
+
+    Raises:
+        OSError, ValueError: the file that is named cannot be read.
+    """
+    file = results or weights.parent / "inference" / "results.json"
+    if results is None:
+        if not file.is_file():
+            print(f"There are no metrics: no {file}. Evaluate, or name a file with --results.")
+            return {}
+        if file.stat().st_mtime < weights.stat().st_mtime:
+            print(f"{file} is older than {weights}, so left out. --results takes it all the same.")
+            return {}
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no results of an evaluation")
+    return content
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parse_args(arguments)
+    setup_logger(name="sgr")
+    check_target(args.output, force=args.force)  # before the work
+    model, cfg, rest = load_with_checkpoint(
+        [args.config_file, *args.mixins],
+        args.weights,
+        *args.opts,
+        allow_pickle=args.allow_pickle,
+        allow_unsafe_yaml=args.allow_unsafe_yaml,
+    )
+    iteration = rest.get("iteration")  # counted from 0
+    iterations = f", {iteration + 1} iterations" if isinstance(iteration, int) else ""
+    description = package_model(
+        model,
+        cfg,
+        args.output,
+        name=args.name,
+        license=args.license,
+        metrics=read_results(Path(cfg.MODEL.WEIGHTS), args.results),
+        classes=rest.get("trainer", {}).get("classes"),
+        source=f"{Path(cfg.MODEL.WEIGHTS).name}{iterations}",
+        force=args.force,
+    )
+    size = sum(file.stat().st_size for file in args.output.iterdir()) / 1e6
+    metrics = ", ".join(description["metrics"]) or "none"
+    print(f"Wrote {args.output} ({size:.1f} MB), metrics: {metrics}, {description['license']}.")
+    print(f'Use it: sgr.Predictor.load("{args.output}")')
+    if args.push:
+        print(f"On the hub: {push_model(args.output, args.push, private=not args.public)}")
+
+
+if __name__ == "__main__":
+    main()
