@@ -72,7 +72,7 @@ def test_file_of_the_hub(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="no route.*huggingface.co/a/b/resolve/gone/model"):
         load("hf-hub:a/b@gone")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ImportError, match="pip install timm"):
+    with pytest.raises(ImportError, match="pip install huggingface_hub"):
         load("hf-hub:a/b")
 
 

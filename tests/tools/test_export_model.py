@@ -60,17 +60,23 @@ def test_program_of_a_checkpoint(main, weights, tmp_path, capsys):
 def test_onnx_of_random_weights(main, tmp_path, capsys):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
-    main(arguments(tmp_path / "model.onnx", "--batch", 1))
+    main(arguments(tmp_path / "model.onnx", "--batch", 1, "--weights", ""))
     printed = capsys.readouterr().out
-    assert "exporting random ones" in printed
-    assert re.search(r"batch 1: largest difference \d\.\de-\d+ \(scores .* to .*\)", printed)
+    assert "exporting random weights: the check says little" in printed
+    assert re.search(r"batch 1: largest difference \d\.\de-\d+ \(scores .* \d classes\)", printed)
     assert "batch 2" not in printed
 
 
 def test_a_file_that_differs_is_a_failure(main, tmp_path, monkeypatch):
     monkeypatch.setitem(main.__globals__, "TOLERANCE", -1.0)
     with pytest.raises(SystemExit, match="model.pt2 and the model differ by .*, more than -1"):
-        main(arguments(tmp_path / "model.pt2", "--batch", 1))
+        main(arguments(tmp_path / "model.pt2", "--batch", 1, "--weights", ""))
+
+
+def test_random_weights_are_not_exported_unasked(main, tmp_path):
+    with pytest.raises(ValueError, match="there are no weights: name a trained checkpoint"):
+        main(arguments(tmp_path / "model.pt2"))
+    assert not (tmp_path / "model.pt2").exists()
 
 
 @pytest.mark.parametrize(
