@@ -5,6 +5,8 @@ Importing the package registers its backbones, heads, pixel decoders, losses and
 
 from .config import add_semask_config
 from .feature_alignment import FaPNPixelDecoder, MSFaPNPixelDecoder
+from .mit import MixTransformer
+from .segformer import SegFormerHead
 from .semantic_decoder import SemanticMapSupervision
 from .semantic_fpn import SemanticFPNHead
 from .semantic_layer import SemanticAttention, SemanticLayer

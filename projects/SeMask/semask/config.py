@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 
 
 def add_semask_config(cfg: CfgNode) -> None:
-    """Add ``cfg.MODEL.SEMASK``; ``sgr`` calls it before it reads a config file."""
+    """Add ``cfg.MODEL.SEMASK`` and ``MIT``; ``sgr`` calls it before it reads a config file."""
     if "SEMASK" in cfg.MODEL:
         return
     cfg.MODEL.SEMASK = CfgNode()
@@ -32,3 +32,9 @@ def add_semask_config(cfg: CfgNode) -> None:
     # MODEL.SEM_SEG_HEAD.LOSS_TYPE "semask_cross_entropy": how many pixels per image, those with the
     # largest loss, are learned from. 0 takes all.
     cfg.MODEL.SEMASK.HARD_PIXELS = 0
+    # Mix Transformers ("build_mit_backbone"); the values of B4. Channels and blocks of the stages.
+    cfg.MODEL.MIT = CfgNode()
+    cfg.MODEL.MIT.EMBED_DIMS = [64, 128, 320, 512]
+    cfg.MODEL.MIT.DEPTHS = [3, 8, 27, 3]
+    # Stochastic depth of the last block, rising linearly from 0 at the first.
+    cfg.MODEL.MIT.DROP_PATH_RATE = 0.1

@@ -183,8 +183,8 @@ def build_semantic_layers(
     strides: Sequence[int],
     *,
     num_classes: int,
-    windows: Sequence[int],
-    blocks: Sequence[int],
+    windows: Sequence[int] = (7, 7, 7, 7),
+    blocks: Sequence[int] = (1, 1, 1, 1),
     regions: Sequence[str] = (),
     learn_scale: bool = True,
 ) -> dict[str, SemanticLayer]:
@@ -194,7 +194,9 @@ def build_semantic_layers(
         channels: of the stages.
         strides: of the stages, pixels per cell.
         num_classes: K.
-        windows, blocks: window size and N_S of each stage.
+        windows: for each stage, the side of the windows in cells; 0 for the whole map. The released
+            models and the paper differ here, see the README, and a checkpoint does not tell.
+        blocks: for each stage, N_S.
         regions: names of the maps that count as concept regions.
         learn_scale: see :class:`SemanticAttention`.
 
@@ -230,16 +232,16 @@ def build_semantic_layers(
 
 
 def semantic_options(cfg: CfgNode) -> dict[str, Any]:
-    """What a backbone's constructor takes of ``cfg.MODEL.SEMASK``.
+    """The options of :func:`build_semantic_layers` that ``cfg.MODEL.SEMASK`` has.
 
     The maps have the classes of the head, ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``: there is no second
     number that could differ.
     """
     return {
         "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-        "semantic_windows": cfg.MODEL.SEMASK.WINDOW_SIZES,
-        "semantic_blocks": cfg.MODEL.SEMASK.NUM_BLOCKS,
-        "semantic_regions": cfg.MODEL.SEMASK.REGIONS,
+        "windows": cfg.MODEL.SEMASK.WINDOW_SIZES,
+        "blocks": cfg.MODEL.SEMASK.NUM_BLOCKS,
+        "regions": cfg.MODEL.SEMASK.REGIONS,
         "learn_scale": cfg.MODEL.SEMASK.LEARN_SCALE,
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
@@ -37,13 +37,7 @@ class SeMaskSwinTransformer(SwinTransformer):
     "res2", in logits.
 
     Args:
-        num_classes: K, classes of the semantic maps.
-        semantic_windows: for each stage, the side of the windows of its semantic layer in cells; 0
-            for the whole map. The released models and the paper differ here, see the README, and a
-            checkpoint does not tell.
-        semantic_blocks: for each stage, N_S.
-        semantic_regions: names of the semantic maps that count as concept regions.
-        learn_scale: see :class:`SemanticAttention`.
+        semantic: options of :func:`build_semantic_layers`; ``num_classes`` is needed.
         **swin: see :class:`SwinTransformer`.
 
     Attributes:
@@ -57,11 +51,7 @@ class SeMaskSwinTransformer(SwinTransformer):
     def __init__(
         self,
         *,
-        num_classes: int,
-        semantic_windows: Sequence[int] = (7, 7, 7, 7),
-        semantic_blocks: Sequence[int] = (1, 1, 1, 1),
-        semantic_regions: Sequence[str] = (),
-        learn_scale: bool = True,
+        semantic: Mapping[str, Any],
         freeze_at: int = 0,
         **swin: Any,
     ):
@@ -69,25 +59,18 @@ class SeMaskSwinTransformer(SwinTransformer):
         # The settings are for all stages, also those behind the last output, which are not built.
         strides = list(self._out_feature_strides.values())
         channels = [swin.get("embed_dim", 96) * 2**index for index in range(len(strides))]
-        layers = build_semantic_layers(
-            channels,
-            strides,
-            num_classes=num_classes,
-            windows=semantic_windows,
-            blocks=semantic_blocks,
-            regions=semantic_regions,
-            learn_scale=learn_scale,
-        )
+        layers = build_semantic_layers(channels, strides, **semantic)
         self.layers = nn.ModuleList(map(SeMaskStage, self.layers, layers.values()))
         self.semantic_features = list(layers)[: len(self.layers)]
         self._out_features += self.semantic_features
+        num_classes = semantic["num_classes"]
         self._out_feature_channels.update(dict.fromkeys(self.semantic_features, num_classes))
         self._out_feature_strides.update(zip(self.semantic_features, strides))
         self.freeze(freeze_at)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        return {**super().from_config(cfg, input_shape), **semantic_options(cfg)}
+        return {**super().from_config(cfg, input_shape), "semantic": semantic_options(cfg)}
 
     @property
     def size_divisibility(self) -> int:

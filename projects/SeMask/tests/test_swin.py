@@ -24,8 +24,7 @@ def test_public_backbone(reference, assert_near, variant, windows, odd):
     data = reference("swin_tiny")
     size = data.config
     backbone = SeMaskSwinTransformer(
-        num_classes=size["num_cls"],
-        semantic_windows=windows,
+        semantic={"num_classes": size["num_cls"], "windows": windows},
         embed_dim=size["embed_dim"],
         depths=size["depths"],
         num_heads=size["num_heads"],
@@ -105,7 +104,9 @@ def test_frozen_stage_has_its_semantic_layer():
 
 @pytest.mark.parametrize("size", [(1, 1), (33, 70)])
 def test_any_size_of_image(size):
-    outputs = SeMaskSwinTransformer(num_classes=5, **SMALL).eval()(torch.randn(1, 3, *size))
+    outputs = SeMaskSwinTransformer(semantic={"num_classes": 5}, **SMALL).eval()(
+        torch.randn(1, 3, *size)
+    )
     for index, stride in enumerate((4, 8, 16, 32), 2):
         cells = tuple(-(-side // stride) for side in size)
         assert outputs[f"res{index}"].shape[-2:] == cells
