@@ -10,6 +10,8 @@
     python tools/benchmark.py coco-ap --images 2000
     python tools/benchmark.py multi-scale --size 768 1024 --input 512
     python tools/benchmark.py input-path --dataset coco_stuff_10k_sem_seg_train
+    c=configs/shapes/small_maskformer.yaml
+    python tools/benchmark.py step --configs $c $c+configs/mixins/sgr.yaml --size 160 --images 4
 
 A sub-command runs both versions on the same random inputs, literal, SGR, literal, SGR, ..., and
 prints a Markdown table:
@@ -23,7 +25,8 @@ prints a Markdown table:
 
 Where the parts of a run are known, a second table has their milliseconds and shares.
 
-Past a deviation of 1 % the two do not compute the same; the exit status is then 1.
+Past a deviation of 1 % the two do not compute the same; the exit status is then 1. "step" compares
+any two models; its columns are "first" and "second" in the place of "literal" and "SGR".
 """
 
 from __future__ import annotations
@@ -54,6 +57,7 @@ from benchmarks import (  # noqa: E402
     matcher,
     module,
     multi_scale,
+    step,
     token_metrics,
 )
 from benchmarks.measure import Row  # noqa: E402
@@ -69,10 +73,11 @@ COMMANDS = {
     "coco-ap": (coco_ap, 3),
     "multi-scale": (multi_scale, 1),
     "input-path": (input_path, 3),
+    "step": (step, 7),
 }
 ON_CPU_ONLY = ("components", "coco-ap", "input-path")
 TOLERANCE = 0.01  # convolutions in TF32, the default on recent GPUs, are this coarse
-VERSIONS = ("literal", "SGR")
+VERSIONS = ("literal", "SGR")  # of a module without names of its own
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -97,21 +102,21 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def format_table(rows: Sequence[Row]) -> str:
+def format_table(rows: Sequence[Row], versions: Sequence[str] = VERSIONS) -> str:
     """The rows as a Markdown table."""
-    cells = [_cells(row) for row in rows]
+    cells = [_cells(row, versions) for row in rows]
     align = ("left",) + ("right",) * (len(cells[0]) - 1)
     return tabulate(cells, "keys", tablefmt="github", disable_numparse=True, colalign=align)
 
 
-def format_parts(rows: Sequence[Row]) -> str:
+def format_parts(rows: Sequence[Row], versions: Sequence[str] = VERSIONS) -> str:
     """The parts of the rows' runs as a Markdown table; empty if none has any."""
     cells = []
     for row in rows:
         totals = [sum(seconds) for seconds in zip(*row.parts.values())]
         for part, pair in row.parts.items():
             columns = {"case": row.case, "part": part}
-            for name, seconds, total in zip(VERSIONS, pair, totals):
+            for name, seconds, total in zip(versions, pair, totals):
                 columns[f"{name} ms"] = _digits(1000 * seconds) if seconds else "-"
                 columns[f"{name} share"] = f"{seconds / total:.1%}" if seconds else "-"
             cells.append(columns)
@@ -143,14 +148,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
 
+    versions = getattr(implementation, "VERSIONS", VERSIONS)
     about = environment(args)
     print(f"{args.command}: {implementation.COMPARES}\n")
-    print(format_table(rows))
+    print(format_table(rows, versions))
     if any(row.parts for row in rows):
-        print("\n" + format_parts(rows))
+        print("\n" + format_parts(rows, versions))
     print("\n" + ", ".join(f"{name} {value}" for name, value in about.items()))
     if args.json:
-        report = {"command": args.command, "environment": about, "rows": _as_json(rows)}
+        report = {"command": args.command, "environment": about, "rows": _as_json(rows, versions)}
         Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
     # Written so that NaN fails, too.
     if not all(row.deviation <= TOLERANCE for row in rows):
@@ -173,13 +179,13 @@ def _positive(text: str) -> int:
     return value
 
 
-def _cells(row: Row) -> dict[str, str]:
+def _cells(row: Row, versions: Sequence[str]) -> dict[str, str]:
     milliseconds = [1000 * median(seconds) for seconds in row.seconds]
     return {
         "case": row.case,
-        **{f"{name} ms": _digits(value) for name, value in zip(VERSIONS, milliseconds)},
+        **{f"{name} ms": _digits(value) for name, value in zip(versions, milliseconds)},
         "time ratio": _digits(milliseconds[0] / milliseconds[1]),
-        **{f"{name} MiB": _format_mib(value) for name, value in zip(VERSIONS, row.mib)},
+        **{f"{name} MiB": _format_mib(value) for name, value in zip(versions, row.mib)},
         "memory ratio": _format_memory_ratio(*row.mib),
         "deviation": f"{row.deviation:.1e}",
         **row.extra,
@@ -203,9 +209,9 @@ def _format_memory_ratio(literal: float | None, ours: float | None) -> str:
     return _digits(literal / ours) if ours >= 1 else f">{_digits(literal)}"
 
 
-def _as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _as_json(rows: Sequence[Row], versions: Sequence[str]) -> list[dict[str, Any]]:
     def by_version(pair: Sequence[Any]) -> dict[str, Any]:
-        return {name.lower(): value for name, value in zip(VERSIONS, pair)}
+        return {name.lower(): value for name, value in zip(versions, pair)}
 
     return [
         {

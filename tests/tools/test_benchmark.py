@@ -240,6 +240,25 @@ def test_device_that_is_not_there(tool, capsys):
     assert "no CUDA device" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("inference", [False, True])
+def test_steps_of_two_models(tool, capsys, inference):
+    plain = str(TOOLS.parent / "configs/shapes/small_fcn.yaml")
+    with_sgr = f"{plain}+{TOOLS.parent / 'configs/mixins/sgr_in_head.yaml'}"
+    options = ["--configs", with_sgr, plain, "--size", "64", "--images", "1", "--repeat", "2"]
+    assert tool.main(["step", *options, *["--inference"] * inference]) == 0
+    ((row,), parts) = tables(capsys.readouterr().out)
+    first, second = float(row["first ms"]), float(row["second ms"])
+    assert float(row["time ratio"]) == pytest.approx(first / second, rel=0.02)
+    assert float(row["second images/s"]) == pytest.approx(1000 / second, rel=0.02)
+    training_only = {"ConceptSupervision", "backward pass", "optimizer"}
+    always = {"backbone", "head", "reasoning", "predictor", "rest"}
+    assert {part["part"] for part in parts} == always | (set() if inference else training_only)
+    # Only the first model has SGR.
+    for part in parts:
+        assert (part["second ms"] == "-") == (part["part"] in ("reasoning", "ConceptSupervision"))
+        assert float(part["first ms"]) > 0
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("command", [each for each in SMALL if each not in ON_CPU_ONLY])

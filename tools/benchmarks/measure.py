@@ -83,14 +83,15 @@ def compare(
 
 
 def _seconds(run: Callable[[], Results], device: str) -> float:
-    _synchronize(device)
+    synchronize(device)
     start = time.perf_counter()
     run()
-    _synchronize(device)
+    synchronize(device)
     return time.perf_counter() - start
 
 
-def _synchronize(device: str) -> None:
+def synchronize(device: str) -> None:
+    """Wait until a GPU has done all that it was given."""
     if device == "cuda":
         torch.cuda.synchronize()
 

@@ -19,7 +19,7 @@ class AutocastTrainer(SimpleTrainer):
     def __init__(self, model, data_loader, optimizer):
         super().__init__(model, data_loader, optimizer)
         self.device_type = next(model.parameters()).device.type
-        self.dtype = _half_precision(self.device_type)
+        self.dtype = half_precision(self.device_type)
         self.grad_scaler = torch.amp.GradScaler(
             self.device_type, enabled=self.dtype == torch.float16
         )
@@ -47,7 +47,8 @@ class AutocastTrainer(SimpleTrainer):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
 
 
-def _half_precision(device_type: str) -> torch.dtype:
+def half_precision(device_type: str) -> torch.dtype:
+    """The type that a device is fast in: bfloat16 if it has it, else float16."""
     # PyTorch would emulate bfloat16 on older GPUs, slowly; they are fast in float16.
     if device_type == "cuda" and torch.version.hip is None:
         return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
