@@ -240,23 +240,25 @@ def test_device_that_is_not_there(tool, capsys):
     assert "no CUDA device" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("inference", [False, True])
-def test_steps_of_two_models(tool, capsys, inference):
+def test_steps_of_two_models(tool, capsys):
     plain = str(TOOLS.parent / "configs/shapes/small_fcn.yaml")
     with_sgr = f"{plain}+{TOOLS.parent / 'configs/mixins/sgr_in_head.yaml'}"
     options = ["--configs", with_sgr, plain, "--size", "64", "--images", "1", "--repeat", "2"]
-    assert tool.main(["step", *options, *["--inference"] * inference]) == 0
-    ((row,), parts) = tables(capsys.readouterr().out)
-    first, second = float(row["first ms"]), float(row["second ms"])
-    assert float(row["time ratio"]) == pytest.approx(first / second, rel=0.02)
-    assert float(row["second images/s"]) == pytest.approx(1000 / second, rel=0.02)
-    training_only = {"ConceptSupervision", "backward pass", "optimizer"}
+    assert tool.main(["step", *options, "--work", "training", "inference"]) == 0
+    rows, parts = tables(capsys.readouterr().out)
+    for row in rows:
+        first, second = float(row["first ms"]), float(row["second ms"])
+        assert float(row["time ratio"]) == pytest.approx(first / second, rel=0.02)
+        assert float(row["second images/s"]) == pytest.approx(1000 / second, rel=0.02)
     always = {"backbone", "head", "reasoning", "predictor", "rest"}
-    assert {part["part"] for part in parts} == always | (set() if inference else training_only)
-    # Only the first model has SGR.
-    for part in parts:
-        assert (part["second ms"] == "-") == (part["part"] in ("reasoning", "ConceptSupervision"))
-        assert float(part["first ms"]) > 0
+    training_only = {"ConceptSupervision", "backward pass", "optimizer"}
+    for row, more in zip(rows, (training_only, set()), strict=True):
+        named = {part["part"]: part for part in parts if part["case"] == row["case"]}
+        assert set(named) == always | more
+        for name, part in named.items():
+            # Only the first model has SGR.
+            assert (part["second ms"] == "-") == (name in ("reasoning", "ConceptSupervision"))
+            assert float(part["first ms"]) > 0
 
 
 @pytest.mark.gpu

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from itertools import repeat
+from itertools import product, repeat
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,6 +22,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
 from detectron2.utils.events import EventStorage
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from sgr.engine import Trainer, load_config
 from sgr.engine.amp import AutocastTrainer, half_precision
@@ -35,6 +37,7 @@ COMPARES = (
     "a synchronisation at each border."
 )
 VERSIONS = ("first", "second")
+WAIT = re.compile("cuda(Stream|Device|Event)Synchronize")
 
 
 def add_options(option) -> None:
@@ -49,28 +52,49 @@ def add_options(option) -> None:
     option("--size", default=512, help="side of an image in pixels, a multiple of 32")
     option("--images", default=2, help="images of a step")
     option("--options", type=str, nargs="*", default=[], help="KEY VALUE ... for both configs")
-    option("--amp", action="store_true", help="mixed precision")
-    option("--inference", action="store_true", help="predict instead of training")
+    option("--work", type=str, nargs="+", choices=WORK, default=["training"], help="what is done")
+    option(
+        "--precision",
+        type=str,
+        nargs="+",
+        choices=("float32", "autocast"),
+        default=["float32"],
+        help="in which numbers",
+    )
 
 
 def run(args: argparse.Namespace) -> Iterator[Row]:
-    work = Inference if args.inference else TrainingStep
-    precision = "autocast" if args.amp else "float32"
     with tempfile.TemporaryDirectory() as folder:
-        first, second = (
-            work(step_config(config, folder, args), args.amp) for config in args.configs
-        )
-        case = f"{work.NAME}, {args.images}x{args.size}x{args.size}, {precision}"
-        # The two are different models, whose results may differ.
-        row = compare(case, first.run, second.run, args, deviation=lambda *_: 0.0)
-    for version, seconds in zip(VERSIONS, row.seconds):
+        cfgs = [step_config(config, folder, args) for config in args.configs]
+        for work, precision in product(args.work, args.precision):
+            first, second = (WORK[work](cfg, precision == "autocast") for cfg in cfgs)
+            yield _row(f"{work}, {precision}", first, second, args)
+
+
+def _row(case: str, first: Work, second: Work, args: argparse.Namespace) -> Row:
+    case = f"{case}, {args.images}x{args.size}x{args.size}"
+    # The two are different models, whose results may differ.
+    row = compare(case, first.run, second.run, args, deviation=lambda *_: 0.0)
+    for version, work, seconds in zip(VERSIONS, (first, second), row.seconds):
         low, middle, high = np.percentile(seconds, (25, 50, 75))
         row.extra[f"{version} quartiles ms"] = f"{1000 * low:.1f} to {1000 * high:.1f}"
         row.extra[f"{version} images/s"] = f"{args.images / middle:.2f}"
-    parts = [each.parts(args.device) for each in (first, second)]
+        if args.device == "cuda":
+            row.extra[f"{version} waits"] = str(_count_waits(work.run))
+    parts = [work.parts(args.device) for work in (first, second)]
     names = dict.fromkeys((*parts[0], *parts[1]))  # in their order
     row.parts = {name: tuple(one.get(name, 0.0) for one in parts) for name in names}
-    yield row
+    return row
+
+
+def _count_waits(run: Callable[[], Results]) -> int:
+    """Count how often the processor waits for the GPU in a run."""
+    activities = (ProfilerActivity.CPU, ProfilerActivity.CUDA)
+    with profile(activities=activities) as profiler:
+        run()
+    return sum(
+        event.count for event in profiler.key_averages() if WAIT.fullmatch(event.key) is not None
+    )
 
 
 def step_config(config: str, folder: str | Path, args: argparse.Namespace) -> CfgNode:
@@ -108,10 +132,8 @@ class TrainingStep:
 
     Args:
         cfg: of :func:`step_config`.
-        amp: in mixed precision.
+        amp: whether in mixed precision.
     """
-
-    NAME = "training step"
 
     def __init__(self, cfg: CfgNode, amp: bool):
         torch.manual_seed(0)
@@ -145,10 +167,8 @@ class Inference:
 
     Args:
         cfg: of :func:`step_config`.
-        amp: in mixed precision.
+        amp: whether in mixed precision.
     """
-
-    NAME = "inference"
 
     def __init__(self, cfg: CfgNode, amp: bool):
         torch.manual_seed(0)
@@ -170,6 +190,10 @@ class Inference:
         with clocked_parts(self.model, device) as clock, clock.part("rest"):
             self.run()
         return clock.seconds
+
+
+Work = TrainingStep | Inference
+WORK: dict[str, type[Work]] = {"training": TrainingStep, "inference": Inference}
 
 
 class Clock:

@@ -1,0 +1,35 @@
+"""The report of a GPU, tried on the CPU with tiny sizes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def report(output, *options):
+    command = [sys.executable, "-W", "ignore", str(ROOT / "tools/gpu_report.py"), "--device", "cpu"]
+    done = subprocess.run(
+        [*command, "--output", str(output), *options], capture_output=True, text=True, check=False
+    )
+    return done, (output / "report.md").read_text()
+
+
+def test_every_section(tmp_path):
+    small = ["--models", "small_fcn", "--size", "64", "--images", "1", "--repeat", "1"]
+    done, text = report(tmp_path, *small, "--sections", "steps", "attention", "scales")
+    assert done.returncode == 0, text
+    assert text.count("\n## ") == 3 and "**" not in text
+    for case in ("training, float32", "training, autocast", "inference, float32"):
+        assert f"| {case}, 1x64x64" in text
+
+
+def test_what_fails_or_does_not_fit_is_said(tmp_path):
+    done, text = report(
+        tmp_path,
+        *("--sections", "training", "--config", str(tmp_path / "none.yaml"), "--minutes", "0.5"),
+    )
+    assert done.returncode == 1
+    assert "**failed with status" in text and "none.yaml" in text
+    done, text = report(tmp_path, "--sections", "attention", "--minutes", "0")
+    assert "**not run: the time was over**" in text
