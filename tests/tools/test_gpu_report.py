@@ -16,7 +16,18 @@ def report(output, *options):
 
 
 def test_every_section(tmp_path):
-    small = ["--models", "small_fcn", "--size", "64", "--images", "1", "--repeat", "1"]
+    small = [
+        "--minutes",
+        "60",
+        "--models",
+        "small_fcn",
+        "--size",
+        "64",
+        "--images",
+        "1",
+        "--repeat",
+        "1",
+    ]
     done, text = report(tmp_path, *small, "--sections", "steps", "attention", "scales")
     assert done.returncode == 0, text
     assert text.count("\n## ") == 3 and "**" not in text

@@ -92,9 +92,9 @@ def _add_reasoning(cfg: CN) -> None:
 
 
 def _add_memory_format(cfg: CN) -> None:
-    # Convolutions on maps in the order N, H, W, C in memory. Depthwise ones are faster so. On a CPU,
-    # the batch norms of PyTorch are less exact in this order: a step's gradient of
-    # EfficientNet-Lite0 is off by 0.8 % of its norm in float32, in the other order by 0.03 %.
+    # Convolutions on maps in the order N, H, W, C in memory. Depthwise ones are faster in it. On a
+    # CPU, PyTorch's batch norms are less exact in it: a step's gradient of EfficientNet-Lite0 is
+    # off by 0.8 % of its norm in float32, and by 0.03 % in the other order.
     _set_defaults(cfg.MODEL, {"CHANNELS_LAST": False})
 
 
