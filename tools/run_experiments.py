@@ -32,6 +32,10 @@ the seed. So a second stage (a detector) can start from the first stage with the
     python tools/run_experiments.py --configs sgr=configs/shapes/mask_rcnn_R50_sgr.yaml \
         --weights sgr=output/backbone_{seed}.pth --seeds 0 1 --output output/second
 
+--baseline NAME adds to results.md how much the mIoU of the other configs, and the IoU of each
+class, differ from those of this config, with a test that resamples the images. The evaluations must
+count the pixels of each image: end the command with TEST.EVALUATORS "['ImageIoUEvaluator']".
+
 Options at the end change all configs, as in train_net.py. After a list (of configs, weights, seeds
 or metrics), write -- before them. The exit status is 1 if a run failed, and 130 after Ctrl-C. The
 tool works on Linux and macOS.
@@ -54,6 +58,7 @@ import torch
 from sgr.engine.setup import add_safety_flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # also when loaded from elsewhere
+from experiments.bootstrap import check_baseline, compare_to_baseline  # noqa: E402
 from experiments.processes import (  # noqa: E402
     Launcher,
     Pool,
@@ -123,6 +128,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="columns of the table, by their names in metrics.json; those that no run has are left "
         f"out (default: {' '.join(METRICS)})",
     )
+    add("--baseline", metavar="NAME", help="the config that the others are compared with")
     add("--report-only", action="store_true", help="write the results of the finished runs")
     add_safety_flags(parser)
     # Not REMAINDER, because it would keep a -- before the options.
@@ -140,6 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 check_weights(runs)
                 launcher = replace(launcher, lock=stack.enter_context(locked(args.output)))
             check_unchanged(runs)
+            check_baseline(runs, args.baseline)
         except (FileNotFoundError, ValueError) as error:
             parser.error(str(error))
         failed = 0
@@ -233,6 +240,11 @@ def report(runs: Sequence[Run], args: argparse.Namespace) -> None:
     outcomes = collect(runs)
     print(write_report(outcomes, args.metrics or METRICS, args.output))
     print(f"\nWritten: results.md, results.csv and, of finished runs, results.png in {args.output}")
+    if args.baseline:
+        text = compare_to_baseline(runs, outcomes, args.baseline)
+        print(f"\n{text}")
+        with (args.output / "results.md").open("a", encoding="utf-8") as file:
+            file.write(f"\n{text}")
     absent = set(args.metrics or ()) - set(measured(outcomes, args.metrics or ()))
     if absent:
         print(f"No run that has finished has {', '.join(sorted(absent))}")

@@ -18,6 +18,7 @@ from .token_metrics import (
 _NEEDS_DETECTRON2 = {
     "CityscapesMeanIoUEvaluator": ".cityscapes_evaluator",
     "FastCOCOEvaluator": ".coco_evaluator",
+    "ImageIoUEvaluator": ".image_iou",
     "MeanIoUEvaluator": ".sem_seg_evaluator",
     "PanopticQualityEvaluator": ".panoptic_evaluator",
     "ThingCOCOEvaluator": ".coco_evaluator",

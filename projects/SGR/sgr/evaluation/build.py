@@ -18,6 +18,7 @@ from ..modeling.layers.checks import find_registered
 from ..modeling.outputs import RESULTS, Outputs, outputs_of
 from .cityscapes_evaluator import CityscapesMeanIoUEvaluator
 from .coco_evaluator import FastCOCOEvaluator, ThingCOCOEvaluator
+from .image_iou import ImageIoUEvaluator
 from .panoptic_evaluator import PanopticQualityEvaluator
 from .sem_seg_evaluator import MeanIoUEvaluator
 from .token_evaluator import TokenSemanticsEvaluator
@@ -27,6 +28,7 @@ EVALUATOR_REGISTRY.__doc__ = """
 Registry of further evaluators, by the names in ``TEST.EVALUATORS``. An entry is called with the
 name of a dataset and ``output_dir``, and returns a ``DatasetEvaluator``.
 """
+EVALUATOR_REGISTRY.register(ImageIoUEvaluator)
 
 _PANOPTIC = {
     "semantic": MeanIoUEvaluator,
