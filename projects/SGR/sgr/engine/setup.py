@@ -16,7 +16,6 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from ..checkpoints.model_folder import check_num_classes_of, config_of, folder_with
 from ..checkpoints.sources import HUB, fetch_model_folder
@@ -26,6 +25,7 @@ from ..data.files import read_text
 from ..modeling.layers.checks import check_num_classes
 from ..modeling.reasoning import apply_reasoning_defaults
 from .config_check import check_config, entry_fault, flat
+from .console import setup_loggers
 
 # Installed packages join by an entry point of this group: a function that adds their keys to a
 # config. Its import registers their parts (backbones, heads, losses, ...).
@@ -310,7 +310,7 @@ def setup_config(
         cfg.OUTPUT_DIR = comm.all_gather(_free_folder(cfg.OUTPUT_DIR, args.config_file))[0]
     if "://" in cfg.OUTPUT_DIR:  # --resume would fetch checkpoints from it
         raise ValueError(f"OUTPUT_DIR is the address {cfg.OUTPUT_DIR!r}; it must be a folder")
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sgr")
+    setup_loggers(cfg.OUTPUT_DIR)
     fit_to_machine(cfg)
     cfg.freeze()
     return cfg
