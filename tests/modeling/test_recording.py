@@ -59,3 +59,20 @@ def test_nests(model):
         model(torch.rand(1, 3, 16, 16))
     assert inner["0.reasoning.stride4"].logits is first.logits
     assert outer["0.reasoning.stride4"].logits is not first.logits
+
+
+def test_a_compiled_model_whose_first_training_step_is_recorded():
+    module = SemanticGlobalReasoning(
+        8, num_concepts=6, token_dim=8, num_heads=2, dim_feedforward=16, dropout=0.0
+    )
+    model = add_reasoning(nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU()), {"0": module})
+    compiled = torch.compile(model, backend="eager")
+    for scale in (1, 2, 3):
+        images = torch.rand(1, 3, 8, 8) * scale
+        with record_concepts(model.train()) as record:
+            compiled(images)
+        with record_concepts(model) as expected:
+            model(images)
+        found, wanted = record["reasoning.0"].logits, expected["reasoning.0"].logits
+        assert torch.equal(found, wanted) and found.requires_grad
+        assert torch.equal(compiled.eval()(images), model(images))  # evaluated outside

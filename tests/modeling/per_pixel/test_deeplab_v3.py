@@ -40,5 +40,5 @@ def test_what_was_trained_on_crops_takes_any_size(cfg, input_shape, features):
 
 def test_three_dilations(cfg, input_shape):
     cfg.MODEL.SEM_SEG_HEAD.ASPP_DILATIONS = [6, 12]
-    with pytest.raises(ValueError, match=r"ASPP_DILATIONS must be three, got \[6, 12\]"):
+    with pytest.raises(ValueError, match=r"ASPP_DILATIONS. must be three, got \[6, 12\]"):
         AnySizeDeepLabV3Head(cfg, input_shape)

@@ -52,8 +52,8 @@ class ConceptRecord(dict[str, Any]):
             missing = f" of {', '.join(sorted(self.learning))}" if self.learning else ""
             raise ValueError(
                 f"no concept regions are recorded{missing}: put a reasoning module on the model "
-                "(sgr.add_reasoning), run it inside the with block of sgr.record_concepts, and "
-                "compile it (torch.compile) there, too"
+                "(sgr.add_reasoning), and run it inside the with block of sgr.record_concepts; "
+                "the first call of a compiled model (torch.compile) must be there, too"
             )
         return found
 

@@ -227,7 +227,9 @@ def test_user_mistakes():
         _predictor(decoder_layers=0)
     with pytest.raises(ValueError, match="5 heads .*NHEADS.* do not divide 32 .*HIDDEN_DIM"):
         _predictor(num_heads=5)
-    with pytest.raises(ValueError, match="NUM_OBJECT_QUERIES must be at least 1, got 0"):
+    with pytest.raises(
+        ValueError, match="num_queries .*NUM_OBJECT_QUERIES. must be at least 1, got 0"
+    ):
         _predictor(num_queries=0)
     features, mask_features = _inputs()
     with pytest.raises(ValueError, match="reads 3 scales, but got 2"):

@@ -1,4 +1,4 @@
-"""Checks of the options of modules. Every error names the config's key."""
+"""Checks of the options of modules. Errors name the argument, and the config's key for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def find_registered(registry: Registry, name: str, key: str) -> Any:
 
 
 def check_at_least_one(key: str, value: float) -> None:
-    """Raise a ValueError that names the config's ``key`` if its ``value`` is below 1."""
+    """Raise a ValueError if ``value`` is below 1; ``key`` is "argument (CONFIG.KEY)"."""
     if value < 1:
         raise ValueError(f"{key} must be at least 1, got {value}")
 

@@ -58,7 +58,8 @@ class AnySizeDeepLabV3Head(PerPixelHead):
         )
         if len(aspp_dilations) != 3:
             raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.ASPP_DILATIONS must be three, got {list(aspp_dilations)}"
+                "aspp_dilations (MODEL.SEM_SEG_HEAD.ASPP_DILATIONS) must be three, got "
+                f"{list(aspp_dilations)}"
             )
         self.aspp = ASPP(
             only_shape(input_shape, in_features).channels,

@@ -54,7 +54,7 @@ class FCNHead(PerPixelHead):
         if reasoning is not None and reasoning.in_channels != conv_dim:
             raise ValueError(
                 f"the reasoning module takes {reasoning.in_channels} channels, but the head's "
-                f"convolution makes {conv_dim} (MODEL.SEM_SEG_HEAD.CONVS_DIM)"
+                f"convolution makes {conv_dim} (conv_dim, MODEL.SEM_SEG_HEAD.CONVS_DIM)"
             )
         self.reasoning = reasoning
 

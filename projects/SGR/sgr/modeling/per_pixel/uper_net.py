@@ -35,7 +35,7 @@ class PyramidPooling(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, *, scales: Sequence[int], norm: str):
         super().__init__()
         for scale in scales:
-            check_at_least_one("MODEL.SEM_SEG_HEAD.POOL_SCALES", scale)
+            check_at_least_one("scales (MODEL.SEM_SEG_HEAD.POOL_SCALES)", scale)
         self.scales = tuple(scales)
         self.projections = nn.ModuleList(
             conv_norm_relu(in_channels, out_channels, 1, norm) for _ in self.scales

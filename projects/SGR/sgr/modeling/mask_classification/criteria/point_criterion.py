@@ -57,11 +57,14 @@ class PointSetCriterion(SetCriterion):
             ValueError: a number is out of its range.
         """
         super().__init__(**options)
-        check_at_least_one("MODEL.MASK_FORMER.TRAIN_NUM_POINTS", num_points)
-        check_at_least_one("MODEL.MASK_FORMER.OVERSAMPLE_RATIO", oversample_ratio)
+        check_at_least_one("num_points (MODEL.MASK_FORMER.TRAIN_NUM_POINTS)", num_points)
+        check_at_least_one(
+            "oversample_ratio (MODEL.MASK_FORMER.OVERSAMPLE_RATIO)", oversample_ratio
+        )
         if not 0 <= importance_sample_ratio <= 1:
             raise ValueError(
-                "MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO must be between 0 and 1, got "
+                "importance_sample_ratio (MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO) must be "
+                "between 0 and 1, got "
                 f"{importance_sample_ratio}"
             )
         self.num_points = num_points

@@ -59,7 +59,7 @@ class PointMatcher(HungarianMatcher):
         super().__init__(
             class_weight=class_weight, mask_weight=mask_weight, dice_weight=dice_weight
         )
-        check_at_least_one("MODEL.MASK_FORMER.TRAIN_NUM_POINTS", num_points)
+        check_at_least_one("num_points (MODEL.MASK_FORMER.TRAIN_NUM_POINTS)", num_points)
         self.num_points = num_points
 
     @classmethod

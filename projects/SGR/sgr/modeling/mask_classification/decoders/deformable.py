@@ -96,11 +96,13 @@ class DeformablePixelDecoder(PyramidDecoder):
         check_heads(
             num_heads,
             conv_dim,
-            f"{head}.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS",
-            f"{head}.CONVS_DIM",
+            f"num_heads, {head}.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS",
+            f"conv_dim, {head}.CONVS_DIM",
         )
-        check_at_least_one(f"{head}.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS", num_points)
-        check_at_least_one(f"{head}.TRANSFORMER_ENC_LAYERS", num_layers)
+        check_at_least_one(
+            f"num_points ({head}.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS)", num_points
+        )
+        check_at_least_one(f"num_layers ({head}.TRANSFORMER_ENC_LAYERS)", num_layers)
 
         def by_stride(names):
             return sorted(names, key=lambda name: input_shape[name].stride)

@@ -113,7 +113,12 @@ class TransformerFPNPixelDecoder(FPNPixelDecoder):
         Raises:
             ValueError: the heads do not divide ``conv_dim``.
         """
-        check_heads(num_heads, conv_dim, "MODEL.MASK_FORMER.NHEADS", "MODEL.SEM_SEG_HEAD.CONVS_DIM")
+        check_heads(
+            num_heads,
+            conv_dim,
+            "num_heads, MODEL.MASK_FORMER.NHEADS",
+            "conv_dim, MODEL.SEM_SEG_HEAD.CONVS_DIM",
+        )
         super().__init__(input_shape, conv_dim=conv_dim, mask_dim=mask_dim, norm=norm)
         self.output_channels["transformer_encoder"] = conv_dim
         coarsest = max(input_shape.values(), key=lambda shape: shape.stride)

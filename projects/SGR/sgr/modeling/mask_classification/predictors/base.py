@@ -102,9 +102,12 @@ class QueryPredictor(nn.Module):
             ValueError: there is no query, or the heads do not divide ``hidden_dim``.
         """
         super().__init__()
-        check_at_least_one("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", num_queries)
+        check_at_least_one("num_queries (MODEL.MASK_FORMER.NUM_OBJECT_QUERIES)", num_queries)
         check_heads(
-            num_heads, hidden_dim, "MODEL.MASK_FORMER.NHEADS", "MODEL.MASK_FORMER.HIDDEN_DIM"
+            num_heads,
+            hidden_dim,
+            "num_heads, MODEL.MASK_FORMER.NHEADS",
+            "hidden_dim, MODEL.MASK_FORMER.HIDDEN_DIM",
         )
         self.num_classes = num_classes
         self.num_queries = num_queries

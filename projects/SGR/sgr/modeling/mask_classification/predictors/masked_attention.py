@@ -160,7 +160,7 @@ class MaskedAttentionPredictor(QueryPredictor):
         hidden_dim, num_heads = self.hidden_dim, self.num_heads
         if decoder_layers < 1:
             raise ValueError(
-                f"masked attention needs at least 1 layer, got {decoder_layers}; "
+                f"decoder_layers must be at least 1 layer, got {decoder_layers}; "
                 "MODEL.MASK_FORMER.DEC_LAYERS counts one more and must be at least 2"
             )
         self.transformer_cross_attention_layers = nn.ModuleList(
