@@ -20,6 +20,7 @@ from sgr.checkpoints.checkpointer import SafeCheckpointer, read_checkpoint
 from sgr.checkpoints.model_folder import FILES
 from sgr.engine import Trainer, argument_parser, load_config, setup_config
 from sgr.engine.trainer import evaluate
+from sgr.inference import dataset_metadata
 from sgr.packaging import package_model, push_model
 from tiny_detector import tiny_detector_config
 from tiny_model import CHECKOUT, CONFIG, tiny_config, tiny_options
@@ -110,6 +111,15 @@ def test_names_and_colours_without_the_dataset(folder):
     result = sgr.Predictor.load(folder)(image)
     assert result.stuff_classes[:2] == ["sky", "water"]
     assert result.metadata.stuff_colors[0] == [120, 180, 240]
+
+
+def test_a_training_that_started_from_a_folder_has_the_names_of_its_data(packaged, tmp_path):
+    cfg = tiny_config(tmp_path, MODEL__SEM_SEG_HEAD__NUM_CLASSES=5, DATASETS__TRAIN="()")
+    assert dataset_metadata(cfg).name == cfg.DATASETS.TEST[0]
+    cfg.MODEL.WEIGHTS = str(packaged)
+    assert dataset_metadata(cfg).name == cfg.DATASETS.TEST[0]
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 9
+    assert dataset_metadata(cfg).name == str(packaged)
 
 
 def test_an_evaluation(packaged, tiny_shapes_root, tmp_path, monkeypatch):

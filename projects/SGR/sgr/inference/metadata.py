@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -11,20 +12,24 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 
 from ..checkpoints.model_folder import read_description
+from ..engine.config_check import flat
 from ..visualization import class_colors, distinct_colors
 
 
 def dataset_metadata(cfg: CfgNode) -> Metadata:
     """Names and colours of a model's classes: of its folder, or of the first of ``DATASETS.TEST``.
 
-    MODEL.WEIGHTS may be a model folder, which has them.
+    MODEL.WEIGHTS may be a model folder, which has them. A folder of a model with another number of
+    classes, from which a training has started, does not count.
 
     Some datasets learn the names of their classes when they are loaded. So a dataset without names
     is loaded, which takes a while if it is large. If its files are missing, the metadata may stay
     without names; this is no error.
     """
     if os.path.isdir(cfg.MODEL.WEIGHTS):
-        return _folder_metadata(cfg.MODEL.WEIGHTS)
+        description = read_description(cfg.MODEL.WEIGHTS)
+        if description["num_classes"].items() <= dict(flat(cfg)).items():
+            return _folder_metadata(cfg.MODEL.WEIGHTS, description["classes"])
     name = next(iter(cfg.DATASETS.TEST), None)
     if name is None:
         return Metadata(name="no dataset")
@@ -40,14 +45,13 @@ def dataset_metadata(cfg: CfgNode) -> Metadata:
     return metadata
 
 
-def _folder_metadata(folder: str) -> Metadata:
-    classes = read_description(folder)["classes"]
+def _folder_metadata(folder: str, classes: dict[str, Any]) -> Metadata:
     known = {key: value for key, value in classes.items() if key != "things"}
     if "things" in classes:
         known["thing_dataset_id_to_contiguous_id"] = {
             number: number for number in classes["things"]
         }
-    return Metadata(name=str(folder), **known)
+    return Metadata(name=folder, **known)
 
 
 def output_metadata(
