@@ -6,14 +6,14 @@
     python tools/demo.py --config-file configs/... --weights model_final.pth \
         --video-input street.mp4 --output street_predicted.mp4 --regions 6
 
-It draws what the model puts out: semantic, panoptic or instance segmentation or detections, beside
-the image. With --regions, it draws concept regions too. Of images it also writes the labels (PNG),
-the instances and the panoptic segments (COCO's formats), into the folders labels, instances and
-panoptic of --output; see sgr.inference.Result.save. Names and colours of the classes come from the
-model folder, or from the first dataset in DATASETS.TEST, whose files may be missing. With
-TEST.AUG.ENABLED or TEST.SLIDING_WINDOW.ENABLED, the model sees several views of an image, as in an
-evaluation. The tool opens no window. It reports and skips files that cannot be read; if there are
-any, the exit status is 1.
+It draws what the model puts out: semantic, panoptic or instance segmentation or detections; with
+--regions, concept regions beside it. Of images, it shows the image beside the prediction, and
+writes the labels (PNG), the instances and the panoptic segments (COCO's formats) too, into the
+folders labels, instances and panoptic of --output; see sgr.inference.Result.save. Names and colours
+of the classes come from the model folder, or from the first dataset in DATASETS.TEST, whose files
+may be missing. With TEST.AUG.ENABLED or TEST.SLIDING_WINDOW.ENABLED, the model sees several views
+of an image, as in an evaluation. The tool opens no window. It reports and skips files that cannot
+be read; if there are any, the exit status is 1.
 """
 
 from __future__ import annotations

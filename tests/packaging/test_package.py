@@ -130,9 +130,9 @@ def test_an_evaluation(packaged, tiny_shapes_root, tmp_path, monkeypatch):
     for name in ("tiny", "tiny_2"):
         args = ["--eval-only", "--config-file", str(packaged), *options]
         cfg = setup_config(argument_parser().parse_args(args))
-        assert cfg.OUTPUT_DIR == os.path.join("./output", name)
+        assert cfg.OUTPUT_DIR == os.path.join("./output/evaluations", name)
     results = evaluate(cfg)
-    file = tmp_path / "output" / "tiny_2" / "inference" / "results.json"
+    file = tmp_path / "output" / "evaluations" / "tiny_2" / "inference" / "results.json"
     assert json.loads(file.read_text())["sem_seg"]["mIoU"] == pytest.approx(
         results["sem_seg"]["mIoU"]
     )

@@ -285,7 +285,7 @@ def setup_config(
     """Load the config of a run, fit it to the machine, freeze it, and start OUTPUT_DIR/log.txt.
 
     An evaluation that names no OUTPUT_DIR gets a new folder in the default one, called after the
-    config: ``output/maskformer_R50_sgr``, then ``output/maskformer_R50_sgr_2``, and so on.
+    config: ``output/evaluations/maskformer_R50_sgr``, then ``..._2``, and so on.
 
     Args:
         args: the arguments that :func:`argument_parser` has parsed.
@@ -307,7 +307,8 @@ def setup_config(
     if args.eval_only and not args.resume and cfg.OUTPUT_DIR == get_cfg().OUTPUT_DIR:
         # One evaluation must not overwrite the results of another. All processes take the folder
         # that the main one finds free.
-        cfg.OUTPUT_DIR = comm.all_gather(_free_folder(cfg.OUTPUT_DIR, args.config_file))[0]
+        folder = _free_folder(os.path.join(cfg.OUTPUT_DIR, "evaluations"), args.config_file)
+        cfg.OUTPUT_DIR = comm.all_gather(folder)[0]
     if "://" in cfg.OUTPUT_DIR:  # --resume would fetch checkpoints from it
         raise ValueError(f"OUTPUT_DIR is the address {cfg.OUTPUT_DIR!r}; it must be a folder")
     setup_loggers(cfg.OUTPUT_DIR)
