@@ -25,12 +25,14 @@ SINKS = re.compile(
     |unsafe_load|full_load|UnsafeLoader|FullLoader|yaml\.load\(
     |(?<![.\w])eval\((?!\))|(?<![.\w])exec\(|(?<![.\w])compile\(|__import__\(|import_module\(
     |spec_from_file_location|urlopen|urlretrieve|requests\.(?:get|post)|hf_hub_download
+    |snapshot_download
     |HTTPURLHandler|OneDrivePathHandler|os\.system|shell=True|subprocess\.\w+\(|os\.popen""",
     re.VERBOSE,
 )
 OURS = {
     "projects/SGR/sgr/checkpoints/checkpointer.py: torch.load(": "weights_only by the flag",
     "projects/SGR/sgr/checkpoints/sources.py: hf_hub_download": "MODEL.WEIGHTS, read safely",
+    "projects/SGR/sgr/checkpoints/sources.py: snapshot_download": "behind --allow-unsafe-yaml",
     "projects/SGR/sgr/data/proposals.py: Unpickler(": "makes arrays only",
     "projects/SGR/sgr/evaluation/__init__.py: import_module(": "names in the source",
     "tools/experiments/processes.py: subprocess.Popen(": "the commands of a list of runs",

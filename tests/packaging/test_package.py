@@ -17,7 +17,7 @@ from detectron2.modeling import build_model
 
 import sgr
 from sgr.checkpoints.checkpointer import SafeCheckpointer, read_checkpoint
-from sgr.checkpoints.model_folder import FILES
+from sgr.checkpoints.model_folder import FILES, digest
 from sgr.engine import Trainer, argument_parser, load_config, setup_config
 from sgr.engine.trainer import evaluate
 from sgr.inference import dataset_metadata
@@ -209,6 +209,10 @@ def test_a_strangers_config_runs_and_writes_nothing(folder):
     text = config.read_text()
     config.write_text(text.replace("OUTPUT_DIR: ./output", "OUTPUT_DIR: /somewhere"))
     assert sgr.load_model(folder)[1].OUTPUT_DIR == "./output"
+    torch.save({"model": {}}, folder / "model.safetensors")  # a pickle, of the right SHA-256
+    change(folder / "model.json", sha256=digest(folder / "model.safetensors"))
+    with pytest.raises(ValueError, match="is damaged or no checkpoint"):
+        sgr.load_model(folder, allow_pickle=True)
     config.write_text(text + "SEED: !!python/object/apply:os.getpid []\n")
     with pytest.raises(ValueError, match="a tag that can run code"):
         sgr.load_model(folder, allow_unsafe_yaml=True)
