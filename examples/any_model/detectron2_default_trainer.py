@@ -28,7 +28,7 @@ def main(*options):
     cfg.MODEL.FPN.IN_FEATURES = cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 9
     cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = "", "output/default_trainer"
-    cfg.INPUT.DATASET_MAPPER_NAME = "semantic_concept"
+    cfg.INPUT.DATASET_MAPPER_NAME, cfg.INPUT.MIN_SIZE_TRAIN = "semantic_concept", (160,)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("shapes_sem_seg_train",), ()
     cfg.merge_from_list(["SOLVER.IMS_PER_BATCH", 4, "SOLVER.MAX_ITER", 40, *options])
     trainer = Trainer(cfg)

@@ -172,3 +172,12 @@ def test_a_grid_that_does_not_cover_the_image_is_an_error():
         cell_label_counts(
             torch.zeros(20, 16, dtype=torch.long), (2, 2), 8, input_size=(20, 16), num_bins=1
         )
+
+
+def test_arrays_and_a_missing_stride():
+    regions, labels = torch.rand(3, 2, 2), np.arange(16).reshape(4, 4).astype(np.uint8)
+    found = label_histograms(regions, labels, 2, input_size=(4, 4))
+    expected = label_histograms(regions, torch.from_numpy(labels), 2, input_size=(4, 4))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected))
+    with pytest.raises(ValueError, match="stride must be .*got None.*stride="):
+        label_histograms(regions, labels, None, input_size=(4, 4))

@@ -34,9 +34,12 @@ def maps():
     return ComponentMaps(maps, [3, 3])
 
 
+IMAGES = torch.rand(2, 3, 16, 24)
+
+
 def recorded(model):
     with sgr.record_concepts(model) as record:
-        model(torch.rand(2, 3, 16, 24))
+        model(IMAGES)
     return record
 
 
@@ -122,3 +125,18 @@ def test_nothing_recorded(model, maps):
 def test_a_model_without_modules(maps):
     with pytest.raises(ValueError, match="no concept regions are recorded: .*add_reasoning"):
         sgr.ConceptLoss()(recorded(nn.Conv2d(3, 4, 1)), maps)
+
+
+def test_under_distributed_data_parallel(model, maps, tmp_path):
+    """All parameters of the wrapped model get their gradient, and its record is as ever."""
+    distributed = torch.distributed
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/s", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        with sgr.record_concepts(wrapped) as record:
+            task_loss = sum(feature.square().mean() for feature in wrapped(IMAGES).values())
+        assert list(record) == ["module.reasoning.stride4", "module.reasoning.stride2"]
+        (task_loss + sgr.ConceptLoss(max_active=4)(record, maps)).backward()
+    finally:
+        distributed.destroy_process_group()
+    assert all(parameter.grad is not None for parameter in model.parameters())

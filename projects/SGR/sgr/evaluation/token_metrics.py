@@ -50,7 +50,8 @@ def label_histograms(
 
     Args:
         regions: (K, h, w) weights in [0, 1].
-        labels: (H, W) integers at the ground truth's own resolution, on the regions' device.
+        labels: (H, W) integers at the ground truth's own resolution, on the regions' device;
+            or an array.
         stride, input_size: see :func:`cell_label_counts`.
         ignore_label: see :func:`present_bins`.
 
@@ -60,8 +61,9 @@ def label_histograms(
         bins: (H, W) the bin of each pixel.
 
     Raises:
-        ValueError: the regions do not cover the image.
+        ValueError: the regions do not cover the image, or have no stride.
     """
+    labels = torch.as_tensor(labels, device=regions.device)
     bins, present = present_bins(labels, ignore_label=ignore_label)
     counts = cell_label_counts(
         bins, tuple(regions.shape[-2:]), stride, input_size=input_size, num_bins=len(present)
@@ -118,8 +120,13 @@ def cell_label_counts(
         (h * w, num_bins) float32; the cells are in row-major order.
 
     Raises:
-        ValueError: the grid does not cover the image.
+        ValueError: the grid does not cover the image, or there is no stride.
     """
+    if stride is None or stride < 1:
+        raise ValueError(
+            f"stride must be the pixels along a side of a cell, got {stride}; regions have none if "
+            "their reasoning module was made without one (stride=...)"
+        )
     rows, columns = grid
     covered = rows * stride, columns * stride
     if covered[0] < input_size[0] or covered[1] < input_size[1]:
