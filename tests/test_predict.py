@@ -59,7 +59,7 @@ def test_other_modes_and_turned_images(predictor, image):
 def test_several_images_in_their_order(predictor, image, batch_size):
     images = [image, image[:, ::-1], image[::-1], image[:, :, ::-1], image]
     results = predictor(images, batch_size=batch_size)
-    assert len(results) == 5
+    assert [result.name for result in results] == [f"image_{index}" for index in range(5)]
     for given, result in zip(images, results):
         np.testing.assert_array_equal(result.image, given)
         np.testing.assert_allclose(result.scores, predictor(given).scores, atol=1e-5)

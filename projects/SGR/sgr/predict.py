@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice, repeat
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -119,7 +119,7 @@ class Predictor:
         Raises: as :meth:`stream`.
         """
         if _is_one(images):
-            return next(self.stream([images], progress=False))  # type: ignore[list-item]
+            return next(self.stream(images, progress=False))
         return list(self.stream(images, batch_size=batch_size))
 
     def stream(
@@ -140,7 +140,8 @@ class Predictor:
                 then the others go on. By default the error is raised.
 
         Yields:
-            The result of each image, in their order.
+            The result of each image, in their order. Its name is that of the file; arrays are
+            called image_0, image_1, ...
 
         Raises:
             FileNotFoundError: there is no such file, or no image in a folder or pattern.
@@ -151,9 +152,11 @@ class Predictor:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         items = _expand(images)
+        # So that the files of several arrays do not overwrite one another.
+        names = repeat("image") if _is_one(images) else (f"image_{i}" for i in count())
         total = len(items) if isinstance(items, Sequence) else None
         with tqdm(total=total, unit="image", disable=not progress) as bar:
-            for batch in read_ahead(batches(map(self._read, items), batch_size)):
+            for batch in read_ahead(batches(map(self._read, items, names), batch_size)):
                 for item, outcome in self._predict(batch):
                     if not isinstance(outcome, Exception):
                         yield outcome
@@ -163,11 +166,13 @@ class Predictor:
                         on_error(item, outcome)
                 bar.update(len(batch))
 
-    def _read(self, item: ImageLike) -> tuple[ImageLike, str, np.ndarray, dict | Exception]:
+    def _read(
+        self, item: ImageLike, name: str
+    ) -> tuple[ImageLike, str, np.ndarray, dict | Exception]:
         """The image, its name, its pixels in RGB, and the model's input, or an error."""
         try:
-            name, image = _as_rgb(item, self.batch_predictor.sixteen_bit)
-            return item, name, image, self.batch_predictor.prepare(image)
+            own_name, image = _as_rgb(item, self.batch_predictor.sixteen_bit)
+            return item, own_name or name, image, self.batch_predictor.prepare(image)
         except Exception as error:  # Pillow's plugins raise all kinds of them
             return item, "", np.empty(0), error
 
@@ -241,7 +246,7 @@ def _expand(images: ImageLike | Iterable[ImageLike]) -> Sequence[ImageLike] | It
 
 
 def _as_rgb(image: ImageLike, sixteen_bit: str) -> tuple[str, np.ndarray]:
-    """The name of an image, and its pixels: (H, W, 3) uint8, RGB."""
+    """The name of an image, "" for none, and its pixels: (H, W, 3) uint8, RGB."""
     if isinstance(image, (str, PathLike)):
         path = Path(image).expanduser()
         return path.name, read_image(str(path), "RGB", sixteen_bit=sixteen_bit)
@@ -251,7 +256,7 @@ def _as_rgb(image: ImageLike, sixteen_bit: str) -> tuple[str, np.ndarray]:
                 f"the image has more than 8 bits per value (mode {image.mode}): give its path, "
                 "which is read as INPUT.SIXTEEN_BIT says, or convert it to 8 bits"
             )
-        name = Path(getattr(image, "filename", "") or "image").name
+        name = Path(getattr(image, "filename", "")).name
         return name, np.array(ImageOps.exif_transpose(image).convert("RGB"))
     if not isinstance(image, np.ndarray):
         raise TypeError(_no_image(image))
@@ -261,7 +266,7 @@ def _as_rgb(image: ImageLike, sixteen_bit: str) -> tuple[str, np.ndarray]:
         image = image[..., None].repeat(3, axis=-1)
     if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
         raise ValueError(f"an image is (H, W, 3) in RGB or (H, W) in grey, not {image.shape}")
-    return "image", image
+    return "", image
 
 
 def _no_image(value: Any) -> str:
