@@ -2,7 +2,7 @@
 
 from .drawing import choose_concepts, draw_output, draw_output_regions
 from .files import IMAGE_SUFFIXES, find_files, output_files, refuse_overwriting
-from .metadata import dataset_metadata, output_metadata
+from .metadata import dataset_metadata, numbers_of_classes, output_metadata
 from .predictor import BatchPredictor, puts_out_regions, read_ahead
 from .result import PICTURE_SUFFIXES, PredictedInstances, PredictedSegments, Result, data_files
 from .video import VIDEO_SUFFIXES, VideoReader, VideoWriter

@@ -10,9 +10,11 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
+from torch import nn
 
 from ..checkpoints.model_folder import read_description
 from ..engine.config_check import flat
+from ..modeling.outputs import outputs_of
 from ..visualization import class_colors, distinct_colors
 
 
@@ -52,6 +54,23 @@ def _folder_metadata(folder: str, classes: dict[str, Any]) -> Metadata:
             number: number for number in classes["things"]
         }
     return Metadata(name=folder, **known)
+
+
+def numbers_of_classes(model: nn.Module, cfg: CfgNode) -> dict[str, int]:
+    """Key of the config -> number of classes, of the heads that a model has.
+
+    Of models without a head of Detectron2's names, these are all such keys.
+    """
+    outputs = outputs_of(model)
+    if outputs is not None and outputs.num_classes(model) is not None:
+        heads = {"sem_seg_head": "SEM_SEG_HEAD"}
+    else:
+        heads = {"sem_seg_head": "SEM_SEG_HEAD", "roi_heads": "ROI_HEADS", "head": "RETINANET"}
+    parts = [part for head, part in heads.items() if hasattr(model, head)]
+    if not parts:
+        groups = {key: part for key, part in cfg.MODEL.items() if isinstance(part, CfgNode)}
+        parts = [key for key, part in groups.items() if "NUM_CLASSES" in part]
+    return {f"MODEL.{part}.NUM_CLASSES": cfg.MODEL[part].NUM_CLASSES for part in parts}
 
 
 def output_metadata(

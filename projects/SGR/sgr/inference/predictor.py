@@ -16,7 +16,7 @@ from torch import nn
 from ..modeling.outputs import outputs_of
 from ..modeling.recording import check_has_regions
 from ..testing import SlidingWindowSegmentor, build_multi_scale_model
-from .metadata import dataset_metadata, output_metadata
+from .metadata import dataset_metadata, numbers_of_classes, output_metadata
 
 Item = TypeVar("Item")
 
@@ -69,7 +69,7 @@ class BatchPredictor:
         outputs = outputs_of(model)
         self.metadata = output_metadata(
             dataset_metadata(cfg),
-            _num_classes(cfg),
+            max(numbers_of_classes(model, cfg).values()),
             outputs.num_classes(model) if outputs else None,
         )
 
@@ -135,9 +135,3 @@ def _check_regions(cfg: CfgNode, model: nn.Module) -> None:
             f"Concept{name} (see sgr.supervise_concepts)"
         )
     check_has_regions(model)
-
-
-def _num_classes(cfg: CfgNode) -> int:
-    """The largest number of classes of a part of the model."""
-    parts = (part for part in cfg.MODEL.values() if isinstance(part, CfgNode))
-    return max(part.NUM_CLASSES for part in parts if "NUM_CLASSES" in part)

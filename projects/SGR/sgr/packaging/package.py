@@ -30,8 +30,7 @@ from ..checkpoints.model_folder import (
 )
 from ..engine.config_check import flat
 from ..evaluation.json_file import write_json
-from ..inference import dataset_metadata
-from ..modeling.outputs import outputs_of
+from ..inference import dataset_metadata, numbers_of_classes
 from ..visualization import class_colors
 from .card import model_card
 
@@ -98,7 +97,7 @@ def package_model(
             "source": source,
             "sha256": digest(draft / WEIGHTS),
             "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "num_classes": _num_classes(model, cfg),
+            "num_classes": numbers_of_classes(model, cfg),
             "classes": _classes(cfg, classes or {}),
             "settings": {key: value for key, value in flat(cfg) if key in SETTINGS},
             "metrics": dict(metrics or {}),
@@ -172,19 +171,6 @@ def _portable(cfg: CfgNode) -> CfgNode:
     cfg.OUTPUT_DIR, cfg.MODEL.DEVICE = defaults.OUTPUT_DIR, defaults.MODEL.DEVICE
     cfg.DATASETS.FILES, cfg.MODEL.WEIGHTS = [], ""
     return cfg
-
-
-def _num_classes(model: nn.Module, cfg: CfgNode) -> dict[str, int]:
-    """Key of the config -> number of classes, of the heads that the model has."""
-    outputs = outputs_of(model)
-    joint = outputs is not None and outputs.num_classes(model) is not None
-    heads = ("sem_seg_head",) if joint else ("sem_seg_head", "roi_heads", "head")
-    keys = {"sem_seg_head": "SEM_SEG_HEAD", "roi_heads": "ROI_HEADS", "head": "RETINANET"}
-    return {
-        f"MODEL.{keys[head]}.NUM_CLASSES": cfg.MODEL[keys[head]].NUM_CLASSES
-        for head in heads
-        if hasattr(model, head)
-    }
 
 
 def _classes(cfg: CfgNode, trained: Mapping[str, list[str]]) -> dict[str, Any]:
