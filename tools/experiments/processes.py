@@ -43,7 +43,8 @@ class Launcher:
     def command(self, run: Run) -> list[str]:
         """The command line of a run."""
         return [
-            *(sys.executable, "-W", "ignore", str(TRAIN_NET)),
+            *(sys.executable, "-W", "ignore"),
+            *([str(TRAIN_NET)] if TRAIN_NET.exists() else ["-m", "sgr"]),  # no checkout
             *("--config-file", str(run.config_file)),
             *(part for mixin in run.mixins for part in ("--with", str(mixin))),
             # A free port, because the default is the same for all processes of a user.

@@ -31,6 +31,8 @@ from .console import setup_loggers
 # config. Its import registers their parts (backbones, heads, losses, ...).
 PROJECTS_GROUP = "sgr.projects"
 CHECKOUT = Path(__file__).resolve().parents[4]  # with projects/, where it is one
+# Has the folder configs/: the package, if it is installed from a wheel.
+PACKAGED = CHECKOUT if (CHECKOUT / "projects").is_dir() else Path(__file__).resolve().parents[1]
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -131,7 +133,8 @@ def local_config(config: str, *, allow_unsafe: bool = False) -> str:
     """The YAML file that a config is in: itself, or that of a model folder.
 
     Args:
-        config: a YAML file, a model folder, or ``hf-hub:OWNER/NAME``.
+        config: a YAML file, a model folder, or ``hf-hub:OWNER/NAME``. ``configs/...`` is one of
+            this package's where there is no such file.
         allow_unsafe: whether to fetch a model from the hub.
 
     Raises:
@@ -145,6 +148,8 @@ def local_config(config: str, *, allow_unsafe: bool = False) -> str:
                 "--allow-unsafe-yaml (allow_unsafe_yaml=True)"
             )
         config = fetch_model_folder(config)
+    if not os.path.exists(config) and (PACKAGED / config).is_file():
+        return str(PACKAGED / config)
     return config_of(config) if os.path.isdir(config) else config
 
 

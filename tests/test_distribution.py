@@ -1,0 +1,103 @@
+"""The wheel, installed into an empty folder and used away from the checkout."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel of this checkout. It is built in a copy, because a build writes beside the code."""
+    pytest.importorskip("setuptools")
+    copy = tmp_path_factory.mktemp("source")
+    without = shutil.ignore_patterns("tests", "__pycache__", "*.egg-info")
+    for name in ("configs", "projects", "tools"):
+        shutil.copytree(ROOT / name, copy / name, ignore=without)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    options = ["--no-build-isolation", "--no-deps", "--no-index", "--wheel-dir", str(copy)]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", *options, str(copy)], check=True, cwd=copy
+    )
+    (wheel,) = copy.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """A folder with the wheel's files, and what runs Python with it and without the checkout."""
+    folder = tmp_path_factory.mktemp("site")
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(folder)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-W", "ignore", *arguments],
+            cwd=elsewhere,
+            env={**os.environ, "PYTHONPATH": str(folder)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    return folder, run
+
+
+def test_what_the_wheel_says_of_itself(wheel):
+    with zipfile.ZipFile(wheel) as file:
+        (metadata,) = (name for name in file.namelist() if name.endswith("/METADATA"))
+        about = Parser().parsestr(file.read(metadata).decode())
+        names = set(file.namelist())
+        commands = file.read(metadata.replace("METADATA", "entry_points.txt")).decode()
+    assert about["Name"] == "sgr-segmentation" and about["Description-Content-Type"]
+    assert "sgr/py.typed" in names and "semask/py.typed" in names
+    assert any(name.endswith("LICENSE") for name in names)
+    folders = {"sgr": ROOT / "configs"}
+    for configs in ROOT.glob("projects/*/configs"):
+        (package,) = configs.parent.glob("*/__init__.py")
+        folders[package.parent.name] = configs
+    for package, folder in folders.items():
+        for path in folder.rglob("*.yaml"):
+            assert f"{package}/configs/{path.relative_to(folder).as_posix()}" in names
+    assert "sgr-train = sgr.__main__:run" in commands
+    assert not any("/tests/" in name for name in names)
+
+
+def test_commands_are_functions(wheel, installed):
+    _, run = installed
+    with zipfile.ZipFile(wheel) as file:
+        (name,) = (name for name in file.namelist() if name.endswith("/entry_points.txt"))
+        lines = [line for line in file.read(name).decode().splitlines() if line.startswith("sgr-")]
+    functions = [line.split(" = ")[1].split(":") for line in lines]
+    script = "import importlib\n" + "".join(
+        f"assert callable(importlib.import_module({module!r}).{function})\n"
+        for module, function in functions
+    )
+    run("-c", script)
+    assert len(functions) > 10
+
+
+def test_configs_of_the_package_are_found_anywhere(installed):
+    folder, run = installed
+    script = (
+        "import sgr\n"
+        "from sgr.engine import load_config\n"
+        "print(sgr.__file__)\n"
+        "print(load_config('configs/shapes/fcn_R50_sgr.yaml').MODEL.SEM_SEG_HEAD.NAME)\n"
+    )
+    file, head = run("-c", script).splitlines()[-2:]
+    assert Path(file).is_relative_to(folder) and head == "FCNHead"
+
+
+def test_train(installed):
+    _, run = installed
+    assert "--config-file" in run("-m", "sgr", "--help")
