@@ -6,7 +6,13 @@ imported first, :mod:`sgr.modeling.reasoning`, :mod:`sgr.modeling.supervision`,
 :mod:`sgr.data.components`, :mod:`sgr.data.collate` and :mod:`sgr.evaluation.token_metrics`.
 """
 
+import warnings
 from importlib.util import find_spec
+
+with warnings.catch_warnings():  # Detectron2 and fvcore script functions when they are imported
+    warnings.filterwarnings("ignore", ".torch.jit.script. is deprecated", FutureWarning)
+    if find_spec("detectron2"):
+        import detectron2.modeling
 
 from .data.collate import ComponentCollate
 from .modeling.reasoning import add_reasoning, remove_reasoning
