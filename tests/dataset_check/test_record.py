@@ -136,7 +136,7 @@ def test_sizes_that_differ(record, labels):
     sizes = {"height": 31, "width": 40}
     report = check_record({**record, **sizes}, options())
     assert kinds(report) == [FaultKind.SIZE] * 2
-    assert "got (40, 30), expect (40, 31)" in report.faults[0].message
+    assert "is 40 x 30 pixels, and its record says 40 x 31" in report.faults[0].message
     report = check_record({**record, "height": 30}, options())
     assert kinds(report)[0] is FaultKind.RECORD
 
@@ -315,7 +315,7 @@ ODD = [
         {"segments_info": [{"id": "one", "category_id": 0}]},
         r"panoptic picture .*pan\.png has segments whose ids are no integers",
     ),
-    ({"height": "tall", "width": 3}, "got .* expect"),
+    ({"height": "tall", "width": 3}, "its record says 3 x .tall."),
 ]
 
 

@@ -74,13 +74,20 @@ def test_no_output_dir():
         load_config("", ["OUTPUT_DIR", ""])
 
 
+# A list of 9^8 texts in 300 bytes.
+REFERENCES = b"A0: &A0 [x, x]\n" + b"".join(
+    b"A%d: &A%d [%s]\n" % (n, n, b", ".join([b"*A%d" % (n - 1)] * 9)) for n in range(1, 8)
+)
 FILES = {
     b"": "is empty; a config file has lines KEY: value",
     b"# nothing\n": "is empty; a config file has lines KEY: value",
     b"- a\n- b\n": "holds a sequence; a config file has lines KEY: value",
     b"just a text": "holds a scalar; a config file has lines KEY: value",
     b"a: [": "is no valid YAML",
-    b"[" * 5000: "is no valid YAML",
+    b"[" * 5000: "is no valid YAML: its values are nested too deeply",
+    b"DATASETS: {TRAIN: " + b"[" * 60 + b"]" * 60 + b"}": "values are nested too deeply",
+    b"MODEL: &m {SGR: *m}": "a value that holds the reference itself",
+    REFERENCES: "references .* that make millions of values",
     "OUTPUT_DIR: größe".encode("latin-1"): "is not UTF-8 text; save it as UTF-8",
     b"_BASE_: config.yaml": "config.yaml' or a base of it is its own base: .* -> ",
     b"_BASE_: {a: 1}": "_BASE_ must be a file or a list of files",

@@ -145,12 +145,41 @@ def test_two_machines_on_cpus(alone, tiny_shapes_root, tmp_path):
     assert_equal_runs(alone, tmp_path)
 
 
-def test_the_death_of_one_process_ends_all(tiny_shapes_root, tmp_path):
-    process = start(tmp_path, tiny_shapes_root, torchrun(2), SOLVER__MAX_ITER=10000)
-    wait_for_iterations(tmp_path, process)
+def kill_one_of(process):
+    """Kill the last process that torchrun has started."""
     command = ["pgrep", "--parent", str(process.pid)]
     children = subprocess.run(command, capture_output=True, text=True).stdout.split()
     os.kill(int(children[-1]), signal.SIGKILL)
+
+
+def test_a_restart_goes_on_to_the_same_weights(tiny_shapes_root, tmp_path):
+    """torchrun keeps its store, with the addresses of the processes that have died."""
+    options = {"SOLVER__MAX_ITER": 12, "SOLVER__CHECKPOINT_PERIOD": 2, "MODEL__SGR__DROPOUT": 0.2}
+    options["DATASETS__TEST"] = "()"
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    folders = {whole: "0", killed: "2"}
+    processes = {}
+    for folder, restarts in folders.items():
+        folder.mkdir()
+        launcher = [*torchrun(2), "--max-restarts", restarts]
+        processes[folder] = start(folder, tiny_shapes_root, launcher, "--resume", **options)
+    for checkpoint in ("model_0000001.pth", "model_0000007.pth"):
+        deadline = time.monotonic() + 200
+        while not (killed / checkpoint).exists():
+            assert processes[killed].poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        kill_one_of(processes[killed])
+    for folder, process in processes.items():
+        finish(folder, process)
+    assert (killed / "output.txt").read_text().count("exitcode: -9") == 2
+    for name, value in weights(whole).items():
+        assert torch.equal(weights(killed)[name], value), name
+
+
+def test_the_death_of_one_process_ends_all(tiny_shapes_root, tmp_path):
+    process = start(tmp_path, tiny_shapes_root, torchrun(2), SOLVER__MAX_ITER=10000)
+    wait_for_iterations(tmp_path, process)
+    kill_one_of(process)
     assert process.wait(100) != 0
     assert "SIGKILL" in (tmp_path / "output.txt").read_text()
 

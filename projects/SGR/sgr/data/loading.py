@@ -10,6 +10,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog
 
 from .truth.coco_file import explain_coco_errors
+from .truth.records import check_sizes
 
 _kept: ContextVar[dict[str, Any] | None] = ContextVar("kept", default=None)
 
@@ -28,6 +29,8 @@ def load_dataset(name: str) -> Any:
         return kept[name]
     with explain_coco_errors([name]):
         records = DatasetCatalog.get(name)
+    if isinstance(records, list):
+        check_sizes(records)
     if kept is not None:
         kept[name] = records
     return records

@@ -25,6 +25,7 @@ from ..data.truth.image_files import (
     size_fault,
 )
 from ..data.truth.instances import InstanceShape, draw_instances, paint_classes
+from ..data.truth.records import check_image_size
 from ..data.truth.segments import has_segments, read_segment_map, segment_faults
 from .options import CheckOptions
 from .report import Report
@@ -149,7 +150,7 @@ def _read_image(
     try:
         # A copy, because Detectron2 would add the size to the record.
         known = {key: record[key] for key in ("height", "width", "file_name") if key in record}
-        detection_utils.check_image_size(known, image)
+        check_image_size(known, image)
     except detection_utils.SizeMismatchError as error:
         report.add_fault(FaultKind.SIZE, str(error))
     except KeyError:

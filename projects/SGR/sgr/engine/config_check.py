@@ -10,12 +10,23 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
+from detectron2 import modeling
 from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import get_norm
 
 from ..config import add_sgr_config
+from ..data.augmentations.build import check_crop_size
+from ..data.mappers import MAPPER_REGISTRY
+from ..evaluation.build import EVALUATOR_REGISTRY
+from ..modeling.layers.checks import find_registered
+from ..modeling.mask_classification.criteria.set_criterion import CRITERION_REGISTRY
+from ..modeling.mask_classification.inference import PANOPTIC_MERGE_REGISTRY
+from ..modeling.mask_classification.predictors.base import PREDICTOR_REGISTRY
+from ..modeling.per_pixel import PIXEL_CLASSIFIER_REGISTRY, PIXEL_LOSS_REGISTRY
+from ..modeling.reasoning import REASONING_REGISTRY
 from ..modeling.reasoning.sgr import TOKEN_POOLINGS
 from ..modeling.supervision.criterion import UNIONS
+from ..modeling.supervision.side_criteria import SIDE_CRITERION_REGISTRY
 
 _TYPES: dict[type, str] = {
     bool: "True or False",
@@ -81,7 +92,7 @@ _SIZES = _Rule("an integer of at least 1", lambda value: type(value) is int and 
 _SIZES_OR_0 = _Rule("an integer of at least 0", lambda value: type(value) is int and value >= 0)
 
 # Rule -> the keys that it holds for; "*" stands for any characters. Names in registries are not
-# here: whoever builds the part lists what is registered, and projects may register it later.
+# here, because projects may register theirs later: see check_names.
 _RULES: list[tuple[_Rule, str]] = [
     (_Rule("the path of a folder", bool), "OUTPUT_DIR"),
     (_Rule("'cpu', 'cuda', 'cuda:0' or another device of PyTorch", _is_device), "MODEL.DEVICE"),
@@ -117,6 +128,9 @@ _RULES: list[tuple[_Rule, str]] = [
         "MODEL.RESNETS.*_DILATION MODEL.FPN.OUT_CHANNELS MODEL.SWIN.PRETRAIN_IMG_SIZE "
         "MODEL.SWIN.PATCH_SIZE MODEL.SWIN.EMBED_DIM MODEL.SWIN.WINDOW_SIZE",
     ),
+    (_one_of("basic", "deeplab"), "MODEL.RESNETS.STEM_TYPE"),
+    (_each(_one_of("stem", "res2", "res3", "res4", "res5")), "MODEL.RESNETS.OUT_FEATURES"),
+    (_one_of("sum", "avg"), "MODEL.FPN.FUSE_TYPE"),
     (_at_least(0), "MODEL.BACKBONE.FREEZE_AT"),
     (_each(_at_least(1)), "MODEL.SWIN.DEPTHS MODEL.SWIN.NUM_HEADS"),
     (_above(0), "MODEL.SWIN.MLP_RATIO MODEL.SWIN.QK_SCALE"),
@@ -189,6 +203,45 @@ _RULES: list[tuple[_Rule, str]] = [
     ),
     (_each(_SIZES, 2), "TEST.SLIDING_WINDOW.SIZE TEST.SLIDING_WINDOW.STRIDE"),
 ]
+
+
+_REGISTRIES = {
+    "MODEL.META_ARCHITECTURE": modeling.META_ARCH_REGISTRY,
+    "MODEL.BACKBONE.NAME": modeling.BACKBONE_REGISTRY,
+    "MODEL.SGR.BACKBONE_NAME": modeling.BACKBONE_REGISTRY,
+    "MODEL.SGR.NAME": REASONING_REGISTRY,
+    "MODEL.SEM_SEG_HEAD.NAME": modeling.SEM_SEG_HEADS_REGISTRY,
+    "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": modeling.SEM_SEG_HEADS_REGISTRY,
+    "MODEL.SEM_SEG_HEAD.CLASSIFIER_NAME": PIXEL_CLASSIFIER_REGISTRY,
+    "MODEL.SEM_SEG_HEAD.LOSS_TYPE": PIXEL_LOSS_REGISTRY,
+    "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME": PREDICTOR_REGISTRY,
+    "MODEL.MASK_FORMER.CRITERION_NAME": CRITERION_REGISTRY,
+    "MODEL.MASK_FORMER.TEST.PANOPTIC_MERGE": PANOPTIC_MERGE_REGISTRY,
+    "MODEL.ANCHOR_GENERATOR.NAME": modeling.ANCHOR_GENERATOR_REGISTRY,
+    "MODEL.RPN.HEAD_NAME": modeling.RPN_HEAD_REGISTRY,
+    "MODEL.ROI_HEADS.NAME": modeling.ROI_HEADS_REGISTRY,
+    "MODEL.ROI_BOX_HEAD.NAME": modeling.ROI_BOX_HEAD_REGISTRY,
+    "MODEL.ROI_MASK_HEAD.NAME": modeling.ROI_MASK_HEAD_REGISTRY,
+    "MODEL.SIDE_CRITERIA": SIDE_CRITERION_REGISTRY,
+    "INPUT.DATASET_MAPPER_NAME": MAPPER_REGISTRY,
+    "TEST.EVALUATORS": EVALUATOR_REGISTRY,
+}
+
+
+def check_names(cfg: CfgNode) -> None:
+    """Check that the parts that a config names are registered, before anything is written.
+
+    Call it when all projects have registered theirs. "" is no name.
+
+    Raises:
+        ValueError: a name is unknown. The message has the closest known one.
+    """
+    values = dict(flat(cfg))
+    for key, registry in _REGISTRIES.items():
+        value = values.get(key, "")
+        for name in [value] if isinstance(value, str) else value:
+            if name:
+                find_registered(registry, name, key)
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -340,6 +393,11 @@ def _faults_of_several(cfg: CfgNode) -> Iterator[str]:
                 f"MODEL.{key} is {list(model[key])}; it must be {channels} values, one for each "
                 f"channel of INPUT.FORMAT {given.FORMAT!r}"
             )
+    if given.CROP.ENABLED:
+        try:
+            check_crop_size(given.CROP.TYPE, given.CROP.SIZE)
+        except ValueError as error:
+            yield str(error)
     if given.MIN_SIZE_TRAIN_SAMPLING == "range" and len(given.MIN_SIZE_TRAIN) != 2:
         yield (
             f"INPUT.MIN_SIZE_TRAIN is {given.MIN_SIZE_TRAIN}; with MIN_SIZE_TRAIN_SAMPLING "

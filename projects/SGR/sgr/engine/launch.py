@@ -7,10 +7,13 @@ import logging
 import os
 import re
 import signal
+import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -140,6 +143,33 @@ def _pass_on(number: int, _frame: Any) -> None:
             os.kill(child.pid, number)
 
 
+def _new_store(place: Place, timeout: timedelta) -> distributed.Store:
+    """A store of these processes alone, found by that of torchrun.
+
+    torchrun keeps its store when it starts the processes again, so they would find the addresses of
+    those that have died, and wait for them.
+    """
+    address = os.environ["MASTER_ADDR"]
+    connect = partial(distributed.TCPStore, address, is_master=False)
+    common = connect(port=int(os.environ["MASTER_PORT"]), timeout=timeout)
+    if place.rank == 0:
+        store = distributed.TCPStore(
+            address, 0, is_master=True, timeout=timeout, wait_for_workers=False
+        )
+        common.set("sgr/port", str(store.port))
+        return store
+    end = time.monotonic() + timeout.total_seconds()
+    while True:
+        port = int(common.get("sgr/port"))
+        try:
+            socket.create_connection((address, port), timeout=5).close()
+            return connect(port=port, timeout=timeout)
+        except OSError:  # the port of a process that has died
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+
+
 def _join(place: Place, timeout: timedelta = DEFAULT_TIMEOUT) -> None:
     """Make this process one of a process group, as ``detectron2.engine.launch`` does."""
     on_gpus = torch.cuda.is_available()
@@ -150,9 +180,10 @@ def _join(place: Place, timeout: timedelta = DEFAULT_TIMEOUT) -> None:
                 f"{torch.cuda.device_count()} GPU(s); start one for each GPU"
             )
         torch.cuda.set_device(place.local_rank)
+    own = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     distributed.init_process_group(
         "nccl" if on_gpus else "gloo",
-        init_method=place.init_method,
+        **{"store": _new_store(place, timeout)} if own else {"init_method": place.init_method},
         world_size=place.world_size,
         rank=place.rank,
         timeout=timeout,

@@ -21,10 +21,10 @@ from ..checkpoints.model_folder import check_num_classes_of, config_of, folder_w
 from ..checkpoints.sources import HUB, fetch_model_folder
 from ..config import add_sgr_config
 from ..data.datasets.descriptions import add_described_datasets
-from ..data.files import read_text
+from ..data.files import compose_yaml
 from ..modeling.layers.checks import check_num_classes
 from ..modeling.reasoning import apply_reasoning_defaults
-from .config_check import check_config, entry_fault, flat
+from .config_check import check_config, check_names, entry_fault, flat
 from .console import setup_loggers
 
 # Installed packages join by an entry point of this group: a function that adds their keys to a
@@ -265,9 +265,9 @@ def _check_file(file: str, users: tuple[str, ...] = ()) -> None:
             "files that _BASE_ names"
         )
     try:
-        node = yaml.compose(read_text(file), Loader=yaml.SafeLoader)  # it makes no objects of tags
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{file!r} is no valid YAML: {error}") from error
+        node = compose_yaml(file)
+    except ValueError as error:
+        raise ValueError(f"{file!r}{named}: {error}") from error
     if not isinstance(node, yaml.MappingNode):
         found = "is empty" if node is None else f"holds a {node.id}"
         raise ValueError(f"{file!r}{named} {found}; a config file has lines KEY: value")
@@ -308,7 +308,9 @@ def setup_config(
         allow_unsafe=args.allow_unsafe_yaml,
         add_configs=add_configs,
     )
-    check_num_classes(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)  # before there is an OUTPUT_DIR
+    # Before there is an OUTPUT_DIR.
+    check_names(cfg)
+    check_num_classes(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
     if args.eval_only and not args.resume and cfg.OUTPUT_DIR == get_cfg().OUTPUT_DIR:
         # One evaluation must not overwrite the results of another. All processes take the folder
         # that the main one finds free.

@@ -39,6 +39,7 @@ from ..data.proposals import add_proposals, proposal_files
 from ..data.stream import TrainingStream, build_training_stream
 from ..data.truth.annotations import check_outlines
 from ..data.truth.coco_file import explain_coco_errors
+from ..data.truth.records import check_sizes
 from ..evaluation import build_evaluator
 from ..modeling.reasoning import ReasoningModule
 from ..modeling.recording import check_has_regions
@@ -194,9 +195,16 @@ class Trainer(DefaultTrainer):
 
         Raises:
             ValueError: if the config asks for side criteria, concept losses among them, or for
-                token metrics, and the model has no tokens or does not put them out.
+                token metrics, and the model has no tokens or does not put them out; or if a part
+                of the model cannot be built.
         """
-        model = super().build_model(cfg)
+        try:
+            model = super().build_model(cfg)
+        except (AssertionError, KeyError, IndexError, TypeError, RuntimeError) as error:
+            raise ValueError(
+                "the config does not make a model; the error is that of the part that cannot be "
+                f"built, {type(error).__name__}: {error}"
+            ) from error
         supervised = cfg.MODEL.SGR.SUPERVISION.WEIGHT > 0 and any(
             isinstance(module, ReasoningModule) and module.supervised_concepts
             for module in model.modules()
@@ -251,6 +259,7 @@ class Trainer(DefaultTrainer):
         if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and needs_instances:
             dataset = _without_empty(dataset, cfg.DATASETS.TRAIN)
         if isinstance(dataset, list):
+            check_sizes(dataset)
             getattr(mapper, "check_records", check_outlines)(dataset)
             check_training_data(cfg, mapper, dataset)
             return build_training_stream(cfg, dataset, mapper)

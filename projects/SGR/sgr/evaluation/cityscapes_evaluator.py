@@ -10,6 +10,7 @@ from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 from PIL import Image
 from torch import Tensor
 
+from ..data.files import warn_unless_written
 from ..data.truth.image_files import read_labels
 from ..data.truth.records import apply_test_transform
 from .sem_seg_evaluator import MeanIoUEvaluator
@@ -113,9 +114,9 @@ class CityscapesMeanIoUEvaluator(MeanIoUEvaluator):
             )
         super()._process_image(input_, truth, labels)
         if self._folder and "ground_truth_transform" not in input_:
-            os.makedirs(self._folder, exist_ok=True)
             file = os.path.join(self._folder, _prediction_name(input_["file_name"]))
-            Image.fromarray(_LABEL_IDS[predicted]).save(file)
+            with warn_unless_written(file) as draft:
+                Image.fromarray(_LABEL_IDS[predicted]).save(draft, "PNG")
         if (truth < 0).all():
             return
         instance_file = self._truths[input_["file_name"]].get("instance_file_name", "")

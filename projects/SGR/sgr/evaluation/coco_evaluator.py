@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import itertools
 import json
 import math
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,10 +17,12 @@ import numpy as np
 import torch
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import _evaluate_predictions_on_coco
-from detectron2.utils.file_io import PathManager
+from detectron2.utils import comm
 from faster_coco_eval import COCOeval_faster
 from pycocotools.coco import COCO
 
+from ..data.faults import shorten
+from ..data.files import warn_unless_written
 from ..data.truth.annotations import checked_rle, segmentation_fault
 from ..data.truth.masks import clip_polygon
 
@@ -87,16 +91,22 @@ class FastCOCOEvaluator(COCOEvaluator):
                 ``instances_predictions.pth``; None writes nothing.
 
         Raises:
-            ValueError: an annotation has no area or no box, or they are not numbers.
+            ValueError: an annotation has no area or no box, or they are not numbers; or another
+                value in the file is one that COCO's evaluation cannot read.
         """
         # Newer versions would warn that their fast implementation is missing.
         super().__init__(dataset_name, output_dir=output_dir, use_fast_impl=False)
         self._dataset_name = dataset_name
+        file = self._metadata.json_file
+        for kind in ("imgs", "cats", "anns"):
+            for id in getattr(self._coco_api, kind):
+                if not isinstance(id, int):
+                    raise ValueError(f"{file} has the id {id!r}; COCO's evaluation needs integers")
         for id, annotation in self._coco_api.anns.items():
             # Without an area, the package would count an instance as small.
             area, box = annotation.get("area"), annotation.get("bbox")
             faults = [
-                f"no {key}" if value is None else f"the {key} {value!r}"
+                f"no {key}" if value is None else f"the {key} {shorten(value)}"
                 for key, value, fine in (
                     ("area", area, _are_numbers([area], 1)),
                     ("bbox", box, _are_numbers(box, 4)),
@@ -105,9 +115,15 @@ class FastCOCOEvaluator(COCOEvaluator):
             ]
             if faults:
                 raise ValueError(
-                    f"annotation {id} in {self._metadata.json_file} has {' and '.join(faults)}: "
-                    "COCO's evaluation needs both, a number and four numbers"
+                    f"annotation {id} in {file} has {' and '.join(faults)}: COCO's evaluation "
+                    "needs both, a number and four numbers"
                 )
+            for key in ("iscrowd", "ignore"):
+                if annotation.get(key, 0) not in (0, 1):
+                    raise ValueError(
+                        f"annotation {id} in {file} has the {key} {shorten(annotation[key])}; it "
+                        "must be 0 or 1"
+                    )
             if annotation.get("iscrowd", 0) and not annotation.get("segmentation"):
                 x, y, w, h = box
                 annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
@@ -144,6 +160,37 @@ class FastCOCOEvaluator(COCOEvaluator):
             drawable.append(polygon if unchanged else clipped.tolist() or [0.0] * 6)
         return drawable
 
+    def evaluate(self, img_ids: list[int] | None = None) -> OrderedDict | dict:
+        """Measure what :meth:`process` has seen, as Detectron2 does.
+
+        Args:
+            img_ids: the images to measure; None for all.
+
+        Returns:
+            {"bbox": {name: percent}, "segm": ...}; empty if the process is not the main one, or
+            without an image.
+        """
+        predictions = self._predictions
+        if self._distributed:
+            comm.synchronize()
+            gathered = comm.gather(predictions, dst=0)
+            if not comm.is_main_process():
+                return {}
+            predictions = list(itertools.chain(*gathered))
+        if not predictions:
+            self._logger.warning(f"No image of {self._dataset_name} was processed")
+            return {}
+        if self._output_dir:
+            path = os.path.join(self._output_dir, "instances_predictions.pth")
+            with warn_unless_written(path) as draft:
+                torch.save(predictions, draft)
+        self._results = OrderedDict()
+        if "proposals" in predictions[0]:
+            self._eval_box_proposals(predictions)
+        if "instances" in predictions[0]:
+            self._eval_predictions(predictions, img_ids)
+        return copy.deepcopy(self._results)
+
     def _eval_predictions(self, predictions: list[dict], img_ids: list[int] | None = None) -> None:
         """Write the predictions to a file, and their AP by task to ``self._results``.
 
@@ -156,7 +203,7 @@ class FastCOCOEvaluator(COCOEvaluator):
         if self._output_dir:
             path = os.path.join(self._output_dir, "coco_instances_results.json")
             self._logger.info(f"Saving results to {path}")
-            with PathManager.open(path, "w") as file:
+            with warn_unless_written(path) as draft, draft.open("w", encoding="utf-8") as file:
                 json.dump(results, file)
         if not self._do_evaluation:
             self._logger.info("Annotations are not available for evaluation.")

@@ -136,7 +136,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         self._log(rows, classes)
         if self._output_dir:
             path = os.path.join(self._output_dir, "panoptic.json")
-            write_json(path, {**means, "classes": classes})
+            write_json(path, {**means, "classes": classes}, needed=False)
         means.update((f"PQ-{name}", row["PQ"]) for name, row in classes.items())
         return OrderedDict(panoptic_seg=means)
 

@@ -16,6 +16,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from ..data.datasets.pairs import WITHOUT_LABELS
+from ..data.files import warn_unless_written
 from ..data.loading import load_dataset
 from ..data.truth.records import apply_test_transform, find_image, has_classes, read_class_map
 from ..modeling.outputs import predicted_labels
@@ -264,13 +265,18 @@ class MeanIoUEvaluator(DatasetEvaluator):
             name: {"IoU": float(iou[i]), "ACC": float(accuracy[i]), "pixels": int(pixels)}
             for i, (name, pixels) in enumerate(self._by_class(confusion.sum(axis=1)))
         }
-        write_json(folder / "sem_seg.json", {**means, "classes": classes})
-        torch.save(dict(results), folder / "sem_seg_evaluation.pth")
+        write_json(folder / "sem_seg.json", {**means, "classes": classes}, needed=False)
+        with warn_unless_written(folder / "sem_seg_evaluation.pth") as draft:
+            torch.save(dict(results), draft)
         matrix = folder / "confusion_matrix.npz"
-        np.savez_compressed(matrix, counts=confusion, class_names=np.array(self._class_names, str))
-        picture = draw_confusion_matrix(confusion, self._class_names)
-        Image.fromarray(picture).save(matrix.with_suffix(".png"))
-        return ["sem_seg.json", "sem_seg_evaluation.pth", matrix.name, f"{matrix.stem}.png"]
+        names = np.array(self._class_names, str)
+        with warn_unless_written(matrix) as draft, draft.open("wb") as file:
+            np.savez_compressed(file, counts=confusion, class_names=names)
+        with warn_unless_written(matrix.with_suffix(".png")) as draft:
+            picture = draw_confusion_matrix(confusion, self._class_names)
+            Image.fromarray(picture).save(draft, "PNG")
+        files = ["sem_seg.json", "sem_seg_evaluation.pth", matrix.name, f"{matrix.stem}.png"]
+        return [name for name in files if (folder / name).exists()]
 
 
 def _qualities(confusion: np.ndarray) -> tuple[dict[str, float], np.ndarray, np.ndarray]:

@@ -161,7 +161,8 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
                     f"on {self._dataset_name}:\n{create_small_table(values)}"
                 )
             if self._output_dir:
-                write_json(os.path.join(self._output_dir, f"{block}.json"), values)
+                path = os.path.join(self._output_dir, f"{block}.json")
+                write_json(path, values, needed=False)
         return results
 
     def _measure(

@@ -64,16 +64,46 @@ class PlannedTest:
             Results by task or by dataset, see ``by_dataset``, which are also in
             ``folder``/results.json, with null for nan; empty in all processes but the main one.
         """
-        with keep_datasets(self.datasets):
-            results: dict[str, Any] = test(self.cfg, self.model, self.evaluators)
         names = self.cfg.DATASETS.TEST
-        if self.by_dataset and len(names) == 1:
-            results = {names[0]: results}
-        results = OrderedDict((f"{key}{self.suffix}", value) for key, value in results.items())
-        if comm.is_main_process() and names:
-            path = os.path.join(self.folder, "results.json")
+        path = os.path.join(self.folder, "results.json")
+        results: OrderedDict[str, Any] = OrderedDict()
+
+        def keep(name: str, measured: dict[str, Any]) -> None:
+            measured = {name: measured} if self.by_dataset else measured
+            results.update((f"{key}{self.suffix}", value) for key, value in measured.items())
             write_json(path, results)
+
+        evaluators = [_Kept(*each, keep) for each in zip(self.evaluators, names)]
+        with keep_datasets(self.datasets):
+            test(self.cfg, self.model, evaluators)
+        if results:
             logging.getLogger(__name__).info(f"All results are in {path}")
+        return results
+
+
+class _Kept(DatasetEvaluator):
+    """Gives the results of an evaluator away at once, before the next dataset can fail."""
+
+    def __init__(
+        self,
+        evaluator: DatasetEvaluator,
+        dataset_name: str,
+        keep: Callable[[str, dict[str, Any]], None],
+    ) -> None:
+        self._evaluator = evaluator
+        self._dataset_name = dataset_name
+        self._keep = keep
+
+    def reset(self) -> None:
+        self._evaluator.reset()
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        self._evaluator.process(inputs, outputs)
+
+    def evaluate(self) -> dict[str, Any] | None:
+        results = self._evaluator.evaluate()
+        if comm.is_main_process() and results is not None:
+            self._keep(self._dataset_name, results)
         return results
 
 

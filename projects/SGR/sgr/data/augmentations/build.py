@@ -83,7 +83,7 @@ def _crop(cfg: CfgNode) -> T.Augmentation:
     crop = cfg.INPUT.CROP
     if crop.POSITION not in ("random", "center"):
         raise ValueError(f"INPUT.CROP.POSITION must be 'random' or 'center', not {crop.POSITION!r}")
-    _check_crop_size(crop.TYPE, crop.SIZE)
+    check_crop_size(crop.TYPE, crop.SIZE)
     if not crop.SINGLE_CATEGORY_MAX_AREA > 0:
         raise ValueError(
             "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA must be a share of the crop above 0, or 1.0 for "
@@ -105,7 +105,8 @@ def _crop(cfg: CfgNode) -> T.Augmentation:
     )
 
 
-def _check_crop_size(crop_type: str, size: Sequence[float]) -> None:
+def check_crop_size(crop_type: str, size: Sequence[float]) -> None:
+    """Raise a ValueError if INPUT.CROP.TYPE is unknown or INPUT.CROP.SIZE does not fit it."""
     if crop_type not in _CROP_SIZES:
         raise ValueError(
             f"INPUT.CROP.TYPE must be one of {', '.join(map(repr, _CROP_SIZES))}, not {crop_type!r}"

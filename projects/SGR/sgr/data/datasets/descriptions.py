@@ -26,7 +26,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..faults import shorten
-from ..files import read_text
+from ..files import compose_yaml
 from ..mappers.semantic import SEMANTIC_MAPPERS
 from .classes import as_class_names
 from .folders import is_of_folders, register_folders
@@ -171,12 +171,11 @@ def _num_classes(name: str, *, load: bool = True) -> int | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    node = compose_yaml(path)
     try:
-        content = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
+        content = None if node is None else yaml.SafeLoader("").construct_document(node)
+    except (yaml.YAMLError, ValueError) as error:  # a date such as 2024-99-99
         raise ValueError(f"the file is no valid YAML: {error}") from error
-    except RecursionError:
-        raise ValueError("the file is no description: its values are nested too deeply") from None
     if not isinstance(content, dict):
         raise ValueError(
             f"a description has keys, such as name, images and labels, not {shorten(content)}"

@@ -17,6 +17,7 @@ from ...modeling.layers.checks import find_registered
 from ..augmentations.center_crop import CentralSquare
 from ..augmentations.fast import with_a_pixel
 from ..truth.image_files import read_image, read_labels
+from ..truth.records import check_image_size
 
 MAPPER_REGISTRY = Registry("MAPPER")
 MAPPER_REGISTRY.__doc__ = """
@@ -57,7 +58,7 @@ class FileNamingMapper(DatasetMapper):
         """
         record = copy.deepcopy(dataset_dict)
         image = read_image(record["file_name"], self.image_format, sixteen_bit=self.sixteen_bit)
-        detection_utils.check_image_size(record, image)
+        check_image_size(record, image)
         label_file = record.pop("sem_seg_file_name", None)
         labels = read_labels(label_file) if label_file and self.is_train else None
         augmented = T.AugInput(image, sem_seg=labels)

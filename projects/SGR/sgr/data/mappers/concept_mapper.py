@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 
 from ..augmentations.build import build_augmentations
 from ..augmentations.fast import accelerated, with_a_pixel
 from ..threads import limit_opencv_threads
 from ..truth.image_files import read_image
+from ..truth.records import check_image_size
 from .settings import check_for_training, component_options
 from .tensors import component_tensors
 
@@ -111,7 +111,7 @@ class ConceptMapper:
         limit_opencv_threads()
         record = {key: value for key, value in dataset_dict.items() if key not in _GROUND_TRUTH}
         image = read_image(record["file_name"], self.image_format, sixteen_bit=self.sixteen_bit)
-        detection_utils.check_image_size(record, image)
+        check_image_size(record, image)
         truth = self._read(dataset_dict, size=image.shape[:2])
 
         image, truth = self._augment(image, truth)

@@ -255,11 +255,12 @@ def segmentation_fault(
         try:
             # For lists of numbers, which are usual, this is much faster than an array.
             finite = math.isfinite(sum(polygon))
-        except TypeError:
+        except (TypeError, OverflowError):
             try:
-                finite = bool(np.isfinite(np.asarray(polygon, np.float64)).all())
-            except (TypeError, ValueError):
+                polygon = np.asarray(polygon, np.float64)
+            except (TypeError, ValueError, OverflowError):
                 return "has a polygon that does not consist of numbers"
+            finite = bool(np.isfinite(polygon).all())
         if not finite:
             return "has a polygon with a coordinate that is not finite"
         # A bound first, which costs less.

@@ -6,11 +6,13 @@ Label maps are read from ``sem_seg_file_name``, panoptic segments from ``pan_seg
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from detectron2.data import detection_utils
 
+from ..faults import shorten
 from .image_files import check_labels, read_labels, size_fault
 from .instances import draw_instances, paint, read_shapes
 from .masks import valid_polygons
@@ -47,6 +49,38 @@ def apply_test_transform(input_: dict, labels: np.ndarray) -> np.ndarray:
             f"{labels.shape[1]} pixels (height x width), and the image is not"
         ) from error
     return labels.ravel()[np.ascontiguousarray(moved).view(np.int32)[..., 0]]
+
+
+def check_sizes(records: Iterable[dict]) -> None:
+    """Check the ``height`` and ``width`` of records, where they have both.
+
+    Raises:
+        ValueError: they are not integers of at least 1. The message names the first such file.
+    """
+    for record in records:
+        size = record.get("height", 1), record.get("width", 1)
+        if not all(isinstance(side, (int, np.integer)) and side >= 1 for side in size):
+            raise ValueError(
+                f"the record of {record.get('file_name', 'an image')} has the height and width "
+                f"{shorten(size)}; they must be numbers of pixels"
+            )
+
+
+def check_image_size(record: dict, image: np.ndarray) -> None:
+    """Compare an image (H, W, ...) with its record, and set the record's size if it has none.
+
+    Raises:
+        SizeMismatchError (a ValueError): they differ. The message names the file.
+        KeyError: the record has only one of ``height`` and ``width``.
+    """
+    try:
+        detection_utils.check_image_size(record, image)
+    except detection_utils.SizeMismatchError as error:
+        raise detection_utils.SizeMismatchError(
+            f"image {record.get('file_name', '')} is {image.shape[1]} x {image.shape[0]} pixels, "
+            f"and its record says {shorten(record['width'])} x {shorten(record['height'])}: "
+            "correct the record"
+        ) from error
 
 
 def file_size(record: dict, input_: dict) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 from fvcore.common.registry import Registry
@@ -10,11 +11,13 @@ from fvcore.common.registry import Registry
 def find_registered(registry: Registry, name: str, key: str) -> Any:
     """What ``registry`` has under ``name``, the value of the config's ``key``.
 
-    An unknown name raises a ValueError that lists the known ones.
+    An unknown name raises a ValueError that says the closest known one, and lists all.
     """
     if name not in registry:
-        known = ", ".join(sorted(known for known, _ in registry))
-        raise ValueError(f"{key} is {name!r}; registered: {known or 'none'}")
+        known = sorted(known for known, _ in registry)
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise ValueError(f"{key} is {name!r}; {hint}registered: {', '.join(known) or 'none'}")
     return registry.get(name)
 
 
