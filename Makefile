@@ -1,6 +1,7 @@
 # make install   create .venv once and install SGR, Detectron2 and what they need (about 5 GB)
 # make test      run all tests, in parallel; some of them:  make test ARGS="tests/data -x"
 # make lint      check format, style, types and the layers of the package
+# make fuzz      try thousands of mutated annotations, descriptions of datasets and configs
 # make demo      train, evaluate and draw a small example
 # make clean     remove what builds and tests leave behind; .venv stays
 #
@@ -11,7 +12,7 @@ PYTHON3 ?= python3
 VENV ?= .venv
 ARGS ?=
 
-.PHONY: install test lint demo clean python
+.PHONY: install test lint fuzz demo clean python
 
 ifneq ($(strip $(VENV)),)
 
@@ -67,6 +68,10 @@ lint: install
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
 	$(PYTHON) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
+
+# Nightly: 4500 cases. Again with the same files:  make fuzz ARGS="--seed SEED"
+fuzz: install
+	OMP_NUM_THREADS=1 $(PYTHON) -W ignore tools/fuzz.py $(ARGS)
 
 demo: install
 	$(PYTHON) tools/quickstart.py $(ARGS)

@@ -1,7 +1,9 @@
-"""Hooks of a training: the use of concepts, and pictures of mask classifiers."""
+"""Hooks and writers of a training: the use of concepts, pictures of mask classifiers, metrics."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.engine import HookBase
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 
 from ..data.colors import distinct_colors
 from ..modeling.mask_classification.inference import semantic_inference
@@ -69,6 +72,34 @@ class ConceptMonitor(HookBase):
     def after_train(self):
         for handle in self._handles:
             handle.remove()
+
+
+class ForgivingWriter(EventWriter):
+    """Writes metrics with another writer, and only warns where they cannot be written.
+
+    A full disk then shows as the error of a checkpoint, which says how to go on, or not at all.
+    """
+
+    def __init__(self, writer: EventWriter):
+        self._writer = writer
+        self._has_warned = False
+
+    def write(self):
+        self._try(self._writer.write)
+
+    def close(self):
+        self._try(self._writer.close)
+
+    def _try(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except OSError as error:
+            if not self._has_warned:
+                logging.getLogger(__name__).warning(
+                    "%s cannot write metrics: %s; the training goes on",
+                    *(type(self._writer).__name__, error),
+                )
+            self._has_warned = True
 
 
 class TrainingPictures(HookBase):

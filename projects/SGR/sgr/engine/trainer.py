@@ -30,6 +30,7 @@ from detectron2.engine import (
 from detectron2.engine.hooks import EvalHook, LRScheduler
 from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 
 from ..checkpoints.checkpointer import SafeCheckpointer
 from ..checkpoints.trained import TrainedCheckpointer
@@ -54,7 +55,7 @@ from .data_check import (
     check_training_data,
     class_names,
 )
-from .hooks import ConceptMonitor, TrainingPictures
+from .hooks import ConceptMonitor, ForgivingWriter, TrainingPictures
 from .lock import lock_folder
 from .preemption import PreemptionHook
 from .resume import apply_solver, check_optimizer_state, config_changes, report_changes
@@ -306,6 +307,10 @@ class Trainer(DefaultTrainer):
             # Before the writer, which writes the results of all.
             built += [EvalHook(0, partial(self._evaluate, other)) for other in others]
         return built
+
+    def build_writers(self) -> list[EventWriter]:
+        """Build Detectron2's writers, none of which ends the training."""
+        return [ForgivingWriter(writer) for writer in super().build_writers()]
 
     def _evaluate(self, test: PlannedTest) -> OrderedDict[str, Any]:
         results = self.run_test(test)

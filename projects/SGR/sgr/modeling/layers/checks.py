@@ -11,13 +11,13 @@ from fvcore.common.registry import Registry
 def find_registered(registry: Registry, name: str, key: str) -> Any:
     """What ``registry`` has under ``name``, the value of the config's ``key``.
 
-    An unknown name raises a ValueError that says the closest known one, and lists all.
+    An unknown name raises a ValueError that lists the known ones, and says the closest.
     """
     if name not in registry:
         known = sorted(known for known, _ in registry)
         close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise ValueError(f"{key} is {name!r}; {hint}registered: {', '.join(known) or 'none'}")
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"{key} is {name!r}; registered: {', '.join(known) or 'none'}{hint}")
     return registry.get(name)
 
 
