@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from sgr.data.files import draft_of, visible_files
+from sgr.data.files import draft_of, visible_files, warn_unless_written
 
 
 def test_after_an_error_the_file_is_as_before(tmp_path):
@@ -59,3 +59,16 @@ def test_a_folder_that_is_itself_a_link(tmp_path):
     (tmp_path / "real" / "1.png").touch()
     (tmp_path / "link").symlink_to("real")
     assert names_in(tmp_path / "link") == ["1.png"]
+
+
+def test_a_file_that_others_can_do_without(tmp_path, caplog):
+    with warn_unless_written(tmp_path / "new" / "a.txt") as draft:
+        draft.write_text("after")
+    assert (tmp_path / "new" / "a.txt").read_text() == "after" and not caplog.text
+    with warn_unless_written(tmp_path / "new" / "a.txt") as draft:
+        draft.write_text("half")
+        raise OSError(28, "No space left on device")
+    assert (tmp_path / "new" / "a.txt").read_text() == "after"
+    assert "a.txt cannot be written: [Errno 28] No space left on device" in caplog.text
+    with pytest.raises(KeyError), warn_unless_written(tmp_path / "a.txt"):
+        raise KeyError

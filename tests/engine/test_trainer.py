@@ -10,7 +10,7 @@ import yaml
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
-from detectron2.utils.events import EventStorage
+from detectron2.utils.events import EventStorage, EventWriter
 
 from sgr.checkpoints.checkpointer import SafeCheckpointer
 from sgr.engine import (
@@ -21,6 +21,7 @@ from sgr.engine import (
     setup_config,
     train_or_evaluate,
 )
+from sgr.engine.hooks import ForgivingWriter
 from tiny_model import CONFIG, tiny_config, tiny_options
 
 
@@ -412,3 +413,23 @@ def test_pictures_of_the_training(tiny_shapes, tmp_path):
         assert name == "image, labels, prediction"
         assert image.shape[0] == 3 and image.shape[2] % 3 == 0 and image.dtype == np.uint8
     assert not trainer.model.sem_seg_head._forward_hooks
+
+
+def test_a_part_that_cannot_be_built(tmp_path):
+    cfg = tiny_config(tmp_path, MODEL__RESNETS__RES5_DILATION=3)
+    with pytest.raises(ValueError, match="does not make a model.*AssertionError"):
+        Trainer.build_model(cfg)
+
+
+def test_metrics_that_cannot_be_written_are_a_warning(caplog):
+    class Full(EventWriter):
+        def write(self):
+            raise OSError(28, "No space left on device")
+
+        close = write
+
+    writer = ForgivingWriter(Full())
+    writer.write()
+    writer.write()
+    writer.close()
+    assert caplog.text.count("Full cannot write metrics: [Errno 28] No space") == 1

@@ -346,6 +346,32 @@ def test_area_and_box_are_numbers(dataset, change, words):
         FastCOCOEvaluator(dataset(coco))
 
 
+@pytest.mark.parametrize(
+    "kind, change, words",
+    [
+        ("images", {"id": 5.0}, "has the id 5.0; COCO's evaluation needs integers"),
+        ("annotations", {"id": "a"}, "has the id 'a'"),
+        ("annotations", {"iscrowd": None}, "annotation 2 in .* has the iscrowd None; it must be"),
+        ("annotations", {"ignore": [1]}, r"has the ignore \[1\]; it must be 0 or 1"),
+    ],
+)
+def test_values_that_the_evaluation_cannot_read(dataset, kind, change, words):
+    coco = random_ground_truth(np.random.default_rng(7), 2, 6)
+    coco[kind][1].update(change)
+    with pytest.raises(ValueError, match=f"instances.json.*{words}|{words}"):
+        FastCOCOEvaluator(dataset(coco))
+
+
+def test_files_that_cannot_be_written_are_a_warning(dataset, tmp_path, caplog):
+    coco = random_ground_truth(np.random.default_rng(6), 3, 4)
+    outputs = random_outputs(np.random.default_rng(6), coco, 6)
+    (tmp_path / "file").touch()
+    evaluator = FastCOCOEvaluator(dataset(coco), output_dir=str(tmp_path / "file" / "out"))
+    assert evaluate(evaluator, outputs)["bbox"]["AP"] >= 0
+    for name in ("instances_predictions.pth", "coco_instances_results.json"):
+        assert f"{name} cannot be written: [Errno 20] Not a directory" in caplog.text
+
+
 def test_an_annotation_of_id_0_is_warned_of(dataset, caplog):
     coco = random_ground_truth(np.random.default_rng(7), 2, 6)
     coco["annotations"][0]["id"] = 0

@@ -1,5 +1,6 @@
 """A test is decided once: every dataset loaded, every wrapper built, every question asked."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -7,10 +8,10 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
 
-from sgr.engine import Trainer, evaluate
+from sgr.engine import Trainer, evaluate, load_config
 from sgr.evaluation import build_evaluator
 from sgr.evaluation.build import EVALUATOR_REGISTRY
-from sgr.testing import SlidingWindowSegmentor, plan_tests
+from sgr.testing import PlannedTest, SlidingWindowSegmentor, plan_tests
 from tiny_model import tiny_config
 
 VIEWS = {
@@ -114,3 +115,20 @@ class TestFurtherEvaluators:
         cfg = tiny_config(tmp_path, TEST__EVALUATORS=["Kounting"])
         with pytest.raises(ValueError, match="'Kounting'; registered: .*Counting"):
             plan_tests(cfg, Trainer.build_model(cfg))
+
+
+def test_results_stay_when_a_later_dataset_fails(tmp_path):
+    class Measured(DatasetEvaluator):
+        def evaluate(self):
+            return {"sem_seg": {"mIoU": 1.0}}
+
+    class Full(DatasetEvaluator):
+        def evaluate(self):
+            raise OSError(28, "No space left on device")
+
+    cfg = load_config("", ["DATASETS.TEST", "['one', 'two']"])
+    test = PlannedTest(torch.nn.Module(), cfg, [Measured(), Full()], {}, str(tmp_path), "_X", True)
+    with pytest.raises(OSError):
+        test.run(lambda _cfg, _model, evaluators: [each.evaluate() for each in evaluators])
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results == {"one_X": {"sem_seg": {"mIoU": 1.0}}}

@@ -8,6 +8,8 @@ from PIL import Image
 from sgr.data.augmentations.center_crop import CentralSquare
 from sgr.data.truth.records import (
     apply_test_transform,
+    check_image_size,
+    check_sizes,
     count_without_mask,
     file_size,
     has_classes,
@@ -252,3 +254,18 @@ def test_file_size():
     assert file_size({}, square) == (70, 80)
     assert file_size(record, square) == (50, 60)
     assert file_size({}, {**square, "ground_truth_transform": TRANSFORMS["larger"]}) == (40, 60)
+
+
+@pytest.mark.parametrize("side", ["3", None, 0, -1, 2.5, [3]])
+def test_sizes_are_numbers_of_pixels(side):
+    check_sizes([{"file_name": "a", "height": 3, "width": 4}, {"file_name": "b"}])
+    with pytest.raises(ValueError, match="the record of c has the height and width .*pixels"):
+        check_sizes([{"file_name": "c", "height": 3, "width": side}])
+
+
+def test_an_image_of_another_size_than_its_record():
+    image, record = np.zeros((3, 4, 3), np.uint8), {"file_name": "a"}
+    check_image_size(record, image)
+    assert (record["height"], record["width"]) == (3, 4)
+    with pytest.raises(ValueError, match="image a is 4 x 3 pixels, and its record says 4 x 5"):
+        check_image_size({**record, "height": 5}, image)

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
@@ -122,7 +122,8 @@ def draft_of(path: str | os.PathLike, *, sync: bool = False) -> Iterator[Path]:
     path = Path(path)
     # The suffix is not the file's own: loaders would take a draft for one of their files.
     draft = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-    draft.unlink(missing_ok=True)  # a process with the same number may have been killed
+    with suppress(OSError):  # a process with the same number may have been killed
+        draft.unlink()
     try:
         yield draft
         if sync:
@@ -132,7 +133,8 @@ def draft_of(path: str | os.PathLike, *, sync: bool = False) -> Iterator[Path]:
             _sync(path.parent)
     finally:
         # After success it still exists if it and ``path`` are links to the same file.
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
 
 
 @contextmanager
@@ -146,7 +148,8 @@ def warn_unless_written(path: str | os.PathLike) -> Iterator[Path]:
         The path to write to. Missing folders are made.
     """
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # the draft cannot be written either
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
         with draft_of(path) as draft:
             yield draft
     except (OSError, RuntimeError) as error:  # PyTorch raises a RuntimeError on a full disk

@@ -184,7 +184,7 @@ class FastCOCOEvaluator(COCOEvaluator):
             path = os.path.join(self._output_dir, "instances_predictions.pth")
             with warn_unless_written(path) as draft:
                 torch.save(predictions, draft)
-        self._results = OrderedDict()
+        self._results: OrderedDict[str, Any] = OrderedDict()
         if "proposals" in predictions[0]:
             self._eval_box_proposals(predictions)
         if "instances" in predictions[0]:
