@@ -49,7 +49,7 @@ FAULTS = {
     "TEST.SLIDING_WINDOW.SIZE (64,)": "WINDOW.SIZE is .64.; it must be 2 values",
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES 300": "NUM_CLASSES is 300, so IGNORE_VALUE 255 .*ignore_label",
     "MODEL.META_ARCHITECTURE MaskFormerSegmenter": "registered: .*; did you mean MaskFormerSegment",
-    "MODEL.SEM_SEG_HEAD.NAME PixelHead": "SEM_SEG_HEAD.NAME is 'PixelHead'; registered: .*; did",
+    "MODEL.SEM_SEG_HEAD.NAME MaskClasificationHead": "did you mean MaskClassificationHead",
     "MODEL.ROI_HEADS.NAME x": "MODEL.ROI_HEADS.NAME is 'x'; registered: .*Res5ROIHeads",
     "MODEL.SIDE_CRITERIA ['x']": "MODEL.SIDE_CRITERIA is 'x'; registered: .*ConceptSupervision",
     "INPUT.DATASET_MAPPER_NAME semantic_concpt": "did you mean semantic_concept",

@@ -369,7 +369,7 @@ def test_files_that_cannot_be_written_are_a_warning(dataset, tmp_path, caplog):
     evaluator = FastCOCOEvaluator(dataset(coco), output_dir=str(tmp_path / "file" / "out"))
     assert evaluate(evaluator, outputs)["bbox"]["AP"] >= 0
     for name in ("instances_predictions.pth", "coco_instances_results.json"):
-        assert f"{name} cannot be written: [Errno 20] Not a directory" in caplog.text
+        assert f"{name} cannot be written: " in caplog.text
 
 
 def test_an_annotation_of_id_0_is_warned_of(dataset, caplog):
