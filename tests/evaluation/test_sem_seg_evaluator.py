@@ -53,6 +53,22 @@ def random_images(rng, num_classes, count, size=(20, 30)):
     return truths, [np.where(r, t, g) for r, t, g in zip(right, truths, guesses)]
 
 
+def test_far_too_many_classes(register):
+    name = register([0, 1], stuff_classes=[str(index) for index in range(65536)])
+    with pytest.raises(ValueError, match=f"{name} has 65536 classes, .* would take 32 GiB"):
+        MeanIoUEvaluator(name)
+
+
+def test_files_that_cannot_be_written_are_a_warning(register, tmp_path, caplog):
+    (tmp_path / "file").touch()
+    name = register([0, 1, 1, 255])
+    evaluator = MeanIoUEvaluator(name, output_dir=str(tmp_path / "file" / "out"))
+    predict(evaluator, [0, 1, 1, 0])
+    assert evaluator.evaluate()["sem_seg"]["mIoU"] == 100
+    for ending in ("sem_seg.json", "sem_seg_evaluation.pth", "matrix.npz", "matrix.png"):
+        assert f"{ending} cannot be written" in caplog.text
+
+
 @pytest.mark.parametrize("num_classes", [1, 2, 5, 21, 171])
 def test_equals_detectron2s(register, tmp_path, num_classes):
     """By name, order and value, in what it returns and in its file."""

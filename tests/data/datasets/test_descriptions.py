@@ -120,6 +120,18 @@ class TestDescription:
         # They share a folder, so it is not what one of them consists of.
         assert all(MetadataCatalog.get(name).get("image_root") is None for name in names)
 
+    def test_labels_of_16_bits_without_classes(self, folder):
+        """They would ask for a matrix of confusion of 65536 x 65536."""
+        names = descriptions.register_dataset_file(describe(folder, classes=None))
+        records = DatasetCatalog.get(names[0])
+        file = records[0]["sem_seg_file_name"]
+        size = Image.open(file).size[::-1]
+        Image.fromarray(np.full(size, 65534, np.uint16)).save(file)
+        MetadataCatalog.pop(names[0])
+        with pytest.raises(ValueError, match="no classes are named .* has the label 65534; name"):
+            descriptions.register_dataset_file(describe(folder, classes=None, name="other"))
+            DatasetCatalog.get("other_train")
+
     def test_classes_are_those_of_all_splits(self, folder, caplog):
         labels = np.full((40, 64), 4, np.uint8)
         Image.fromarray(labels).save(folder / "labels/val/0.png")

@@ -385,7 +385,7 @@ def test_registry(cfg):
     cfg.INPUT.DATASET_MAPPER_NAME = "semantic_concept"
     assert type(build_mapper(cfg)) is SemanticConceptMapper
     cfg.INPUT.DATASET_MAPPER_NAME = "detectron2_default"
-    assert type(build_mapper(cfg)) is DatasetMapper and build_mapper(cfg).is_train
+    assert isinstance(build_mapper(cfg), DatasetMapper) and build_mapper(cfg).is_train
     cfg.INPUT.DATASET_MAPPER_NAME = "nothing"
     with pytest.raises(ValueError, match="'nothing'; registered.*mask_former_semantic_concept"):
         build_mapper(cfg)

@@ -25,7 +25,11 @@ def record(tmp_path):
 def mappers(*options):
     cfg = load_config(str(CONFIG), [*OPTIONS, *options])
     square = load_config(str(CONFIG), [*OPTIONS, *options, "TEST.CENTER_CROP_SIZE", "32"])
+    default = load_config(
+        str(CONFIG), [*OPTIONS, *options, "INPUT.DATASET_MAPPER_NAME", "detectron2_default"]
+    )
     yield build_mapper(cfg)
+    yield build_mapper(default)
     yield build_mapper(cfg, is_train=False)
     yield build_mapper(square, is_train=False)
 

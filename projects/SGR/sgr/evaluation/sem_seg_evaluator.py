@@ -55,8 +55,8 @@ class MeanIoUEvaluator(DatasetEvaluator):
                 writes nothing.
 
         Raises:
-            ValueError: a record has no ground truth of classes, the metadata name no classes, or an
-                image has two different ground truths.
+            ValueError: a record has no ground truth of classes, the metadata name no classes or more
+                than 10000, or an image has two different ground truths.
         """
         self._logger = logging.getLogger(__name__)
         self._dataset_name = dataset_name
@@ -70,6 +70,12 @@ class MeanIoUEvaluator(DatasetEvaluator):
             raise ValueError(f"mIoU needs stuff_classes in the metadata of {dataset_name}")
         self._class_names = list(metadata.stuff_classes)
         self._num_classes = len(self._class_names)
+        if self._num_classes > 10_000:
+            raise ValueError(
+                f"{dataset_name} has {self._num_classes} classes, so the matrix of confusion that "
+                f"mIoU needs would take {8 * self._num_classes**2 / 2**30:.0f} GiB; at most are "
+                "10000 classes"
+            )
         self._ignore_label = metadata.get("ignore_label")
         # The mapper of the test loader drops the ground truth from what the model gets.
         self._truths: dict[str, dict] = {}

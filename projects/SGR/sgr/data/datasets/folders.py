@@ -16,6 +16,9 @@ from ..truth.image_files import read_labels
 from .classes import PathLike, as_class_names, as_colors, check_ignore_label
 from .image_folders import Folders, add_annotations
 
+# Classes that are taken from label maps. A matrix of confusion has the square of their number.
+_MOST_FOUND = 4096
+
 
 def register_sem_seg(
     name: str,
@@ -151,6 +154,12 @@ def _find_classes(datasets: Mapping[str, Folders]) -> None:
     labels: set[int] = set()
     for file in sorted(files):
         labels.update(np.unique(read_labels(file)).tolist())
+        if max(labels - {ignore_label}, default=0) >= _MOST_FOUND:
+            raise ValueError(
+                f"no classes are named for {' and '.join(datasets)}, and {file} has the label "
+                f"{max(labels - {ignore_label})}; name the classes, or their number, if it is one, "
+                "or else correct the label map or set ignore_label"
+            )
     labels.discard(ignore_label)
     found, names = sorted(labels), " and ".join(datasets)
     if len(found) < 2:
