@@ -55,8 +55,8 @@ class MeanIoUEvaluator(DatasetEvaluator):
                 writes nothing.
 
         Raises:
-            ValueError: a record has no ground truth of classes, the metadata name no classes or more
-                than 10000, or an image has two different ground truths.
+            ValueError: a record has no ground truth of classes, the metadata name no classes or
+                more than 10000, or an image has two different ground truths.
         """
         self._logger = logging.getLogger(__name__)
         self._dataset_name = dataset_name

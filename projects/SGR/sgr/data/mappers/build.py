@@ -135,5 +135,5 @@ def build_mapper(cfg: CfgNode, is_train: bool = True) -> Callable[[dict], dict]:
 
 @MAPPER_REGISTRY.register()
 def detectron2_default(cfg: CfgNode) -> DatasetMapper:
-    """Detectron2's mapper, with our reader of images; "detection_concept" also checks annotations."""
+    """Detectron2's mapper with our reader of images; "detection_concept" checks annotations too."""
     return FileNamingMapper(cfg, is_train=True)
