@@ -201,7 +201,7 @@ class Trainer(DefaultTrainer):
         """
         try:
             model = super().build_model(cfg)
-        except (AssertionError, KeyError, IndexError, TypeError, RuntimeError) as error:
+        except (AssertionError, AttributeError, LookupError, TypeError, RuntimeError) as error:
             raise ValueError(
                 "the config does not make a model; the error is that of the part that cannot be "
                 f"built, {type(error).__name__}: {error}"
