@@ -50,6 +50,7 @@ from sgr.dataset_check import (
     training_mapper,
 )
 from sgr.engine import load_config
+from sgr.engine.console import show_any_name
 from sgr.engine.setup import add_mixins_flag
 from sgr.evaluation.json_file import write_json
 from sgr.visualization import draw_contact_sheet
@@ -287,6 +288,7 @@ def check(
 
 def main(arguments: list[str] | None = None) -> int:
     """Check all datasets; the exit status."""
+    show_any_name()
     args = parse_args(arguments)
     figures: dict[str, dict] = {}
 

@@ -32,6 +32,7 @@ from detectron2.utils.logger import setup_logger
 from detectron2.utils.video_visualizer import VideoVisualizer
 from tqdm import tqdm
 
+from sgr.engine.console import show_any_name
 from sgr.inference import (
     IMAGE_SUFFIXES,
     PICTURE_SUFFIXES,
@@ -278,6 +279,7 @@ def _reason(error: Exception) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the tool and return the exit status."""
+    show_any_name()
     args = parse_args(arguments)
     setup_logger(name="sgr")
     predictor = load_predictor(args)

@@ -1,6 +1,7 @@
 """The tool from its command line to its exit status."""
 
 import json
+import os
 import re
 import runpy
 import sys
@@ -397,6 +398,31 @@ def test_ctrl_c(run, register, folder, monkeypatch, tmp_path, capsys):
     assert "check_good: 2 of 6 images" in printed and "| road" in printed
     assert json.loads((tmp_path / "f.json").read_text())["check_good"]["checked"] == 2
     assert not (tmp_path / "out" / "check_good").exists()
+
+
+def test_a_file_name_that_is_not_utf8(run, tmp_path, capfd):
+    """It shows in messages, in the JSON file and on the contact sheet."""
+    name = os.fsdecode(b"\xff\xe9")
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+        for index, stem in enumerate(("a", name)):
+            array = np.full((20, 30), index, np.uint8)
+            Image.fromarray(array if kind == "labels" or index else array.T).save(
+                tmp_path / kind / f"{stem}.png"
+            )
+    description = {"name": "odd", "classes": 3, "val_share": 0.5}
+    description |= {"images": "images", "labels": "labels"}
+    (tmp_path / "odd.yaml").write_text(json.dumps(description))
+    files = ["DATASETS.FILES", f"['{tmp_path / 'odd.yaml'}']"]
+    (tmp_path / "labels" / f"{name}.png").write_bytes(b"damaged")
+    try:
+        assert run("odd_train", "odd_val", "--json", tmp_path / "f.json", *files) == 1
+    finally:
+        for dataset in ("odd_train", "odd_val"):
+            DatasetCatalog.remove(dataset)
+            MetadataCatalog.remove(dataset)
+    assert r"\udcff\udce9.png" in capfd.readouterr().out
+    assert r"\udcff\udce9.png" in (tmp_path / "f.json").read_text()
 
 
 def test_the_example_of_the_help_exists(tool):

@@ -338,6 +338,7 @@ FAULTS = [
     ({"segmentation": None}, "has no segmentation, only .* set MODEL.MASK_ON to False"),
     ({"segmentation": polygon(1, 1, 6, 6)}, "has plain numbers as segmentation; polygons are"),
     ({"segmentation": [[1, 2, NAN, 3, 4, 5]]}, "has a polygon with a coordinate .* not finite"),
+    ({"segmentation": [[1, 2, 3, 4, 5, "6"]]}, "has a polygon that does not consist of numbers"),
     ({"segmentation": [[1, 2, 3, 4, 5, "x"]]}, "has a polygon that does not consist of numbers"),
     ({"segmentation": "mask.png"}, "has a segmentation of type str"),
     ({"segmentation": {"size": [64, 96]}}, r"has a run-length code of \['size'\]"),

@@ -1,8 +1,9 @@
-"""What is long and seldom read goes to log.txt only."""
+"""What is long and seldom read goes to log.txt only; names of files may have any bytes."""
 
 from __future__ import annotations
 
 import copy
+import io
 import logging
 import sys
 
@@ -34,8 +35,16 @@ class BriefFormatter(logging.Formatter):
         return self.formatter.format(record)
 
 
+def show_any_name() -> None:
+    """Let the console show names of files that are not UTF-8, as escapes instead of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def setup_loggers(output_dir: str) -> None:
     """Set up Detectron2's loggers and this package's, with a console that leaves the long out."""
+    show_any_name()
     rank = comm.get_rank()
     setup_logger(output_dir, distributed_rank=rank, name="sgr")
     # The same call as in Detectron2's default_setup, which gets the same logger then.

@@ -276,6 +276,8 @@ class Trainer(DefaultTrainer):
         """
         mapper = build_mapper(cfg, is_train=False)
         records = load_dataset(dataset_name)
+        if isinstance(records, list) and not records:
+            raise ValueError(f"the dataset {dataset_name} of DATASETS.TEST has no image")
         if cfg.MODEL.LOAD_PROPOSALS:
             records = add_proposals(records, dict(proposal_files(cfg, "TEST"))[dataset_name])
         return build_detection_test_loader(

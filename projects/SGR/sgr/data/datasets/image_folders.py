@@ -91,7 +91,7 @@ class Folders:
     def _is_taken(self, stem: str, listed: Collection[str] | None) -> bool:
         if listed is not None and stem not in listed:
             return False
-        digest = hashlib.blake2b(stem.encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(stem.encode(errors="surrogateescape"), digest_size=8).digest()
         return self.share[0] <= int.from_bytes(digest, "big") / 2**64 < self.share[1]
 
 

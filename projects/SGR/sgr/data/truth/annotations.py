@@ -257,8 +257,10 @@ def segmentation_fault(
             finite = math.isfinite(sum(polygon))
         except (TypeError, OverflowError):
             try:
-                polygon = np.asarray(polygon, np.float64)
+                polygon = np.asarray(polygon)
             except (TypeError, ValueError, OverflowError):
+                return "has a polygon that does not consist of numbers"
+            if polygon.dtype.kind not in "iuf":  # texts, though NumPy would convert "1"
                 return "has a polygon that does not consist of numbers"
             finite = bool(np.isfinite(polygon).all())
         if not finite:
