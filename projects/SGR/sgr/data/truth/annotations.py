@@ -276,9 +276,12 @@ def _outline_fault(
     polygon: Sequence[float] | np.ndarray, size: tuple[int, int] | None, scale: float = 1
 ) -> str | None:
     try:
-        extent = max(polygon) - min(polygon)
-    except (TypeError, ValueError):  # an empty list, or pairs
-        extent = float(np.ptp(polygon)) if np.size(polygon) else 0.0
+        extent = float(max(polygon) - min(polygon))
+    except (TypeError, ValueError):  # an empty list, pairs, or no numbers
+        try:
+            extent = float(np.ptp(polygon)) if np.size(polygon) else 0.0
+        except (TypeError, ValueError):
+            return "has a polygon that does not consist of numbers"
     # The extent gives a bound, which costs less than the length.
     if scale * extent * np.size(polygon) <= OUTLINE_LIMIT:
         return None
