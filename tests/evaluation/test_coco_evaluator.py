@@ -350,6 +350,7 @@ def test_area_and_box_are_numbers(dataset, change, words):
     "kind, change, words",
     [
         ("images", {"id": 5.0}, "has the id 5.0; COCO's evaluation needs integers"),
+        ("images", {"id": -(10**9)}, "has the id -1000000000"),
         ("annotations", {"id": "a"}, "has the id 'a'"),
         ("annotations", {"iscrowd": None}, "annotation 2 in .* has the iscrowd None; it must be"),
         ("annotations", {"ignore": [1]}, r"has the ignore \[1\]; it must be 0 or 1"),

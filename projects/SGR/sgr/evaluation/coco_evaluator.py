@@ -100,8 +100,11 @@ class FastCOCOEvaluator(COCOEvaluator):
         file = self._metadata.json_file
         for kind in ("imgs", "cats", "anns"):
             for id in getattr(self._coco_api, kind):
-                if not isinstance(id, int):
-                    raise ValueError(f"{file} has the id {id!r}; COCO's evaluation needs integers")
+                if not (isinstance(id, int) and 0 <= id < 2**63):
+                    raise ValueError(
+                        f"{file} has the id {shorten(id)}; COCO's evaluation needs integers of at "
+                        "least 0"
+                    )
         for id, annotation in self._coco_api.anns.items():
             # Without an area, the package would count an instance as small.
             area, box = annotation.get("area"), annotation.get("bbox")
