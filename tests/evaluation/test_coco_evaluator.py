@@ -363,6 +363,29 @@ def test_values_that_the_evaluation_cannot_read(dataset, kind, change, words):
         FastCOCOEvaluator(dataset(coco))
 
 
+def test_pairs_and_runs_that_are_floats_are_read(dataset):
+    """JSON has no integers, and polygons may be lists of pairs; the package takes neither."""
+    coco = random_ground_truth(np.random.default_rng(6), 3, 4)
+    outputs = random_outputs(np.random.default_rng(6), coco, 6)
+    square, mask = [[5.0, 5.0], [20.0, 5.0], [20.0, 30.0]], np.zeros(SIZE, np.uint8)
+    mask[5:30, 5:20] = 1
+    runs = np.diff(np.flatnonzero(np.diff(mask.ravel("F"), prepend=0, append=2)), prepend=0)
+    values = []
+    for as_written in (True, False):
+        kind = float if as_written else int
+        segmentations = [
+            [[square]] if as_written else [np.ravel(square).tolist()],
+            {"size": list(SIZE), "counts": list(map(kind, runs))},
+        ]
+        for annotation, segmentation in zip(coco["annotations"], segmentations):
+            annotation["segmentation"] = segmentation
+        evaluator = FastCOCOEvaluator(dataset(coco))
+        values.append(evaluate(evaluator, outputs)["segm"])
+        DatasetCatalog.pop(evaluator._dataset_name)
+        MetadataCatalog.pop(evaluator._dataset_name)
+    assert values[0] == pytest.approx(values[1], nan_ok=True)
+
+
 def test_files_that_cannot_be_written_are_a_warning(dataset, tmp_path, caplog):
     coco = random_ground_truth(np.random.default_rng(6), 3, 4)
     outputs = random_outputs(np.random.default_rng(6), coco, 6)

@@ -153,13 +153,17 @@ class FastCOCOEvaluator(COCOEvaluator):
             raise ValueError(f"{name} {fault}")
         if isinstance(segmentation, dict):
             checked_rle(segmentation, size, name)
-            return segmentation
+            counts = segmentation["counts"]
+            # JSON may have 30.0 for 30.
+            whole = list(map(int, counts)) if isinstance(counts, list) else counts
+            return {**segmentation, "counts": whole}
         drawable = []
         for polygon in segmentation:
             # pycocotools takes two numbers at a time.
-            corners = np.ravel(np.asarray(polygon, np.float64))[: len(polygon) // 2 * 2]
+            corners = np.ravel(np.asarray(polygon, np.float64))
+            corners = corners[: len(corners) // 2 * 2]
             clipped = clip_polygon(corners, size)
-            unchanged = clipped is corners
+            unchanged = clipped is corners and np.ndim(polygon) == 1  # and not pairs
             drawable.append(polygon if unchanged else clipped.tolist() or [0.0] * 6)
         return drawable
 
