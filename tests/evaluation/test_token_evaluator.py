@@ -267,7 +267,7 @@ def test_queries_are_measured_beside_the_tokens(dataset, tmp_path, caplog):
     assert list(results) == ["tokens", "queries"]
     assert results["tokens"] == tokens.evaluate()["tokens"]
     assert results["queries"] == queries.evaluate()["tokens"]
-    assert "of the queries on" in caplog.text
+    assert "of the queries, one for each mask, on" in caplog.text
     for block, values in results.items():
         assert json.loads((tmp_path / "both" / f"{block}.json").read_text()) == values
 

@@ -156,9 +156,11 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
             )
         for block, values in results.items():
             if values:
+                what = "queries, one for each mask," if block == "queries" else block
                 self._logger.info(
-                    f"Semantics (lower is better) and diversity (higher is better) of the {block} "
-                    f"on {self._dataset_name}:\n{create_small_table(values)}"
+                    "Semantics (S, lower is better) and diversity (D, higher is better), by classes "
+                    f"(C) and instances (I), of the {what} on {self._dataset_name}:\n"
+                    f"{create_small_table(values)}"
                 )
             if self._output_dir:
                 path = os.path.join(self._output_dir, f"{block}.json")
