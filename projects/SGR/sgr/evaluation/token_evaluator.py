@@ -158,8 +158,8 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
             if values:
                 what = "queries, one for each mask," if block == "queries" else block
                 self._logger.info(
-                    "Semantics (S, lower is better) and diversity (D, higher is better), by classes "
-                    f"(C) and instances (I), of the {what} on {self._dataset_name}:\n"
+                    "Semantics (S, lower is better) and diversity (D, higher is better), by class "
+                    f"(C) and instance (I), of the {what} on {self._dataset_name}:\n"
                     f"{create_small_table(values)}"
                 )
             if self._output_dir:
