@@ -4,8 +4,8 @@ import pytest
 import yaml
 from detectron2.modeling import build_model
 
-from sgr.engine import load_config
-from tiny_model import CONFIG
+from sgr.engine import argument_parser, load_config, setup_config
+from tiny_model import CONFIG, tiny_options
 
 
 def write(path, name, **sgr):
@@ -44,3 +44,19 @@ def test_glore_by_its_name_alone(config, caplog):
         model = build_model(cfg)
     assert model.concept_criterion is None
     assert ("No concept losses: GloRe" in caplog.text) == config.endswith("sgr")
+
+
+@pytest.mark.parametrize("key", ["TRAIN", "TEST"])
+def test_unknown_datasets_are_errors_before_there_is_a_folder(key, tmp_path):
+    folder = tmp_path / "output"
+    options = tiny_options(OUTPUT_DIR=folder, **{f"DATASETS__{key}": "('shapes_sem_seg_vall',)"})
+    arguments = ["--config-file", str(CONFIG), *options]
+    with pytest.raises(ValueError, match=rf"DATASETS.{key} has 'shapes_sem_seg_vall'.*_val'\?"):
+        setup_config(argument_parser().parse_args(arguments))
+    assert not folder.exists()
+
+
+def test_an_evaluation_needs_no_training_set(tmp_path):
+    options = tiny_options(OUTPUT_DIR=tmp_path, DATASETS__TRAIN="('of another machine',)")
+    arguments = ["--eval-only", "--config-file", str(CONFIG), *options]
+    assert setup_config(argument_parser().parse_args(arguments)).DATASETS.TRAIN

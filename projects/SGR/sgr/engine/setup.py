@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
@@ -297,8 +299,8 @@ def setup_config(
         add_configs: see :func:`load_config`.
 
     Raises:
-        ValueError: if MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0 and no dataset gives the number; see
-            :func:`load_config` for more.
+        ValueError: if MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0 and no dataset gives the number; if a
+            dataset is not registered; see :func:`load_config` for more.
     """
     # Detectron2 reads the file once more, for the log.
     args.config_file = local_config(args.config_file, allow_unsafe=args.allow_unsafe_yaml)
@@ -310,6 +312,7 @@ def setup_config(
     )
     # Before there is an OUTPUT_DIR.
     check_names(cfg)
+    _check_registered(cfg, ("TEST",) if args.eval_only else ("TRAIN", "TEST"))
     check_num_classes(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
     if args.eval_only and not args.resume and cfg.OUTPUT_DIR == get_cfg().OUTPUT_DIR:
         # One evaluation must not overwrite the results of another. All processes take the folder
@@ -330,6 +333,19 @@ def _free_folder(root: str, config_file: str) -> str:
     name = path.stem if folder is None else folder.resolve().name
     names = (f"{name}_{number}" if number > 1 else name for number in count(1))
     return next(path for path in (os.path.join(root, n) for n in names) if not os.path.exists(path))
+
+
+def _check_registered(cfg: CfgNode, keys: Iterable[str]) -> None:
+    for key in keys:
+        for name in cfg.DATASETS[key]:
+            if name not in DatasetCatalog:
+                close = difflib.get_close_matches(name, DatasetCatalog.list(), n=1)
+                hint = f" (did you mean {close[0]!r}?)" if close else ""
+                raise ValueError(
+                    f"DATASETS.{key} has {name!r}, and no dataset is registered under this name"
+                    f"{hint}. A dataset of your own is described by a file in DATASETS.FILES (see "
+                    "docs/your_data.md)"
+                )
 
 
 def fit_to_machine(cfg: CfgNode) -> None:
