@@ -210,7 +210,7 @@ def test_images_that_cannot_be_used(content, register, tmp_path, damage):
     error, message = {
         "missing": (FileNotFoundError, r"image .*\.png does not exist"),
         "cut": (OSError, r"image .*\.png cannot be read, it may be damaged"),
-        "other size": (ValueError, r"\.png, got \(50, 40\), expect \(96, 64\).*check the width"),
+        "other size": (ValueError, r"\.png is 50 x 40 pixels, and its record says 96 x 64"),
     }[damage]
     with pytest.raises(error, match=message):
         next(iter(Trainer.build_train_loader(cfg)))
@@ -273,12 +273,12 @@ def test_files_that_detectron2_does_not_load(content, register, tmp_path, change
         ),
         # Nothing that is looked for.
         (lambda content: content["annotations"][0].update(bbox=4) or content, "TypeError: .*'int'"),
-        # Nothing that can be looked at.
+        # Of several faults, one that can be named.
         (
             lambda content: (
                 content["annotations"][0].update(bbox=4, segmentation=[[10**400] * 6]) or content
             ),
-            "TypeError: .*'int'",
+            "annotation 10 of image 5 has a polygon that does not consist of numbers",
         ),
     ],
 )

@@ -124,7 +124,10 @@ def test_input_convolution_only_where_needed(enforce):
     "options, message",
     [
         ({"num_heads": 5}, "5 heads .*NHEADS.* do not divide 32 .*HIDDEN_DIM"),
-        ({"num_queries": 0}, "NUM_OBJECT_QUERIES must be at least 1, got 0"),
+        (
+            {"num_queries": 0},
+            r"num_queries \(MODEL.*NUM_OBJECT_QUERIES\) must be at least 1, got 0",
+        ),
     ],
 )
 def test_sizes_that_make_no_sense(options, message):

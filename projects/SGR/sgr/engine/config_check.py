@@ -228,16 +228,33 @@ _REGISTRIES = {
 }
 
 
+_OF_THE_META_ARCHITECTURE = {
+    key
+    for key in _REGISTRIES
+    if key.startswith(("MODEL.SEM_SEG_HEAD.", "MODEL.MASK_FORMER.", "INPUT."))
+}
+
+
+def _is_foreign(meta_architecture: str) -> bool:
+    classes = modeling.META_ARCH_REGISTRY.get(meta_architecture).__mro__  # known: checked first
+    packages = {cls.__module__.partition(".")[0] for cls in classes}
+    return bool(packages - {"sgr", "detectron2", "torch", "builtins", "abc"})
+
+
 def check_names(cfg: CfgNode) -> None:
     """Check that the parts that a config names are registered, before anything is written.
 
-    Call it when all projects have registered theirs. "" is no name.
+    Call it when all projects have registered theirs. "" is no name. Of a meta-architecture of
+    another package, which may have registries of its own for its parts and data, only its own name,
+    backbone and what this package adds are checked.
 
     Raises:
         ValueError: a name is unknown. The message has the closest known one.
     """
     values = dict(flat(cfg))
     for key, registry in _REGISTRIES.items():
+        if key in _OF_THE_META_ARCHITECTURE and _is_foreign(cfg.MODEL.META_ARCHITECTURE):
+            continue
         value = values.get(key, "")
         for name in [value] if isinstance(value, str) else value:
             if name:
