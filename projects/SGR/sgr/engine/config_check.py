@@ -426,6 +426,12 @@ def _faults_of_several(cfg: CfgNode) -> Iterator[str]:
         )
     if given.MAX_SIZE_TEST == 0 and given.MIN_SIZE_TEST and not cfg.TEST.CENTER_CROP_SIZE:
         yield "INPUT.MAX_SIZE_TEST is 0; it must be at least 1, or MIN_SIZE_TEST 0 for no resize"
+    solver = cfg.SOLVER
+    if solver.REFERENCE_WORLD_SIZE and solver.IMS_PER_BATCH % solver.REFERENCE_WORLD_SIZE:
+        yield (
+            f"SOLVER.REFERENCE_WORLD_SIZE is {solver.REFERENCE_WORLD_SIZE}; it must divide "
+            f"IMS_PER_BATCH {solver.IMS_PER_BATCH}, or be 0 for no scaling"
+        )
     if aug.ENABLED:
         if not len(aug.SCALES) and not len(aug.MIN_SIZES):
             yield (
