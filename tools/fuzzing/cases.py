@@ -94,11 +94,12 @@ def ours(messages: list[str]) -> Iterator[None]:
     """Keep the message of an error of ours; let every other one pass.
 
     Ours are those with a message that a ``raise`` of this project has raised, and those of the
-    operating system, which name a file.
+    operating system, which name a file. PyTorch's allocator says itself how much memory it was
+    asked for and did not get, so a config that asks for too much is no fault.
     """
     try:
         yield
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
@@ -108,6 +109,10 @@ def ours(messages: list[str]) -> Iterator[None]:
         raised = line.startswith("raise") and any(file.is_relative_to(one) for one in _OURS)
         named = isinstance(error, OSError) and error.filename is not None
         if not (raised or named) or not str(error).strip():
+            raise
+        messages.append(f"{type(error).__name__}: {error}")
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
             raise
         messages.append(f"{type(error).__name__}: {error}")
 

@@ -12,6 +12,7 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import BoxMode
 from PIL import Image
 
+from sgr.data.loading import load_dataset
 from sgr.data.mappers import DetectionConceptMapper, InstanceConceptMapper
 from sgr.data.truth.annotations import AnnotationChecker
 from sgr.data.truth.coco_file import coco_file_faults, explain_coco_errors
@@ -287,6 +288,12 @@ def test_files_of_another_form(content, register, change, message):
     message = rf"(?s)the dataset {name} cannot be loaded from .*\.json.*{message}"
     with pytest.raises(ValueError, match=message), explain_coco_errors([name]):
         DatasetCatalog.get(name)
+
+
+def test_names_of_categories_that_are_no_texts(content, register):
+    content["categories"][1]["name"] = []
+    with pytest.raises(ValueError, match=r"(?s)cannot be.*categories\[1\] has a list as name"):
+        load_dataset(register(content))
 
 
 def test_other_errors_of_loading(content, register, tmp_path):

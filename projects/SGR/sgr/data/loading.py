@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .truth.coco_file import explain_coco_errors
 from .truth.records import check_sizes
@@ -29,6 +29,10 @@ def load_dataset(name: str) -> Any:
         return kept[name]
     with explain_coco_errors([name]):
         records = DatasetCatalog.get(name)
+        # Detectron2 takes the names of a COCO file as they are.
+        for class_name in MetadataCatalog.get(name).get("thing_classes", []):
+            if isinstance(class_name, (list, dict, type(None))):
+                raise ValueError(f"a class of {name} has the name {class_name!r}; names are texts")
     if isinstance(records, list):
         check_sizes(records)
     if kept is not None:

@@ -137,6 +137,11 @@ _RULES: list[tuple[_Rule, str]] = [
     (_one_of(8, 16, 32), "MODEL.TIMM.OUTPUT_STRIDE"),
     # Heads.
     (
+        _Rule("at most 1000", lambda value: value <= 1000),  # more are built until memory ends
+        "MODEL.MASK_FORMER.DEC_LAYERS MODEL.MASK_FORMER.ENC_LAYERS MODEL.SGR.NUM_LAYERS "
+        "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS",
+    ),
+    (
         _at_least(1),
         "MODEL.MASK_FORMER.NHEADS MODEL.MASK_FORMER.DIM_FEEDFORWARD MODEL.MASK_FORMER.DEC_LAYERS "
         "MODEL.MASK_FORMER.HIDDEN_DIM MODEL.MASK_FORMER.NUM_OBJECT_QUERIES "
