@@ -60,3 +60,10 @@ def test_an_evaluation_needs_no_training_set(tmp_path):
     options = tiny_options(OUTPUT_DIR=tmp_path, DATASETS__TRAIN="('of another machine',)")
     arguments = ["--eval-only", "--config-file", str(CONFIG), *options]
     assert setup_config(argument_parser().parse_args(arguments)).DATASETS.TRAIN
+
+
+def test_deformable_convolutions_of_a_resnet_need_a_gpu(tmp_path):
+    stages = "[False, False, False, True]"
+    options = tiny_options(OUTPUT_DIR=tmp_path, MODEL__RESNETS__DEFORM_ON_PER_STAGE=stages)
+    with pytest.raises(ValueError, match="DEFORM_ON_PER_STAGE .* GPUs only"):
+        setup_config(argument_parser().parse_args(["--config-file", str(CONFIG), *options]))

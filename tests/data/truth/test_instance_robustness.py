@@ -290,9 +290,16 @@ def test_files_of_another_form(content, register, change, message):
         DatasetCatalog.get(name)
 
 
-def test_names_of_categories_that_are_no_texts(content, register):
-    content["categories"][1]["name"] = []
-    with pytest.raises(ValueError, match=r"(?s)cannot be.*categories\[1\] has a list as name"):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ([], r"categories\[1\] has a list as name"),
+        ("\ud800", "'.ud800'; names are texts of Unicode"),
+    ],
+)
+def test_names_of_categories_that_are_no_texts(content, register, name, message):
+    content["categories"][1]["name"] = name
+    with pytest.raises(ValueError, match=rf"(?s)cannot be loaded.*{message}"):
         load_dataset(register(content))
 
 

@@ -30,14 +30,28 @@ def load_dataset(name: str) -> Any:
     with explain_coco_errors([name]):
         records = DatasetCatalog.get(name)
         # Detectron2 takes the names of a COCO file as they are.
-        for class_name in MetadataCatalog.get(name).get("thing_classes", []):
-            if isinstance(class_name, (list, dict, type(None))):
-                raise ValueError(f"a class of {name} has the name {class_name!r}; names are texts")
+        metadata = MetadataCatalog.get(name)
+        for key in ("thing_classes", "stuff_classes"):
+            for class_name in metadata.get(key, None) or []:
+                if not _can_be_shown(class_name):
+                    raise ValueError(
+                        f"a class of {name} has the name {class_name!r}; names are texts of Unicode"
+                    )
     if isinstance(records, list):
         check_sizes(records)
     if kept is not None:
         kept[name] = records
     return records
+
+
+def _can_be_shown(class_name: Any) -> bool:
+    if isinstance(class_name, (list, dict, type(None))):
+        return False
+    try:
+        str(class_name).encode()
+    except UnicodeEncodeError:  # half of a pair, which no font and no file can hold
+        return False
+    return True
 
 
 @contextmanager

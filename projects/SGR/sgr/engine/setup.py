@@ -353,11 +353,19 @@ def fit_to_machine(cfg: CfgNode) -> None:
 
     Without a GPU, MODEL.DEVICE becomes "cpu". Where there is one process, or no GPU, synchronized
     batch norms ("SyncBN") become ordinary ones ("BN").
+
+    Raises:
+        ValueError: if the config asks for what Detectron2 cannot do on a CPU.
     """
     logger = logging.getLogger(__name__)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("There is no GPU: running in one process on the CPU")
         cfg.MODEL.DEVICE = "cpu"
+    if cfg.MODEL.DEVICE == "cpu" and any(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE):
+        raise ValueError(
+            "MODEL.RESNETS.DEFORM_ON_PER_STAGE asks for deformable convolutions, which Detectron2 "
+            "has for GPUs only, and MODEL.DEVICE is 'cpu'; set all of its values to False"
+        )
     if comm.get_world_size() == 1 or cfg.MODEL.DEVICE == "cpu":
         model = cfg.MODEL
         for node in (
