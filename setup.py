@@ -22,9 +22,8 @@ PACKAGES = [
     for name, project in sorted(FOLDERS.items())
     for package in find_packages(f"projects/{project}", include=[name, f"{name}.*"])
 ]
-FOLDERS_OF = {name: f"projects/{project}/{name}" for name, project in FOLDERS.items()}
 PACKAGE_DIR = {
-    **FOLDERS_OF,
+    **{name: f"projects/{project}/{name}" for name, project in FOLDERS.items()},
     **{f"{name}.configs": f"projects/{project}/configs" for name, project in FOLDERS.items()},
     "sgr.configs": "configs",
     "sgr.tools": "tools",

@@ -13,6 +13,7 @@ import torch
 from detectron2 import modeling
 from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import get_norm
+from fvcore.common.registry import Registry
 
 from ..config import add_sgr_config
 from ..data.augmentations.build import check_crop_size
@@ -215,6 +216,16 @@ _REGISTRIES = {
     "MODEL.BACKBONE.NAME": modeling.BACKBONE_REGISTRY,
     "MODEL.SGR.BACKBONE_NAME": modeling.BACKBONE_REGISTRY,
     "MODEL.SGR.NAME": REASONING_REGISTRY,
+    "MODEL.ANCHOR_GENERATOR.NAME": modeling.ANCHOR_GENERATOR_REGISTRY,
+    "MODEL.RPN.HEAD_NAME": modeling.RPN_HEAD_REGISTRY,
+    "MODEL.ROI_HEADS.NAME": modeling.ROI_HEADS_REGISTRY,
+    "MODEL.ROI_BOX_HEAD.NAME": modeling.ROI_BOX_HEAD_REGISTRY,
+    "MODEL.ROI_MASK_HEAD.NAME": modeling.ROI_MASK_HEAD_REGISTRY,
+    "MODEL.SIDE_CRITERIA": SIDE_CRITERION_REGISTRY,
+    "TEST.EVALUATORS": EVALUATOR_REGISTRY,
+}
+# A meta-architecture of another package may have registries of its own for these.
+_REGISTRIES_OF_PARTS = {
     "MODEL.SEM_SEG_HEAD.NAME": modeling.SEM_SEG_HEADS_REGISTRY,
     "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": modeling.SEM_SEG_HEADS_REGISTRY,
     "MODEL.SEM_SEG_HEAD.CLASSIFIER_NAME": PIXEL_CLASSIFIER_REGISTRY,
@@ -222,48 +233,33 @@ _REGISTRIES = {
     "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME": PREDICTOR_REGISTRY,
     "MODEL.MASK_FORMER.CRITERION_NAME": CRITERION_REGISTRY,
     "MODEL.MASK_FORMER.TEST.PANOPTIC_MERGE": PANOPTIC_MERGE_REGISTRY,
-    "MODEL.ANCHOR_GENERATOR.NAME": modeling.ANCHOR_GENERATOR_REGISTRY,
-    "MODEL.RPN.HEAD_NAME": modeling.RPN_HEAD_REGISTRY,
-    "MODEL.ROI_HEADS.NAME": modeling.ROI_HEADS_REGISTRY,
-    "MODEL.ROI_BOX_HEAD.NAME": modeling.ROI_BOX_HEAD_REGISTRY,
-    "MODEL.ROI_MASK_HEAD.NAME": modeling.ROI_MASK_HEAD_REGISTRY,
-    "MODEL.SIDE_CRITERIA": SIDE_CRITERION_REGISTRY,
     "INPUT.DATASET_MAPPER_NAME": MAPPER_REGISTRY,
-    "TEST.EVALUATORS": EVALUATOR_REGISTRY,
 }
-
-
-_OF_THE_META_ARCHITECTURE = {
-    key
-    for key in _REGISTRIES
-    if key.startswith(("MODEL.SEM_SEG_HEAD.", "MODEL.MASK_FORMER.", "INPUT."))
-}
-
-
-def _is_foreign(meta_architecture: str) -> bool:
-    classes = modeling.META_ARCH_REGISTRY.get(meta_architecture).__mro__  # known: checked first
-    packages = {cls.__module__.partition(".")[0] for cls in classes}
-    return bool(packages - {"sgr", "detectron2", "torch", "builtins", "abc"})
 
 
 def check_names(cfg: CfgNode) -> None:
     """Check that the parts that a config names are registered, before anything is written.
 
-    Call it when all projects have registered theirs. "" is no name. Of a meta-architecture of
-    another package, which may have registries of its own for its parts and data, only its own name,
-    backbone and what this package adds are checked.
+    Call it when all projects have registered theirs. "" is no name. The heads, their parts and the
+    mapper of a meta-architecture of another package are not checked.
 
     Raises:
         ValueError: a name is unknown. The message has the closest known one.
     """
     values = dict(flat(cfg))
-    for key, registry in _REGISTRIES.items():
-        if key in _OF_THE_META_ARCHITECTURE and _is_foreign(cfg.MODEL.META_ARCHITECTURE):
-            continue
-        value = values.get(key, "")
-        for name in [value] if isinstance(value, str) else value:
-            if name:
-                find_registered(registry, name, key)
+
+    def check(registries: Mapping[str, Registry]) -> None:
+        for key, registry in registries.items():
+            value = values.get(key, "")
+            for name in [value] if isinstance(value, str) else value:
+                if name:
+                    find_registered(registry, name, key)
+
+    check(_REGISTRIES)
+    classes = modeling.META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE).__mro__
+    packages = {cls.__module__.partition(".")[0] for cls in classes}
+    if packages <= {"sgr", "detectron2", "torch", "builtins", "abc"}:
+        check(_REGISTRIES_OF_PARTS)
 
 
 def check_config(cfg: CfgNode) -> None:

@@ -154,10 +154,11 @@ def _find_classes(datasets: Mapping[str, Folders]) -> None:
     labels: set[int] = set()
     for file in sorted(files):
         labels.update(np.unique(read_labels(file)).tolist())
-        if max(labels - {ignore_label}, default=0) >= _MOST_FOUND:
+        largest = max(labels - {ignore_label}, default=0)
+        if largest >= _MOST_FOUND:
             raise ValueError(
                 f"no classes are named for {' and '.join(datasets)}, and {file} has the label "
-                f"{max(labels - {ignore_label})}; name the classes, or their number, if it is one, "
+                f"{largest}; name the classes, or their number, if it is one, "
                 "or else correct the label map or set ignore_label"
             )
     labels.discard(ignore_label)
