@@ -10,6 +10,7 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor
 
+from ..data.files import warn_unless_written
 from .sem_seg_evaluator import MeanIoUEvaluator
 
 
@@ -30,18 +31,11 @@ class ImageIoUEvaluator(MeanIoUEvaluator):
         self._images: dict[str, Tensor] = {}
 
     def _process_image(self, input_: dict, truth: np.ndarray, labels: Tensor) -> None:
-        rows = torch.from_numpy(truth).to(labels.device, non_blocking=True)
-        labelled = rows >= 0
-        right = labelled & (rows == labels)
-        # The last place is for the pixels that do not count.
-        places = [
-            torch.where(counts, values, self._num_classes).clamp(0, self._num_classes)
-            for values, counts in ((rows, right), (rows, labelled), (labels, labelled))
-        ]
-        counts = labels.new_zeros((3, self._num_classes + 1), dtype=torch.long)
-        index = torch.stack(places).flatten(1).long()
-        counts.scatter_add_(1, index, torch.ones_like(index))
-        self._images[input_["file_name"]] = counts[:, :-1]
+        counts = self._count(truth, labels)[1:]
+        classes = counts[:, 1:-1]
+        self._images[input_["file_name"]] = torch.stack(
+            [classes.diagonal(), counts.sum(dim=1), classes.sum(dim=0)]
+        )
 
     def evaluate(self) -> OrderedDict | None:
         """Write the file; :meth:`MeanIoUEvaluator.evaluate` gives and raises more."""
@@ -55,14 +49,15 @@ class ImageIoUEvaluator(MeanIoUEvaluator):
         if self._output_dir and images:
             names = sorted(images)
             right, truth, predicted = np.stack([images[name] for name in names], axis=1)
-            file = Path(self._output_dir) / "image_iou.npz"
-            np.savez_compressed(
-                file,
-                file_names=np.array(names, str),
-                class_names=np.array(self._class_names, str),
-                right=right,
-                truth=truth,
-                predicted=predicted,
-            )
-            self._logger.info(f"Written of {self._dataset_name}: {file}")
+            path = Path(self._output_dir) / "image_iou.npz"
+            with warn_unless_written(path) as draft, draft.open("wb") as file:
+                np.savez_compressed(
+                    file,
+                    file_names=np.array(names, str),
+                    class_names=np.array(self._class_names, str),
+                    right=right,
+                    truth=truth,
+                    predicted=predicted,
+                )
+            self._logger.info(f"Counts of each image of {self._dataset_name}: {path}")
         return OrderedDict()

@@ -193,15 +193,19 @@ class MeanIoUEvaluator(DatasetEvaluator):
     def _process_image(self, input_: dict, truth: np.ndarray, labels: Tensor) -> None:
         """Count the pixels of an image: (H, W) classes, -1 for ignored, and predicted labels."""
         self._counts = self._counts.to(labels.device)
+        self._counts += self._count(truth, labels)
+
+    def _count(self, truth: np.ndarray, labels: Tensor) -> Tensor:
+        """(C + 1, C + 2) pixels of an image, in the order of ``self._counts``."""
         num_rows, num_columns = self._counts.shape
         rows = torch.from_numpy(truth).to(labels.device, non_blocking=True).int() + 1
         places = (rows * num_columns + labels + 1).flatten()
         if places.is_cpu:
-            counted = torch.bincount(places, minlength=num_rows * num_columns)
-            self._counts += counted.view(num_rows, num_columns)
+            counts = torch.bincount(places, minlength=num_rows * num_columns)
         else:  # bincount would wait for the device, to know the length of its result
-            one = self._counts.new_ones(()).expand(len(places))
-            self._counts.view(-1).scatter_add_(0, places.long(), one)
+            counts = places.new_zeros(num_rows * num_columns, dtype=torch.long)
+            counts.scatter_add_(0, places.long(), counts.new_ones(()).expand(len(places)))
+        return counts.view(num_rows, num_columns)
 
     def _local_counts(self) -> tuple[np.ndarray, ...]:
         """The counts of this process; the confusion matrix comes first."""
