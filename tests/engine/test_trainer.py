@@ -195,6 +195,25 @@ def as_written(results):
     return None if np.isnan(results) else results
 
 
+def test_records_nested_too_deeply(tiny_shapes, tmp_path):
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    records = [{**record, "extra": deep} for record in DatasetCatalog.get("shapes_sem_seg_val")]
+    DatasetCatalog.register("deep", lambda: records)
+    known = MetadataCatalog.get("shapes_sem_seg_val")
+    MetadataCatalog.get("deep").set(stuff_classes=known.stuff_classes, ignore_label=255)
+    try:
+        cfg = tiny_config(tmp_path, DATASETS__TRAIN="('deep',)")
+        with pytest.raises(ValueError, match="record of deep has values that are nested too deep"):
+            Trainer.build_train_loader(cfg)
+        with pytest.raises(ValueError, match="record of deep has values that are nested too deep"):
+            Trainer.build_test_loader(cfg, "deep")
+    finally:
+        DatasetCatalog.remove("deep")
+        MetadataCatalog.remove("deep")
+
+
 def test_channels_last_changes_the_memory_only(trained, tiny_shapes, tmp_path):
     cfg = tiny_config(tmp_path, MODEL__CHANNELS_LAST=True)
     model = Trainer.build_model(cfg)

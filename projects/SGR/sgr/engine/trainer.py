@@ -6,8 +6,8 @@ import argparse
 import logging
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -263,7 +263,8 @@ class Trainer(DefaultTrainer):
             check_sizes(dataset)
             getattr(mapper, "check_records", check_outlines)(dataset)
             check_training_data(cfg, mapper, dataset)
-            return build_training_stream(cfg, dataset, mapper)
+            with _explain_nesting(cfg.DATASETS.TRAIN):
+                return build_training_stream(cfg, dataset, mapper)
         loader = build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
         loader.num_images = len(dataset)
         return loader
@@ -280,9 +281,10 @@ class Trainer(DefaultTrainer):
             raise ValueError(f"the dataset {dataset_name} of DATASETS.TEST has no image")
         if cfg.MODEL.LOAD_PROPOSALS:
             records = add_proposals(records, dict(proposal_files(cfg, "TEST"))[dataset_name])
-        return build_detection_test_loader(
-            records, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS
-        )
+        with _explain_nesting([dataset_name]):
+            return build_detection_test_loader(
+                records, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS
+            )
 
     @classmethod
     def build_evaluator(
@@ -360,6 +362,18 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
         return build_lr_scheduler(cfg, optimizer)
+
+
+@contextmanager
+def _explain_nesting(names: Iterable[str]) -> Iterator[None]:
+    """Loaders pickle the records, so that their workers share them."""
+    try:
+        yield
+    except RecursionError as error:
+        raise ValueError(
+            f"a record of {', '.join(names)} has values that are nested too deeply; correct the "
+            "file that it comes from"
+        ) from error
 
 
 def _without_empty(dataset: Any, names: Iterable[str]) -> Any:
