@@ -5,13 +5,14 @@ Importing this module makes Detectron2's path manager know both, so MODEL.WEIGHT
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 from detectron2.utils.file_io import PathHandler, PathManager
 
-from .model_folder import FILES, WEIGHTS
+from .model_folder import FILES, WEIGHTS, digest
 
 HUB = "hf-hub:"
 
@@ -50,7 +51,7 @@ class PackageHandler(PathHandler):
         if fragment and kind != "sha256":
             raise ValueError(f"{path!r} ends in #{fragment}; only #sha256=DIGEST is known")
         if fragment:
-            found = hashlib.sha256(file.read_bytes()).hexdigest()
+            found = digest(file)
             if found != expected:
                 raise ValueError(
                     f"{str(file)!r} has the SHA-256 {found} instead of {expected}: install the "
@@ -89,16 +90,11 @@ class HubHandler(PathHandler):
             ImportError: huggingface_hub is not installed.
             FileNotFoundError: there is no such file, or no way to get it.
         """
-        fetch = _hub(path).hf_hub_download
+        fetch = import_hub(path).hf_hub_download
         repository, revision = _split(path)
-        try:
+        address = f"https://huggingface.co/{repository}/resolve/{revision or 'main'}/{self.FILE}"
+        with _fetching(path, f"put {address} on this machine and name the file in MODEL.WEIGHTS"):
             return fetch(repository, self.FILE, revision=revision)
-        except (OSError, ValueError) as error:  # its errors are subclasses of these
-            raise FileNotFoundError(
-                f"{path!r} cannot be fetched: {type(error).__name__}: {error}. Without internet, "
-                f"put https://huggingface.co/{repository}/resolve/{revision or 'main'}/{self.FILE} "
-                "on this machine and name the file in MODEL.WEIGHTS"
-            ) from error
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs):
         return open(self._get_local_path(path), mode, buffering)
@@ -117,18 +113,14 @@ def fetch_model_folder(name: str) -> str:
         ImportError: huggingface_hub is not installed.
         FileNotFoundError: there is no such model, or no way to get it.
     """
-    fetch = _hub(name).snapshot_download
+    fetch = import_hub(name).snapshot_download
     repository, revision = _split(name)
-    try:
+    with _fetching(name, "copy the folder to this machine and name it"):
         return fetch(repository, revision=revision, allow_patterns=list(FILES))
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"{name!r} cannot be fetched: {type(error).__name__}: {error}. Without internet, copy "
-            "the folder to this machine and name it"
-        ) from error
 
 
-def _hub(name: str):
+def import_hub(name: str):
+    """The package huggingface_hub, which ``name`` needs; an ImportError says how to get it."""
     try:
         import huggingface_hub
     except ImportError as error:
@@ -136,6 +128,17 @@ def _hub(name: str):
             f"{name!r} needs huggingface_hub, which is not installed: pip install huggingface_hub"
         ) from error
     return huggingface_hub
+
+
+@contextmanager
+def _fetching(name: str, otherwise: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # those of huggingface_hub are subclasses of these
+        raise FileNotFoundError(
+            f"{name!r} cannot be fetched: {type(error).__name__}: {error}. Without internet, "
+            f"{otherwise}"
+        ) from error
 
 
 def _split(name: str) -> tuple[str, str | None]:

@@ -28,6 +28,7 @@ from ..checkpoints.model_folder import (
     digest,
     weights_of,
 )
+from ..checkpoints.sources import HUB, import_hub
 from ..engine.config_check import flat
 from ..evaluation.json_file import write_json
 from ..inference import dataset_metadata, numbers_of_classes
@@ -146,13 +147,8 @@ def push_model(folder: str | PathLike, repository: str, *, private: bool = True)
         OSError: what huggingface_hub raises without a login or a connection.
     """
     weights_of(folder)
-    try:
-        from huggingface_hub import HfApi
-    except ImportError as error:
-        raise ImportError(
-            "the hub needs huggingface_hub, which is not installed: pip install huggingface_hub"
-        ) from error
-    hub = HfApi()
+    name = f"{HUB}{repository}"
+    hub = import_hub(name).HfApi()
     hub.create_repo(repository, private=private, exist_ok=True)
     hub.upload_folder(
         repo_id=repository,
@@ -160,7 +156,7 @@ def push_model(folder: str | PathLike, repository: str, *, private: bool = True)
         allow_patterns=list(FILES),
         commit_message="Model packaged by sgr",
     )
-    return f"hf-hub:{repository}"
+    return name
 
 
 def _portable(cfg: CfgNode) -> CfgNode:
