@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, islice, repeat
 from os import PathLike, fspath
@@ -151,9 +152,10 @@ class Predictor:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        items = _expand(images)
+        one = _is_one(images)
+        items: Iterable[Any] = [images] if one else _expand(images)
         # So that the files of several arrays do not overwrite one another.
-        names = repeat("image") if _is_one(images) else (f"image_{i}" for i in count())
+        names = repeat("image") if one else (f"image_{i}" for i in count())
         total = len(items) if isinstance(items, Sequence) else None
         with tqdm(total=total, unit="image", disable=not progress) as bar:
             for batch in read_ahead(batches(map(self._read, items, names), batch_size)):
@@ -222,7 +224,7 @@ def _is_one(images: Any) -> bool:
     """Whether this is one image, and not a folder, a pattern or several images."""
     if isinstance(images, (str, PathLike)):
         path = Path(images).expanduser()
-        return not path.is_dir() and (path.is_file() or not _is_pattern(images))
+        return not path.is_dir() and (path.is_file() or not glob.has_magic(fspath(images)))
     if isinstance(images, (Image.Image, np.ndarray)):
         return True
     if not isinstance(images, Iterable):
@@ -230,15 +232,10 @@ def _is_one(images: Any) -> bool:
     return False
 
 
-def _is_pattern(path: str | PathLike) -> bool:
-    return any(sign in fspath(path) for sign in "*?[")
-
-
-def _expand(images: ImageLike | Iterable[ImageLike]) -> Sequence[ImageLike] | Iterable[ImageLike]:
+def _expand(images: Any) -> Iterable[ImageLike]:
+    """The files of a folder or a pattern; several images as they are."""
     if not isinstance(images, (str, PathLike)):
-        return [images] if _is_one(images) else images  # type: ignore[list-item, return-value]
-    if _is_one(images):
-        return [images]
+        return images
     files, problems = find_files([fspath(images)], IMAGE_SUFFIXES)
     for name, problem in problems.items():
         raise FileNotFoundError(f"{name!r}: {problem}")
