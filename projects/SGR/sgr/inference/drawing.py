@@ -11,7 +11,7 @@ from detectron2.utils.video_visualizer import VideoVisualizer
 from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
-from ..inspection import inspect_tokens
+from ..inspection import Tokens, inspect_tokens
 from ..modeling.outputs import predicted_labels, regions_of
 from ..visualization import draw_regions_beside, region_tile_size, upsample_regions
 from ..visualization.figure import add_fallback_fonts
@@ -108,10 +108,7 @@ def draw_output_regions(
     Raises:
         ValueError: if the output has no ``concept_regions``.
     """
-    labels = names = None
-    if (named := class_map(output, metadata)) is not None:
-        labels, names = named
-    tokens = inspect_tokens(regions_of(output), input_size, labels=labels)
+    tokens, names = inspect_output(output, metadata, input_size)
     shown = upsample_regions(
         tokens.probabilities[concepts], tokens.stride, input_size, region_tile_size(image.shape[:2])
     )
@@ -123,6 +120,18 @@ def draw_output_regions(
         notes = [f"peak {peak:.2f}" for peak in tokens.peak[concepts]]
     titles = [f"concept {concept}: {note}" for concept, note in zip(concepts, notes)]
     return draw_regions_beside(picture, image, shown, titles)
+
+
+def inspect_output(
+    output: dict[str, Any], metadata: Metadata, input_size: tuple[int, int]
+) -> tuple[Tokens, list[str] | None]:
+    """The tokens, with their histograms over the predicted classes, and the names of these.
+
+    Of instances, which do not give a class to every pixel, there are neither histograms nor names.
+    For arguments and errors, see :func:`draw_output_regions`.
+    """
+    labels, names = class_map(output, metadata) or (None, None)
+    return inspect_tokens(regions_of(output), input_size, labels=labels), names
 
 
 def shown_instances(instances: Instances, score_threshold: float) -> Instances:

@@ -16,10 +16,16 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from ..evaluation.json_file import write_json
-from ..inspection import Tokens, inspect_tokens
-from ..modeling.outputs import REGIONS, RESULTS, predicted_labels, regions_of
+from ..inspection import Tokens
+from ..modeling.outputs import REGIONS, RESULTS, predicted_labels
 from ..visualization import draw_beside
-from .drawing import choose_concepts, class_map, draw_output, draw_output_regions, shown_instances
+from .drawing import (
+    choose_concepts,
+    draw_output,
+    draw_output_regions,
+    inspect_output,
+    shown_instances,
+)
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -163,9 +169,7 @@ class Result:
         """The tokens of the reasoning module, with their histograms over the predicted classes."""
         if REGIONS["tokens"] not in self.output:
             return None
-        found = class_map(self.output, self.metadata)
-        labels = None if found is None else found[0]
-        return inspect_tokens(regions_of(self.output), self._input_size, labels=labels)
+        return inspect_output(self.output, self.metadata, self._input_size)[0]
 
     @property
     def regions(self) -> np.ndarray | None:
