@@ -124,12 +124,8 @@ def learns_concepts(model: nn.Module) -> bool:
     """
     check_has_regions(model, NO_LOSSES, kind=ReasoningModule)
     modules = [module for module in model.modules() if isinstance(module, ReasoningModule)]
-    if any(_is_supervised(module) for module in modules):
+    if any(module.supervised_concepts for module in modules):
         return True
     names = ", ".join(sorted({type(module).__name__ for module in modules}))
     logging.getLogger(__name__).info("No concept losses: %s learns without them", names)
     return False
-
-
-def _is_supervised(module: nn.Module) -> bool:
-    return getattr(module, "supervised_concepts", False)
