@@ -26,7 +26,12 @@ from detectron2.modeling import build_model
 from torch import nn
 
 import sgr  # noqa: F401 (registers)
-from sgr.checkpoints.backbone_file import extract_backbone, read_settings, save_backbone
+from sgr.checkpoints.backbone_file import (
+    extract_backbone,
+    read_settings,
+    save_backbone,
+    source_of,
+)
 from sgr.checkpoints.checkpointer import SafeCheckpointer, read_checkpoint
 from sgr.engine import load_config
 from sgr.engine.setup import add_safety_flags
@@ -79,9 +84,8 @@ def extract(args: argparse.Namespace) -> None:
     print(f"Taken: {len(tensors)} of {len(checkpoint['model'])} tensors:", _count_parts(tensors))
     if not any(name.startswith("reasoning.") for name in tensors):
         print("There is no reasoning module on the backbone; one in a head stays behind.")
-    is_folder = Path(args.checkpoint).is_dir()
-    folder = Path(args.checkpoint) if is_folder else Path(args.checkpoint).parent
-    run_config = folder / "config.yaml"
+    given = Path(args.checkpoint)
+    run_config = (given if given.is_dir() else given.parent) / "config.yaml"
     settings = read_settings(run_config)
     if settings:
         print("The weights depend on:", ", ".join(f"{k} {v}" for k, v in settings.items()))
@@ -90,9 +94,7 @@ def extract(args: argparse.Namespace) -> None:
             f"{run_config} does not tell how the images were prepared: keep INPUT.FORMAT, "
             "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD as they were in training."
         )
-    iteration = checkpoint.get("iteration")  # counted from 0
-    iterations = f", {iteration + 1} iterations" if isinstance(iteration, int) else ""
-    file = {"source": f"{args.checkpoint}{iterations}", "settings": settings}
+    file = {"source": source_of(args.checkpoint, checkpoint), "settings": settings}
     if args.target:
         model = _build_target(args)
         with tempfile.TemporaryDirectory() as folder:

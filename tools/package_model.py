@@ -20,6 +20,7 @@ from typing import Any
 
 from detectron2.utils.logger import setup_logger
 
+from sgr.checkpoints.backbone_file import source_of
 from sgr.load import add_model_arguments, load_with_checkpoint
 from sgr.packaging import check_target, package_model, push_model
 
@@ -80,8 +81,6 @@ def main(arguments: list[str] | None = None) -> None:
         allow_pickle=args.allow_pickle,
         allow_unsafe_yaml=args.allow_unsafe_yaml,
     )
-    iteration = rest.get("iteration")  # counted from 0
-    iterations = f", {iteration + 1} iterations" if isinstance(iteration, int) else ""
     description = package_model(
         model,
         cfg,
@@ -90,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
         license=args.license,
         metrics=read_results(Path(cfg.MODEL.WEIGHTS), args.results),
         classes=rest.get("trainer", {}).get("classes"),
-        source=f"{Path(cfg.MODEL.WEIGHTS).name}{iterations}",
+        source=source_of(Path(cfg.MODEL.WEIGHTS).name, rest),
         force=args.force,
     )
     size = sum(file.stat().st_size for file in args.output.iterdir()) / 1e6

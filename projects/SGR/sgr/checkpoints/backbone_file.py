@@ -113,6 +113,12 @@ def backbone_content(
     }
 
 
+def source_of(name: str | Path, checkpoint: Mapping[str, Any]) -> str:
+    """Where weights come from, for people to read: a name, and the iterations where it has them."""
+    iteration = checkpoint.get("iteration")  # counted from 0
+    return f"{name}, {iteration + 1} iterations" if isinstance(iteration, int) else str(name)
+
+
 def save_backbone(
     path: str | Path,
     tensors: Mapping[str, Tensor],
