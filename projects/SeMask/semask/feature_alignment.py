@@ -27,6 +27,7 @@ from sgr.modeling.mask_classification.decoders.deformable import (
     DeformablePixelDecoder,
 )
 from sgr.modeling.mask_classification.decoders.fpn import FPNPixelDecoder
+from sgr.modeling.per_pixel.losses import resize
 
 OFFSET_GROUPS = 8  # groups of channels that share their offsets
 TAPS = 9  # of a 3x3 convolution
@@ -86,10 +87,7 @@ class FeatureAlignment(nn.Module):
 
     def forward(self, lateral: Tensor, top_down: Tensor) -> Tensor:
         """(B, C, h, w) and (B, C, h', w') -> (B, C, h, w)."""
-        if top_down.shape[-2:] != lateral.shape[-2:]:
-            top_down = F.interpolate(
-                top_down, lateral.shape[-2:], mode="bilinear", align_corners=False
-            )
+        top_down = resize(top_down, lateral.shape[-2:])
         where = self.offset(torch.cat([lateral, 2 * top_down], dim=1))
         return F.relu(self.dcpack_L2(top_down, where)) + lateral
 

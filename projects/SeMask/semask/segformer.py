@@ -12,8 +12,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
 from sgr.modeling.per_pixel.head import PerPixelHead, check_no_reasoning, conv_norm_relu
-
-from .semantic_decoder import resize
+from sgr.modeling.per_pixel.losses import resize
 
 
 @SEM_SEG_HEADS_REGISTRY.register()

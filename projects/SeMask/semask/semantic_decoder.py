@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sgr.modeling.per_pixel.losses import resize
 from sgr.modeling.supervision.side_criteria import SIDE_CRITERION_REGISTRY, SideCriterion
 
 LOSS_MEANS = ("all_pixels", "labelled_pixels")
@@ -36,13 +37,6 @@ def sum_maps(maps: Sequence[Tensor], *, align_corners: bool = False) -> Tensor:
             )
         total = total + resize(level, size, align_corners=align_corners)
     return total
-
-
-def resize(maps: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
-    """Resize (B, C, h, w) bilinearly to a size; nothing happens to maps that have it."""
-    if maps.shape[-2:] == torch.Size(size):
-        return maps
-    return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=align_corners)
 
 
 def cross_entropy(

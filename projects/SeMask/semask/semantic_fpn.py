@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sgr.modeling.per_pixel.head import PerPixelHead, check_no_reasoning, conv_norm_relu
-from sgr.modeling.per_pixel.losses import PIXEL_LOSS_REGISTRY, PixelLoss
+from sgr.modeling.per_pixel.losses import PIXEL_LOSS_REGISTRY, PixelLoss, resize
 
-from .semantic_decoder import cross_entropy, resize
+from .semantic_decoder import cross_entropy
 
 PUBLIC = "decode_head."  # what the names of a public head begin with
 

@@ -4,8 +4,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from semask import SemanticMapSupervision, add_semask_config
-from semask.semantic_decoder import cross_entropy, resize, sum_maps
+from semask.semantic_decoder import cross_entropy, sum_maps
 from sgr.engine import load_config
+from sgr.modeling.per_pixel.losses import resize
 
 
 @pytest.mark.parametrize("odd", ["", "_odd"])

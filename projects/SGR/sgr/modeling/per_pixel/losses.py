@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fvcore.common.registry import Registry
@@ -105,6 +106,13 @@ def cross_entropy(cfg, num_classes: int, **options: Any) -> CrossEntropyLoss:
 @PIXEL_LOSS_REGISTRY.register()
 def hard_pixel_mining(cfg, num_classes: int, **options: Any) -> HardPixelMiningLoss:
     return HardPixelMiningLoss(num_classes, **options)
+
+
+def resize(maps: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
+    """Resize (B, C, h, w) bilinearly to a size; nothing happens to maps that have it."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=align_corners)
 
 
 def upsample(maps: Tensor, factor: int) -> Tensor:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ..layers.checks import check_at_least_one
 from .head import PerPixelHead, check_no_reasoning, conv_norm_relu
+from .losses import resize
 
 
 class PyramidPooling(nn.Module):
@@ -49,7 +50,7 @@ class PyramidPooling(nn.Module):
         for scale, projection in zip(self.scales, self.projections):
             pooled = F.adaptive_avg_pool2d(x, scale)
             _check_batch_statistics(pooled, projection.norm)
-            levels.append(_resize(projection(pooled), x))
+            levels.append(resize(projection(pooled), x.shape[-2:]))
         return self.bottleneck(torch.cat(levels, dim=1))
 
 
@@ -106,16 +107,11 @@ class UperNetHead(PerPixelHead):
         levels = [y]
         for feature, lateral, output in reversed(list(zip(finer, self.laterals, self.outputs))):
             narrow = lateral(feature)
-            y = narrow + _resize(y, narrow)
+            y = narrow + resize(y, narrow.shape[-2:])
             levels.insert(0, output(y))
         # The finest level comes first. The others are resized to it.
-        return self.fuse(torch.cat([_resize(level, levels[0]) for level in levels], dim=1))
-
-
-def _resize(maps: Tensor, like: Tensor) -> Tensor:
-    if maps.shape[-2:] == like.shape[-2:]:
-        return maps
-    return F.interpolate(maps, size=like.shape[-2:], mode="bilinear", align_corners=False)
+        size = levels[0].shape[-2:]
+        return self.fuse(torch.cat([resize(level, size) for level in levels], dim=1))
 
 
 def _check_batch_statistics(pooled: Tensor, norm: nn.Module | None) -> None:
