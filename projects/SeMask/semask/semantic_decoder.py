@@ -10,7 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sgr.modeling.per_pixel.losses import resize
-from sgr.modeling.supervision.side_criteria import SIDE_CRITERION_REGISTRY, SideCriterion
+from sgr.modeling.supervision.side_criteria import (
+    SIDE_CRITERION_REGISTRY,
+    SideCriterion,
+    check_inputs,
+)
 
 LOSS_MEANS = ("all_pixels", "labelled_pixels")
 
@@ -149,6 +153,12 @@ class SemanticMapSupervision(SideCriterion):
         batched_inputs: Sequence[Mapping[str, Any]],
     ) -> dict[str, Tensor]:
         """See :class:`SideCriterion`; an input without labels raises a ValueError."""
+        check_inputs(
+            batched_inputs,
+            "sem_seg",
+            "labels 'sem_seg', which semantic maps learn from; train with a mapper of label maps "
+            "(INPUT.DATASET_MAPPER_NAME), or set MODEL.SEMASK.LOSS_WEIGHT 0.0",
+        )
         output = record[self.recorded_modules[0]]
         with torch.autocast(output[self.features[0]].device.type, enabled=False):
             return {"loss_cate": self.weight * self._loss(output, batched_inputs)}
@@ -163,12 +173,6 @@ class SemanticMapSupervision(SideCriterion):
         height, width = (side * self.stride for side in maps.shape[-2:])
         labels = torch.full((len(maps), height, width), self.ignore_value, device=maps.device)
         for index, image in enumerate(batched_inputs):
-            if "sem_seg" not in image:
-                raise ValueError(
-                    f"input {index} ({image.get('file_name', 'no file name')}) has no labels "
-                    "'sem_seg', which semantic maps learn from; train with a mapper of label maps "
-                    "(INPUT.DATASET_MAPPER_NAME), or set MODEL.SEMASK.LOSS_WEIGHT 0.0"
-                )
             own = image["sem_seg"]
             labels[index, : own.shape[0], : own.shape[1]] = own.to(labels.device)
         maps = resize(maps, (height, width), align_corners=self.align_corners)

@@ -59,6 +59,14 @@ class SideCriterion(nn.Module):
         raise NotImplementedError
 
 
+def check_inputs(batched_inputs: Sequence[Mapping[str, Any]], key: str, missing: str) -> None:
+    """Raise a ValueError that names the first input without ``key``, and says what is missing."""
+    for index, image in enumerate(batched_inputs):
+        if key not in image:
+            name = image.get("file_name", "no file name")
+            raise ValueError(f"input {index} ({name}) has no {missing}")
+
+
 def build_side_criteria(cfg, model: nn.Module) -> list[SideCriterion]:
     """Build the criteria that ``cfg.MODEL.SIDE_CRITERIA`` names for a model.
 
@@ -103,13 +111,12 @@ class ConceptSupervision(SideCriterion):
         return cls(ConceptCriterion.from_config(cfg)) if learns_concepts(model) else None
 
     def forward(self, model, record, batched_inputs) -> dict[str, Tensor]:
-        for index, image in enumerate(batched_inputs):
-            if "component_map" not in image:
-                raise ValueError(
-                    f"input {index} ({image.get('file_name', 'no file name')}) has no "
-                    "'component_map'; train with a mapper of sgr.data "
-                    f"(INPUT.DATASET_MAPPER_NAME), or {NO_LOSSES}"
-                )
+        check_inputs(
+            batched_inputs,
+            "component_map",
+            "'component_map'; train with a mapper of sgr.data (INPUT.DATASET_MAPPER_NAME), or "
+            + NO_LOSSES,
+        )
         component_maps = [image["component_map"] for image in batched_inputs]
         counts = [len(image["component_classes"]) for image in batched_inputs]
         losses = self.criterion.of_record(record, component_maps, counts)
