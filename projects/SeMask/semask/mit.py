@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling import BACKBONE_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
+from sgr.modeling.backbone.freezing import FreezableBackbone
 from sgr.modeling.layers.checks import check_heads
 
 from .semantic_layer import build_semantic_layers, semantic_options
@@ -113,7 +114,7 @@ class MixBlock(nn.Module):
         return maps + self.drop_path(self.mlp(self.norm2(maps)))
 
 
-class MixTransformer(Backbone):
+class MixTransformer(FreezableBackbone):
     """MiT with the outputs "res2" to "res5" at strides 4 to 32, for images of 32 pixels and more.
 
     Unlike in Swin, the norm of an output also stands before the next stage.
@@ -135,6 +136,8 @@ class MixTransformer(Backbone):
     Raises:
         ValueError: for arguments that do not fit together.
     """
+
+    title = "MiT"
 
     @configurable
     def __init__(
@@ -189,26 +192,16 @@ class MixTransformer(Backbone):
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
         }
 
-    def freeze(self, freeze_at: int = 0) -> MixTransformer:
-        """Do not train the first parts; see the class. What was frozen before stays so."""
-        stages = [
-            [getattr(self, f"block{stage}"), getattr(self, f"norm{stage}")] for stage in range(1, 5)
-        ]
-        for stage, layer in zip(stages, self.semantic_layers.values()):
-            stage.append(layer)
-        steps = [[getattr(self, f"patch_embed{stage}")] for stage in range(2, 5)]
-        parts = [[self.patch_embed1], stages[0]]
-        parts += [[*step, *stage] for step, stage in zip(steps, stages[1:])]
-        self._frozen = [module for part in parts[: max(freeze_at, 0)] for module in part]
-        for module in self._frozen:
-            module.requires_grad_(False)
-        return self.train(self.training)
-
-    def train(self, mode: bool = True) -> MixTransformer:
-        super().train(mode)
-        for module in getattr(self, "_frozen", ()):
-            module.eval()
-        return self
+    def _parts(self) -> list[list[nn.Module]]:
+        """The semantic layers of frozen stages are frozen with them."""
+        parts: list[list[nn.Module]] = [[self.patch_embed1]]
+        for stage in range(1, 5):
+            kinds = ("block", "norm") if stage == 1 else ("patch_embed", "block", "norm")
+            part = [getattr(self, f"{kind}{stage}") for kind in kinds]
+            if self.semantic_layers:
+                part.append(self.semantic_layers[f"semantic{stage + 1}"])
+            parts.append(part)
+        return parts
 
     @property
     def size_divisibility(self) -> int:

@@ -112,6 +112,14 @@ def test_frozen_stage():
     assert not backbone.block1[0].training and backbone.block2.training
 
 
+def test_what_is_frozen_stays_frozen(caplog):
+    with caplog.at_level("INFO"):
+        backbone = MixTransformer(**SMALL, freeze_at=2)
+    assert "Not trained in MiT are the embedding of the patches, res2" in caplog.text
+    backbone.freeze(0).train()
+    assert not backbone.block1[0].training and backbone.block2.training
+
+
 def test_imagenet_file(tmp_path, caplog):
     backbone = torch.nn.Module()
     backbone.backbone = randomize(MixTransformer(**SMALL))

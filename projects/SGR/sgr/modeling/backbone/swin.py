@@ -5,23 +5,22 @@ Its layers are in :mod:`~sgr.modeling.backbone.swin_layers`.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import Backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layers.checks import check_at_least_one
+from .freezing import FreezableBackbone
 from .swin_layers import PatchEmbed, PatchMerging, SwinBlock, SwinStage
 from .swin_weights import adapt_swin_weights
 
 
-class SwinTransformer(Backbone):
+class SwinTransformer(FreezableBackbone):
     """Swin Transformer with a normalised output after each stage, for images of any size.
 
     It pads maps with zeros at the bottom and on the right: images to whole patches, the inputs of
@@ -60,6 +59,7 @@ class SwinTransformer(Backbone):
         ValueError: for arguments that do not fit together.
     """
 
+    title = "Swin"
     block_class = SwinBlock
     stage_class = SwinStage
 
@@ -130,7 +130,6 @@ class SwinTransformer(Backbone):
         for index, dim in enumerate(dims):
             if stage_names[index] in self._out_features:
                 self.add_module(f"norm{index}", nn.LayerNorm(dim))
-        self._freeze_at = 0
         self.freeze(freeze_at)
 
     def build_stage(
@@ -173,44 +172,16 @@ class SwinTransformer(Backbone):
         }
 
     def freeze(self, freeze_at: int = 0) -> SwinTransformer:
-        """Freeze the first parts, as the method of Detectron2's ResNet does.
+        """See :class:`FreezableBackbone`. The absolute positions belong to the embedding.
 
-        Frozen parts are not trained, and have no dropped paths and no dropout. The norms of the
-        outputs are trained in any case, because no ImageNet file has them. Parts that were frozen
-        before stay frozen. A line of the log names the frozen parts.
-
-        Args:
-            freeze_at: 0 or less freezes nothing. 1 freezes the embedding of the patches and the
-                absolute positions, 2 the first stage ("res2") as well, and so on. The step from one
-                stage to the next belongs to the latter.
-
-        Returns:
-            The same backbone.
+        The norms of the outputs are trained in any case, because no ImageNet file has them.
         """
-        self._freeze_at = max(self._freeze_at, freeze_at)
-        parts = self._parts()[: self._freeze_at]
-        self._frozen = [module for part in parts for module in part]
-        for module in self._frozen:
-            module.requires_grad_(False)
-        if parts:
-            if self.absolute_pos_embed is not None:
-                self.absolute_pos_embed.requires_grad_(False)
-            stages = [f"res{index + 2}" for index in range(len(parts) - 1)]
-            logging.getLogger(__name__).info(
-                "Not trained in Swin are %s (MODEL.BACKBONE.FREEZE_AT %d; 0 trains all)",
-                ", ".join(["the embedding of the patches", *stages]),
-                self._freeze_at,
-            )
-        return self.train(self.training)
-
-    def train(self, mode: bool = True) -> SwinTransformer:
-        super().train(mode)
-        for module in self._frozen:
-            module.eval()
+        super().freeze(freeze_at)
+        if self._frozen and self.absolute_pos_embed is not None:
+            self.absolute_pos_embed.requires_grad_(False)
         return self
 
     def _parts(self) -> list[list[nn.Module]]:
-        """The modules that :meth:`freeze` counts: the embedding, then those of each stage."""
         steps = [[], *([stage.downsample] for stage in self.layers[:-1])]
         stages = [[*step, *stage.blocks] for step, stage in zip(steps, self.layers)]
         return [[self.patch_embed, self.pos_drop], *stages]

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
+from .freezing import FreezableBackbone
 from .timm_weights import adapt_timm_weights
 
 NORMS = ("", "BN", "SyncBN", "FrozenBN")
@@ -22,7 +22,7 @@ NORMS = ("", "BN", "SyncBN", "FrozenBN")
 PIXEL_TOLERANCE = 1.0
 
 
-class TimmBackbone(Backbone):
+class TimmBackbone(FreezableBackbone):
     """A hierarchical model of timm without its classifier, for images of any size.
 
     "res2" is the feature at stride 4, "res3" the one at stride 8, and so on, as in a ResNet. Many
@@ -99,8 +99,6 @@ class TimmBackbone(Backbone):
         self._first_users = self._find_users(name, in_channels)
         for parameter_name, parameter in self.net.named_parameters():
             parameter.requires_grad_(parameter_name in self._first_users)
-        self._freeze_at = 0
-        self._frozen: list[nn.Module] = []
         self.freeze(freeze_at)
 
     @classmethod
@@ -156,12 +154,6 @@ class TimmBackbone(Backbone):
             self._freeze_at,
         )
         return self.train(self.training)
-
-    def train(self, mode: bool = True) -> TimmBackbone:
-        super().train(mode)
-        for module in self._frozen:
-            module.eval()
-        return self
 
     @property
     def size_divisibility(self) -> int:
