@@ -111,6 +111,7 @@ def test_names_and_colours_without_the_dataset(folder):
     result = sgr.Predictor.load(folder)(image)
     assert result.stuff_classes[:2] == ["sky", "water"] and len(result.stuff_classes) == 9
     assert result.metadata.stuff_colors[0] == [120, 180, 240]
+    assert result.metadata.class_tree["round"] == ["disc", "ring"]
 
 
 def test_a_training_that_started_from_a_folder_has_the_names_of_its_data(packaged, tmp_path):

@@ -113,6 +113,18 @@ def test_a_bad_dataset(run, register, folder, tmp_path, capsys):
     assert (tmp_path / "out" / "check_bad" / "contact_sheet.jpg").is_file()
 
 
+def test_tree(run, register, folder, capsys):
+    records, metadata = folder
+    register("check_tree", records, class_tree={"up": ["sky"], "down": ["road", "car"]}, **metadata)
+    assert run("check_tree", "--num-samples", 0) == 0
+    assert "3 + 2 nodes:\n\nup\n└── 0 sky\ndown\n├── 1 road\n└── 2 car\n" in capsys.readouterr().out
+    register("check_wrong_tree", records, class_tree={"up": ["sky", "road"]}, **metadata)
+    assert run("check_wrong_tree", "--num-samples", 0) == 1
+    printed = capsys.readouterr().out
+    assert "class_tree in the metadata: classes that the tree does not have: car" in printed
+    assert "nodes:" not in printed
+
+
 def test_files_without_a_partner(run, register, folder, tmp_path, capsys):
     """All of them are named, and the rest is looked at."""
     Image.new("L", (3, 3), 9).save(folder[0][0]["sem_seg_file_name"])  # another fault

@@ -79,6 +79,14 @@ class TestDescription:
         metadata = MetadataCatalog.get("mine_val")
         assert metadata.stuff_classes == ["sky", "road", "car"] and metadata.ignore_label == 254
 
+    def test_tree(self, folder):
+        tree = {"up": ["sky"], "down": {"street": ["road"], "things": ["car"]}}
+        for name in sgr.register_dataset_file(describe(folder, tree=tree)):
+            assert MetadataCatalog.get(name).class_tree == tree
+        tree = {"c": ["a", "b"]}
+        sgr.register_sem_seg("other", "images", "labels", classes=["a", "b"], tree=tree)
+        assert MetadataCatalog.get("other").class_tree == tree
+
     def test_paths_in_the_home_folder(self, folder, monkeypatch):
         monkeypatch.setenv("HOME", str(folder.parent))
         (folder / "names.txt").write_text("sky\nroad\n")
@@ -169,6 +177,9 @@ class TestDescription:
             ({"classes": ["sky", True]}, "class 1 in classes is True, a bool"),
             ({"classes": ["sky"]}, r"only \['sky'\], and must name at least 2"),
             ({"colors": [[0, 0, 0]]}, "1 colors for 3 classes"),
+            ({"tree": {"up": ["sky"], "down": ["raod"]}}, "'raod' .* did you mean 'road'"),
+            ({"tree": {"up": ["sky"]}}, "the tree does not have: road, car"),
+            ({"tree": ["sky"], "classes": "none"}, "tree without classes"),
             ({"colors": [["a", 0, 0]] * 3}, r"class 0 is \['a', 0, 0\], not three integers"),
         ],
     )

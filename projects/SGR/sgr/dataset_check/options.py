@@ -8,6 +8,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from ..data.class_tree import ClassTree
 from ..data.faults import Fault, FaultKind
 from ..data.mappers.settings import check_ignored
 
@@ -35,6 +36,7 @@ class CheckOptions:
         ignore_label: the label of unlabelled pixels in label maps.
         thing_ids: the categories of things, for segments without ``isthing``.
         max_active: L, the largest number of components in an image that are matched to a concept.
+        class_tree: what the metadata have under this name; None if there is nothing.
         sixteen_bit: see :func:`sgr.data.truth.image_files.read_image`.
         min_area_ratio, kernel_size: see :func:`sgr.data.components.connected_components`.
     """
@@ -48,6 +50,7 @@ class CheckOptions:
     min_area_ratio: float = 0.05
     kernel_size: int = 3
     sixteen_bit: str = "refuse"
+    class_tree: Any = None
 
 
 def options_for(
@@ -98,18 +101,26 @@ def options_for(
         min_area_ratio=cfg.INPUT.COMPONENTS.MIN_AREA_RATIO,
         kernel_size=cfg.INPUT.COMPONENTS.KERNEL_SIZE,
         sixteen_bit=cfg.INPUT.SIXTEEN_BIT,
+        class_tree=metadata.get("class_tree"),
     )
 
 
 def class_faults(options: CheckOptions) -> list[Fault]:
-    """A fault if the ignore label of a dataset is one of its classes."""
+    """Faults if the ignore label of a dataset is one of its classes, or its tree has others."""
+    faults = []
     if "sem_seg_file_name" in options.truth:
         try:
             name = {"ignore_label in the metadata": options.ignore_label}
             check_ignored(len(options.class_names), **name)
         except ValueError as error:
-            return [Fault(str(error), FaultKind.CLASSES)]
-    return []
+            faults.append(Fault(str(error), FaultKind.CLASSES))
+    if options.class_tree is not None:
+        try:
+            ClassTree.parse(options.class_tree, options.class_names)
+        except ValueError as error:
+            message = f"class_tree in the metadata: {error}"
+            faults.append(Fault(message, FaultKind.CLASSES))
+    return faults
 
 
 def _names(metadata: Any, key: str, mapper: Any) -> list[str]:

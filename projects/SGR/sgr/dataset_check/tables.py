@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from tabulate import tabulate
 
+from ..data.class_tree import ClassTree
 from ..data.faults import list_faults_by_kind
 from .options import TRUTH_KEYS
 from .report import Report
@@ -15,7 +16,7 @@ _SHOWN = 10
 
 def tell(report: Report) -> str:
     """The figures of a dataset, its classes and its faults, with tables in Markdown."""
-    parts = [_title(report), _figures(report), _classes(report), _things(report)]
+    parts = [_title(report), _figures(report), _classes(report), _tree(report), _things(report)]
     warnings = report.all_warnings()
     if warnings:
         parts.append(
@@ -100,6 +101,19 @@ def _classes(report: Report) -> str:
         f"{options.min_area_ratio:.0%} of the largest; training makes them of crops. The table "
         f"has the mean over the images with the class, of the {options.max_active} largest of each."
     )
+
+
+def _tree(report: Report) -> str:
+    """The tree of the classes, if there is one; one that is wrong is among the faults."""
+    options = report.options
+    if options.class_tree is None:
+        return ""
+    try:
+        tree = ClassTree.parse(options.class_tree, options.class_names)
+    except ValueError:
+        return ""
+    sizes = " + ".join(map(str, tree.sizes))
+    return f"Tree of the classes, {sizes} nodes:\n\n{tree.draw()}"
 
 
 def _things(report: Report) -> str:

@@ -10,6 +10,8 @@ from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 from PIL import Image
 from torch import Tensor
 
+from ..data.class_tree import ClassTree
+from ..data.datasets.cityscapes import CITYSCAPES_TREE
 from ..data.files import warn_unless_written
 from ..data.truth.image_files import read_labels
 from ..data.truth.records import apply_test_transform
@@ -19,19 +21,7 @@ _CLASSES = sorted(CITYSCAPES_CATEGORIES, key=lambda category: category["trainId"
 _NAMES = [category["name"] for category in _CLASSES]
 _LABEL_IDS = np.array([category["id"] for category in _CLASSES], np.uint8)
 
-# The benchmark's categories of its 19 classes.
-_CATEGORIES = {
-    "flat": ("road", "sidewalk"),
-    "construction": ("building", "wall", "fence"),
-    "object": ("pole", "traffic light", "traffic sign"),
-    "nature": ("vegetation", "terrain"),
-    "sky": ("sky",),
-    "human": ("person", "rider"),
-    "vehicle": ("car", "truck", "bus", "train", "motorcycle", "bicycle"),
-}
-_CATEGORY_OF = np.array(
-    [next(i for i, names in enumerate(_CATEGORIES.values()) if name in names) for name in _NAMES]
-)
+_CATEGORY_OF = ClassTree.parse(CITYSCAPES_TREE, _NAMES).groups[1]
 # Mean size of the instances of a class, in pixels, from the benchmark.
 _INSTANCE_SIZES = {
     "person": 3462.4756337644,
@@ -138,7 +128,7 @@ class CityscapesMeanIoUEvaluator(MeanIoUEvaluator):
     def _more_means(
         self, confusion: np.ndarray, instances: np.ndarray, without: np.ndarray
     ) -> dict[str, float]:
-        num_categories = len(_CATEGORIES)
+        num_categories = len(CITYSCAPES_TREE)
         to_category = np.eye(num_categories, dtype=np.int64)[_CATEGORY_OF]
         of_categories = to_category.T @ confusion @ to_category
         means = {"IoU": _mean_iou(confusion), "IoU_sup": _mean_iou(of_categories)}

@@ -178,6 +178,8 @@ def _classes(cfg: CfgNode, trained: Mapping[str, list[str]]) -> dict[str, Any]:
         if names and not all(map(_NUMBERED.fullmatch, names)):
             colors = class_colors(metadata, len(names), f"{kind}_colors")
             classes |= {f"{kind}_classes": names, f"{kind}_colors": colors.tolist()}
+    if classes and metadata.get("class_tree") is not None:
+        classes["class_tree"] = metadata.class_tree
     things = metadata.get("thing_dataset_id_to_contiguous_id")
     if things:
         classes["things"] = sorted(things.values())

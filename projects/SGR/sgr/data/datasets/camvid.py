@@ -25,6 +25,16 @@ CAMVID_CLASSES = [
     "Pedestrian",
     "Bicyclist",
 ]
+# The categories of Cityscapes; ``class_tree`` in the metadata.
+CAMVID_TREE = {
+    "flat": ["Road", "Pavement"],
+    "construction": ["Building", "Fence"],
+    "object": ["Pole", "SignSymbol"],
+    "nature": ["Tree"],
+    "sky": ["Sky"],
+    "human": ["Pedestrian", "Bicyclist"],
+    "vehicle": ["Car"],
+}
 CAMVID_COLORS = [
     (128, 128, 128),
     (128, 0, 0),
@@ -76,6 +86,7 @@ for _split in ("train", "val", "test"):
         partial(_paths, _split),
         stuff_classes=CAMVID_CLASSES,
         stuff_colors=CAMVID_COLORS,
+        class_tree=CAMVID_TREE,
         ignore_label=CAMVID_IGNORE_LABEL,
         evaluator_type="sem_seg",
     )

@@ -17,10 +17,20 @@ from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 
 from ..faults import list_faults
 from .missing import IncompleteDataset, check_present, datasets_root, incomplete_dataset
-from .registration import replace_builtin
+from .registration import add_metadata, replace_builtin
 
 _SORTED_CATEGORIES = sorted(CITYSCAPES_CATEGORIES, key=lambda category: category["trainId"])
 CITYSCAPES_COLORS = [category["color"] for category in _SORTED_CATEGORIES]
+# The benchmark's categories; ``class_tree`` in the metadata.
+CITYSCAPES_TREE = {
+    "flat": ["road", "sidewalk"],
+    "construction": ["building", "wall", "fence"],
+    "object": ["pole", "traffic light", "traffic sign"],
+    "nature": ["vegetation", "terrain"],
+    "sky": ["sky"],
+    "human": ["person", "rider"],
+    "vehicle": ["car", "truck", "bus", "train", "motorcycle", "bicycle"],
+}
 
 HOW_TO_GET_CITYSCAPES = """
 Cityscapes is expected as the packages leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip
@@ -212,6 +222,8 @@ for _split in ("train", "val", "test"):
         partial(_paths, _split),
         stuff_colors=CITYSCAPES_COLORS,
     )
+    # Now, because a model is built before its data are loaded.
+    add_metadata(f"cityscapes_fine_sem_seg_{_split}", class_tree=CITYSCAPES_TREE)
 
 for _split in ("train", "val"):
     replace_builtin(
@@ -219,3 +231,4 @@ for _split in ("train", "val"):
         partial(load_cityscapes_panoptic, _split),
         partial(_all_paths, _split),
     )
+    add_metadata(f"cityscapes_fine_panoptic_{_split}", class_tree=CITYSCAPES_TREE)

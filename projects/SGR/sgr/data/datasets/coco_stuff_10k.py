@@ -29,6 +29,48 @@ wall-other wall-panel wall-stone wall-tile wall-wood water-other waterdrops wind
 window-other wood
 """.split()
 
+# The supercategories of things, then those of stuff; ``class_tree`` in the metadata.
+COCO_STUFF_TREE = {
+    "person": ["person"],
+    "vehicle": "bicycle car motorcycle airplane bus train truck boat".split(),
+    "outdoor": ["traffic light", "fire hydrant", "stop sign", "parking meter", "bench"],
+    "animal": "bird cat dog horse sheep cow elephant bear zebra giraffe".split(),
+    "accessory": "backpack umbrella handbag tie suitcase".split(),
+    "sports": ["frisbee", "skis", "snowboard", "sports ball", "kite", "baseball bat"]
+    + ["baseball glove", "skateboard", "surfboard", "tennis racket"],
+    "kitchen": ["bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl"],
+    "food": ["banana", "apple", "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza"]
+    + ["donut", "cake"],
+    "furniture": ["chair", "couch", "potted plant", "bed", "dining table", "toilet"],
+    "electronic": ["tv", "laptop", "mouse", "remote", "keyboard", "cell phone"],
+    "appliance": "microwave oven toaster sink refrigerator".split(),
+    "indoor": ["book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush"],
+    "building": "bridge building-other house roof skyscraper tent".split(),
+    "ceiling": "ceiling-other ceiling-tile".split(),
+    "floor": "carpet floor-marble floor-other floor-stone floor-tile floor-wood".split(),
+    "food-stuff": "food-other fruit salad vegetable".split(),
+    "furniture-stuff": (
+        "cabinet counter cupboard desk-stuff door-stuff furniture-other light mirror-stuff shelf "
+        "stairs table"
+    ).split(),
+    "ground": (
+        "dirt gravel ground-other mud pavement platform playingfield railroad road sand snow"
+    ).split(),
+    "plant": "branch bush flower grass leaves moss plant-other straw tree".split(),
+    "raw-material": "cardboard metal paper plastic".split(),
+    "sky": "clouds sky-other".split(),
+    "solid": "hill mountain rock solid-other stone wood".split(),
+    "structural": "cage fence net railing structural-other".split(),
+    "textile": (
+        "banner blanket cloth clothes curtain mat napkin pillow rug textile-other towel"
+    ).split(),
+    "wall": (
+        "wall-brick wall-concrete wall-other wall-panel wall-stone wall-tile wall-wood"
+    ).split(),
+    "water": "fog river sea water-other waterdrops".split(),
+    "window": "window-blind window-other".split(),
+}
+
 # Things as in COCO; the release has no colours for stuff.
 COCO_STUFF_COLORS = [category["color"] for category in COCO_CATEGORIES if category["isthing"]]
 COCO_STUFF_COLORS += distinct_colors(len(COCO_STUFF_CLASSES))[len(COCO_STUFF_COLORS) :].tolist()
@@ -70,6 +112,7 @@ for _split in ("train", "test"):
         partial(_paths, _split),
         stuff_classes=COCO_STUFF_CLASSES,
         stuff_colors=COCO_STUFF_COLORS,
+        class_tree=COCO_STUFF_TREE,
         ignore_label=255,
         evaluator_type="sem_seg",
     )

@@ -9,8 +9,8 @@
 ``images``, ``labels`` and ``instances`` before ``splits`` count for all splits that do not have
 them; so splits of one folder only need a different ``list``. ``val_share: 0.1`` instead of
 ``splits`` takes about a tenth of the images of one folder for my_data_val, and the rest for
-my_data_train. Further keys are ``ignore_label``, ``label_suffix`` and ``colors``. Paths are
-relative to the file. :func:`.folders.register_sem_seg` explains the keys.
+my_data_train. Further keys are ``ignore_label``, ``label_suffix``, ``colors`` and ``tree``. Paths
+are relative to the file. :func:`.folders.register_sem_seg` explains the keys.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ _KEYS = {
     "classes": (list, str, int),
     "ignore_label": int,
     "colors": list,
+    "tree": (dict, list),
     "label_suffix": str,
     "images": str,
     "labels": str,
@@ -232,7 +233,9 @@ def _parse(content: dict[str, Any], folder: Path) -> _Description:
         classes = folder / Path(classes).expanduser()
     if classes is not None:
         classes = as_class_names(classes)
-    options: dict[str, Any] = {k: content[k] for k in ("ignore_label", "colors") if k in content}
+    options: dict[str, Any] = {
+        key: content[key] for key in ("ignore_label", "colors", "tree") if key in content
+    }
     return _Description(datasets, classes, options)
 
 

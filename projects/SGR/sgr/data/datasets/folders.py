@@ -6,10 +6,12 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ..class_tree import ClassTree
 from ..colors import distinct_colors
 from ..faults import list_values
 from ..truth.image_files import read_labels
@@ -28,6 +30,7 @@ def register_sem_seg(
     classes: Sequence[str] | PathLike | int | None = None,
     ignore_label: int = 255,
     colors: Sequence[Sequence[int]] | None = None,
+    tree: Any = None,
     label_suffix: str = "",
     list_file: PathLike | None = None,
     instances_json: PathLike | None = None,
@@ -48,6 +51,7 @@ def register_sem_seg(
             differ.
         ignore_label: the label of unlabelled pixels.
         colors: (R, G, B) of each class, for pictures; None chooses them.
+        tree: the superclasses, see :meth:`~sgr.data.class_tree.ClassTree.parse`.
         label_suffix: the end of a label map's name, after the name of the image. It is "_mask" if
             the label map of NAME.jpg is NAME_mask.png.
         list_file: a text file with the names of the images to take, one per line; so several
@@ -56,7 +60,8 @@ def register_sem_seg(
             S_I and D_I beside S_C and D_C.
 
     Raises:
-        ValueError: a dataset of this name exists; or see :func:`~.classes.as_class_names`.
+        ValueError: a dataset of this name exists; there is a tree without classes; or see
+            :func:`~.classes.as_class_names` and :meth:`~sgr.data.class_tree.ClassTree.parse`.
         FileNotFoundError: ``classes`` is a file that does not exist.
     """
     folders = Folders(
@@ -71,6 +76,7 @@ def register_sem_seg(
         classes=None if classes is None else as_class_names(classes),
         ignore_label=ignore_label,
         colors=colors,
+        tree=tree,
     )
 
 
@@ -80,6 +86,7 @@ def register_folders(
     classes: Sequence[str] | None,
     ignore_label: int = 255,
     colors: Sequence[Sequence[int]] | None = None,
+    tree: Any = None,
     replaced: Collection[str] = (),
 ) -> None:
     """Register datasets with the same classes.
@@ -88,7 +95,7 @@ def register_folders(
         datasets: by name.
         classes: names; None takes the labels that occur in any of the datasets, when the first of
             them is loaded.
-        ignore_label, colors: see :func:`register_sem_seg`.
+        ignore_label, colors, tree: see :func:`register_sem_seg`.
         replaced: names of datasets to remove, if there is no error.
 
     Raises:
@@ -101,12 +108,15 @@ def register_folders(
                 f"there is a dataset {name!r} already; choose another name, or remove the old one "
                 f"by DatasetCatalog.remove({name!r}) and MetadataCatalog.remove({name!r})"
             )
-    if classes is None and colors is not None:
-        raise ValueError("colors without classes: name the classes, too")
+    for key, value in (("colors", colors), ("tree", tree)):
+        if classes is None and value is not None:
+            raise ValueError(f"{key} without classes: name the classes, too")
     if classes is not None:
         check_ignore_label(ignore_label, len(classes))
     if colors is not None:
         colors = as_colors(colors, len(classes or ()))
+    if tree is not None:
+        ClassTree.parse(tree, classes or ())
     for name in replaced:
         if name in DatasetCatalog:
             DatasetCatalog.remove(name)
@@ -124,6 +134,8 @@ def register_folders(
                 stuff_classes=list(classes),
                 stuff_colors=colors or distinct_colors(len(classes)).tolist(),
             )
+        if tree is not None:
+            metadata.set(class_tree=tree)
 
 
 def is_of_folders(name: str) -> bool:

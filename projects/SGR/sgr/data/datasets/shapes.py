@@ -19,6 +19,12 @@ from .registration import register
 SHAPES_STUFF = ["sky", "water", "grass", "wall"]
 SHAPES_THINGS = ["disc", "box", "triangle", "star", "ring"]
 SHAPES_CLASSES = SHAPES_STUFF + SHAPES_THINGS
+# By form; ``class_tree`` in the metadata.
+SHAPES_TREE = {
+    "stuff": SHAPES_STUFF,
+    "round": ["disc", "ring"],
+    "angular": ["box", "triangle", "star"],
+}
 SHAPES_COLORS = [
     (120, 180, 240),
     (30, 90, 200),
@@ -100,6 +106,7 @@ for _split in ("train", "val"):
         partial(_paths, _split),
         stuff_classes=SHAPES_CLASSES,
         stuff_colors=SHAPES_COLORS,
+        class_tree=SHAPES_TREE,
         ignore_label=255,
         evaluator_type="sem_seg",
         **_THINGS,

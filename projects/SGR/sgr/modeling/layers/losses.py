@@ -39,12 +39,13 @@ def dice_loss(intersection: Tensor, mass: Tensor, area: Tensor) -> Tensor:
     return 1 - (2 * intersection + 1) / (mass + area + 1)
 
 
-def mean_over_workers(number: float, device: torch.device) -> Tensor:
+def mean_over_workers(number: float | Tensor, device: torch.device) -> Tensor:
     """Compute the mean of a number over the workers of a distributed training.
 
-    All workers must call it. The result is a scalar on ``device``.
+    All workers must call it. The result is a float32 scalar on ``device``. Nothing waits for a
+    number that is a scalar on ``device``.
     """
-    value = torch.full((), float(number), device=device)
+    value = torch.zeros((), device=device) + number
     if distributed.is_available() and distributed.is_initialized():
         distributed.all_reduce(value)
         value /= distributed.get_world_size()

@@ -95,7 +95,7 @@ class PerPixelHead(nn.Module):
             self.aux_predictor = nn.Sequential(
                 conv_norm_relu(aux_shape.channels, aux_channels, 3, norm),
                 nn.Dropout2d(dropout),
-                LinearClassifier(aux_channels, self.loss.num_outputs),
+                LinearClassifier(aux_channels, self.loss.num_aux_outputs or self.loss.num_outputs),
             )
 
     @classmethod

@@ -30,7 +30,10 @@ class PixelLoss(nn.Module):
 
     Attributes:
         num_outputs: channels of the logits; here C.
+        num_aux_outputs: channels of the logits of the auxiliary classifier; 0 for as many.
     """
+
+    num_aux_outputs = 0
 
     def __init__(self, num_classes: int, *, in_channels: int = 0, ignore_value: int = 255):
         super().__init__()
