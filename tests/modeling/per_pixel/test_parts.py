@@ -19,7 +19,7 @@ from sgr.modeling.per_pixel.losses import labels_of_cells, upsample_to_labels
 from sgr.modeling.reasoning import ConceptRegions
 
 
-class PrototypeClassifier(nn.Module):
+class NearestPrototype(nn.Module):
     """Prototypes of every class, as in ProtoSeg: a logit is the cosine to the nearest of them."""
 
     supervised_concepts = False
@@ -98,7 +98,7 @@ class TreeLoss(PixelLoss):
 
 @pytest.fixture(autouse=True)
 def registered():
-    parts = ((PIXEL_CLASSIFIER_REGISTRY, PrototypeClassifier), (PIXEL_LOSS_REGISTRY, TreeLoss))
+    parts = ((PIXEL_CLASSIFIER_REGISTRY, NearestPrototype), (PIXEL_LOSS_REGISTRY, TreeLoss))
     for registry, part in parts:
         if part.__name__ not in registry:
             registry.register(part)
@@ -115,7 +115,7 @@ def build(request, cfg, input_shape):
 
 
 def test_a_classifier_that_learns_from_labels(build, features, labels):
-    head = build(CLASSIFIER_NAME="PrototypeClassifier")
+    head = build(CLASSIFIER_NAME="NearestPrototype")
     before = head.predictor.prototypes.clone()
     losses = head(features, labels)[1]
     assert losses.keys() == {"loss_sem_seg", "loss_sem_seg_aux", "loss_prototype_distance"}

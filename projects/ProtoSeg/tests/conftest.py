@@ -1,0 +1,57 @@
+"""What the tests of ProtoSeg share."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from make_shapes import make_shapes
+
+ROOT = Path(__file__).resolve().parents[3]
+REFERENCE = ROOT.parent / "shared" / "systems" / "protoseg.npz"
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def assert_near():
+    def check(value, expected):
+        torch.testing.assert_close(value.float(), expected, atol=1e-5, rtol=0)
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """Weights, inputs and outputs of the public module: ``state``, ``input``, ``output``, sizes.
+
+    The file holds numbers and names only. It lies beside the checkout, as those of the core do.
+    """
+    if not REFERENCE.is_file():
+        pytest.skip("no file of the public module beside the checkout")
+    arrays = np.load(REFERENCE)
+    groups = {"state": {}, "input": {}, "output": {}}
+    for key in arrays.files:
+        group, _, name = key.partition("/")
+        if name:
+            groups[group][name] = torch.from_numpy(arrays[key])
+    return SimpleNamespace(**groups, config=json.loads(str(arrays["config"])))
+
+
+@pytest.fixture(scope="session")
+def tiny_shapes_root(tmp_path_factory):
+    """A root of datasets with a few small scenes of Shapes."""
+    root = tmp_path_factory.mktemp("datasets")
+    make_shapes(root, num_train=6, num_val=3, size=96, seed=1)
+    return root
+
+
+@pytest.fixture
+def tiny_shapes(tiny_shapes_root, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tiny_shapes_root))

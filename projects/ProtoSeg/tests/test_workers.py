@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from protoseg import PrototypeClassifier
+from two_processes import run_twice
+
+
+@pytest.fixture
+def shares(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)  # for the other processes, too
+    import share_of_batch
+
+    return share_of_batch
+
+
+def test_two_processes_equal_one(shares, tmp_path):
+    """In moves and gradients. The second process has no cell of class 0, the first none of 3."""
+    model = PrototypeClassifier(**shares.OPTIONS)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    features = torch.randn(3, 4, 6, 4, 5)  # steps, images
+    labels = torch.randint(1, 3, (3, 4, 4, 5))
+    labels[:, :2].masked_fill_(torch.rand(3, 2, 4, 5) < 0.3, 0)
+    labels[:, 2:].masked_fill_(torch.rand(3, 2, 4, 5) < 0.3, 3)
+    labels[:, ::2, 0] = 255
+    steps = [
+        [(x[part], y[part]) for part in (slice(0, 2), slice(2, 4))]
+        for x, y in zip(features, labels)
+    ]
+    results = run_twice(shares.train_shares, tmp_path, state, steps)
+    gradients, prototypes = shares.train(model, model, list(zip(features, labels)))
+    start = state["prototypes"]
+    for found, moved in results:
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(found[name], gradient)
+        for each, expected in zip(moved, prototypes):
+            torch.testing.assert_close(each, expected)
+            assert not torch.allclose(each, start, atol=1e-3)
+    for each, other in zip(results[0][1], results[1][1]):
+        assert torch.equal(each, other)
