@@ -67,3 +67,33 @@ def test_deformable_convolutions_of_a_resnet_need_a_gpu(tmp_path):
     options = tiny_options(OUTPUT_DIR=tmp_path, MODEL__RESNETS__DEFORM_ON_PER_STAGE=stages)
     with pytest.raises(ValueError, match="DEFORM_ON_PER_STAGE .* GPUs only"):
         setup_config(argument_parser().parse_args(["--config-file", str(CONFIG), *options]))
+
+
+def test_batch_norms_of_one_process_are_said_once(tmp_path, capsys):
+    norms = {f"MODEL__{part}__NORM": "SyncBN" for part in ("RESNETS", "FPN", "SEM_SEG_HEAD")}
+    options = tiny_options(OUTPUT_DIR=tmp_path, **norms)
+    arguments = ["--config-file", str(CONFIG), *options]
+    cfg = setup_config(argument_parser().parse_args(arguments))
+    assert {cfg.MODEL[part].NORM for part in ("RESNETS", "FPN", "SEM_SEG_HEAD")} == {"BN"}
+    said = "SyncBN becomes BN in MODEL.RESNETS.NORM, MODEL.FPN.NORM, MODEL.SEM_SEG_HEAD.NORM"
+    console = capsys.readouterr().out
+    assert console.count("SyncBN") == 1 and said in console
+
+
+@pytest.mark.parametrize("fault", ["full", "file"])
+def test_a_folder_that_cannot_be_written_to(tmp_path, fault):
+    resource = pytest.importorskip("resource", reason="limits of files, which Windows lacks")
+    folder = tmp_path / "run"
+    options = tiny_options(OUTPUT_DIR=folder)
+    args = argument_parser().parse_args(["--config-file", str(CONFIG), *options])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        if fault == "full":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))  # bytes in a file
+        else:
+            folder.touch()
+        with pytest.raises(OSError, match=r"OUTPUT_DIR '.*run' \(.*free space.*another OUTPUT_DIR"):
+            setup_config(args)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert fault == "file" or not list(folder.iterdir())

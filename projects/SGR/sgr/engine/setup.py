@@ -6,6 +6,7 @@ import argparse
 import difflib
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import entry_points
 from itertools import count
@@ -301,6 +302,7 @@ def setup_config(
     Raises:
         ValueError: if MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0 and no dataset gives the number; if a
             dataset is not registered; see :func:`load_config` for more.
+        OSError: if OUTPUT_DIR cannot be made or written to, on a full disk, say.
     """
     # Detectron2 reads the file once more, for the log.
     args.config_file = local_config(args.config_file, allow_unsafe=args.allow_unsafe_yaml)
@@ -321,6 +323,7 @@ def setup_config(
         cfg.OUTPUT_DIR = comm.all_gather(folder)[0]
     if "://" in cfg.OUTPUT_DIR:  # --resume would fetch checkpoints from it
         raise ValueError(f"OUTPUT_DIR is the address {cfg.OUTPUT_DIR!r}; it must be a folder")
+    _check_writable(cfg)
     setup_loggers(cfg.OUTPUT_DIR)
     fit_to_machine(cfg)
     cfg.freeze()
@@ -333,6 +336,21 @@ def _free_folder(root: str, config_file: str) -> str:
     name = path.stem if folder is None else folder.resolve().name
     names = (f"{name}_{number}" if number > 1 else name for number in count(1))
     return next(path for path in (os.path.join(root, n) for n in names) if not os.path.exists(path))
+
+
+def _check_writable(cfg: CfgNode) -> None:
+    """Make OUTPUT_DIR, and write as much to it as Detectron2 does first, its config.yaml."""
+    try:
+        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cfg.OUTPUT_DIR) as file:
+            file.write(cfg.dump().encode())
+            file.flush()
+            os.fsync(file.fileno())  # some file systems tell only now that they are full
+    except OSError as error:
+        raise OSError(
+            f"nothing can be written to OUTPUT_DIR {cfg.OUTPUT_DIR!r} ({error}): free space there, "
+            "or set another OUTPUT_DIR"
+        ) from error
 
 
 def _check_registered(cfg: CfgNode, keys: Iterable[str]) -> None:
@@ -367,15 +385,10 @@ def fit_to_machine(cfg: CfgNode) -> None:
             "has for GPUs only, and MODEL.DEVICE is 'cpu'; set all of its values to False"
         )
     if comm.get_world_size() == 1 or cfg.MODEL.DEVICE == "cpu":
-        model = cfg.MODEL
-        for node in (
-            model.RESNETS,
-            model.TIMM,
-            model.FPN,
-            model.SEM_SEG_HEAD,
-            model.ROI_BOX_HEAD,
-            model.ROI_MASK_HEAD,
-        ):
-            if node.NORM == "SyncBN":
-                logger.info("One process: SyncBN becomes BN")
-                node.NORM = "BN"
+        parts = ("RESNETS", "TIMM", "FPN", "SEM_SEG_HEAD", "ROI_BOX_HEAD", "ROI_MASK_HEAD")
+        changed = [part for part in parts if cfg.MODEL[part].NORM == "SyncBN"]
+        for part in changed:
+            cfg.MODEL[part].NORM = "BN"
+        if changed:
+            keys = ", ".join(f"MODEL.{part}.NORM" for part in changed)
+            logger.info(f"One process: SyncBN becomes BN in {keys}")
