@@ -95,7 +95,7 @@ def test_files_that_can_run_code_are_refused_unless_allowed(weights, tmp_path):
 def test_classes_that_are_left_to_missing_data():
     template = CONFIG.parents[1] / "your-data" / "fcn_R50_sgr.yaml"
     assert load_config(str(template)).MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0
-    with pytest.raises(ValueError, match="NUM_CLASSES is 0"):
+    with pytest.raises(ValueError, match=r"NUM_CLASSES\) is 0"):
         sgr.load_model(template, "")
 
 

@@ -102,8 +102,8 @@ class AlignedPyramid(PyramidDecoder):
     def add_levels(self, shapes: Iterable[ShapeSpec], conv_dim: int, norm: str) -> None:
         if conv_dim % OFFSET_GROUPS:
             raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.CONVS_DIM is {conv_dim}; feature alignment needs a multiple "
-                f"of {OFFSET_GROUPS}, the groups of its offsets"
+                f"conv_dim (MODEL.SEM_SEG_HEAD.CONVS_DIM) is {conv_dim}; feature alignment needs a "
+                f"multiple of {OFFSET_GROUPS}, the groups of its offsets"
             )
         for level, shape in enumerate(shapes, 1):
             self.add_module(f"adapter_{level}", conv_norm(shape.channels, conv_dim, 1, norm))

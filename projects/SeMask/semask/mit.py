@@ -153,8 +153,8 @@ class MixTransformer(FreezableBackbone):
         super().__init__()
         if len(embed_dims) != 4 or len(depths) != 4:
             raise ValueError(
-                f"MODEL.MIT.EMBED_DIMS {list(embed_dims)} and DEPTHS {list(depths)} must have 4 "
-                "entries each"
+                f"embed_dims {list(embed_dims)} and depths {list(depths)} must have 4 entries each "
+                "(MODEL.MIT.EMBED_DIMS, DEPTHS)"
             )
         self._out_features = ["res2", "res3", "res4", "res5"]
         strides = (4, 8, 16, 32)
@@ -164,7 +164,7 @@ class MixTransformer(FreezableBackbone):
         for stage, (dim, heads, reduction, drop) in enumerate(
             zip(embed_dims, NUM_HEADS, REDUCTIONS, rates), 1
         ):
-            check_heads(heads, dim, "heads of MiT", "MODEL.MIT.EMBED_DIMS")
+            check_heads(heads, dim, "heads of MiT", "embed_dims, MODEL.MIT.EMBED_DIMS")
             kernel_size, stride = (3, 2) if stage > 1 else (7, 4)
             embed = OverlapPatchEmbed(in_channels, dim, kernel_size, stride)
             blocks = [MixBlock(dim, heads, reduction, rate) for rate in drop.tolist()]

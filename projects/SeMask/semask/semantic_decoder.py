@@ -94,7 +94,8 @@ class SemanticMapSupervision(SideCriterion):
         super().__init__()
         if mean not in LOSS_MEANS:
             raise ValueError(
-                f"MODEL.SEMASK.LOSS_MEAN is {mean!r}; it must be one of {', '.join(LOSS_MEANS)}"
+                f"mean (MODEL.SEMASK.LOSS_MEAN) is {mean!r}; it must be one of "
+                f"{', '.join(LOSS_MEANS)}"
             )
         self.recorded_modules = [backbone]
         self.features = list(features)

@@ -133,11 +133,11 @@ class SemanticLayer(nn.Module):
         learn_scale: bool = True,
     ):
         super().__init__()
-        check_at_least_one("each value of MODEL.SEMASK.NUM_BLOCKS", num_blocks)
+        check_at_least_one("num_blocks (each value of MODEL.SEMASK.NUM_BLOCKS)", num_blocks)
         if window_size < 0:
             raise ValueError(
-                f"MODEL.SEMASK.WINDOW_SIZES has {window_size}; each value must be the side of a "
-                "window in cells, or 0 for the whole map"
+                f"window_size is {window_size}; it must be the side of a window in cells, or 0 for "
+                "the whole map, as each value of MODEL.SEMASK.WINDOW_SIZES"
             )
         self.window_size = window_size
         self.stride = stride
@@ -208,16 +208,21 @@ def build_semantic_layers(
             or there is no map of a name in ``regions``.
     """
     check_num_classes(num_classes)
-    for key, values in {"WINDOW_SIZES": windows, "NUM_BLOCKS": blocks}.items():
+    for key, values in {
+        "windows (MODEL.SEMASK.WINDOW_SIZES)": windows,
+        "blocks (MODEL.SEMASK.NUM_BLOCKS)": blocks,
+    }.items():
         if len(values) != len(channels):
             raise ValueError(
-                f"MODEL.SEMASK.{key} is {list(values)}; the backbone has {len(channels)} stages, "
-                "and each needs one value"
+                f"{key} is {list(values)}; the backbone has {len(channels)} stages, and each needs "
+                "one value"
             )
     names = [f"semantic{index + 2}" for index in range(len(channels))]
     unknown = [name for name in regions if name not in names]
     if unknown:
-        raise ValueError(f"MODEL.SEMASK.REGIONS has {unknown}; the maps are {', '.join(names)}")
+        raise ValueError(
+            f"regions (MODEL.SEMASK.REGIONS) has {unknown}; the maps are {', '.join(names)}"
+        )
     return {
         name: (SemanticRegionLayer if name in regions else SemanticLayer)(
             dim,

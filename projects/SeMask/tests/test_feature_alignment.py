@@ -134,5 +134,5 @@ def test_runs_under_autocast(reference, kind):
 
 def test_width_that_groups_do_not_divide():
     shapes = {"res2": ShapeSpec(channels=8, stride=4), "res3": ShapeSpec(channels=8, stride=8)}
-    with pytest.raises(ValueError, match="CONVS_DIM is 36; feature alignment needs a multiple of"):
+    with pytest.raises(ValueError, match=r"conv_dim \(.*CONVS_DIM\) is 36; feature align"):
         FaPNPixelDecoder(shapes, conv_dim=36)

@@ -153,7 +153,7 @@ def test_head():
 
 
 def test_bad_options():
-    with pytest.raises(ValueError, match=r"EMBED_DIMS \[8, 16\] and DEPTHS .* must have 4"):
+    with pytest.raises(ValueError, match=r"embed_dims \[8, 16\] and depths .* must have 4"):
         MixTransformer(embed_dims=[8, 16])
     with pytest.raises(ValueError, match="5 heads .* do not divide 12 channels"):
         MixTransformer(embed_dims=[8, 16, 12, 32])

@@ -98,7 +98,7 @@ def test_no_weight_no_criterion():
     [
         (nn.Linear(1, 1), [], "no backbone with semantic maps: set MODEL.BACKBONE.NAME"),
         (Model(150), [], "maps of net.bottom_up have 150 classes, but .*NUM_CLASSES is 3"),
-        (Model(), ["MODEL.SEMASK.LOSS_MEAN", "pixels"], "LOSS_MEAN is 'pixels'"),
+        (Model(), ["MODEL.SEMASK.LOSS_MEAN", "pixels"], r"mean \(.*LOSS_MEAN\) is 'pixels'"),
     ],
 )
 def test_bad_options(model, options, message):

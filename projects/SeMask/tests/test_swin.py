@@ -116,11 +116,17 @@ def test_any_size_of_image(size):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["MODEL.SEMASK.WINDOW_SIZES", "[7, 7]"], r"WINDOW_SIZES is \[7, 7\]; .* has 4 stages"),
-        (["MODEL.SEMASK.NUM_BLOCKS", "[1]"], r"NUM_BLOCKS is \[1\]; .* 4 stages"),
-        (["MODEL.SEMASK.WINDOW_SIZES", "[7, 7, -1, 0]"], "WINDOW_SIZES has -1"),
-        (["MODEL.SEMASK.REGIONS", "['res5']"], r"REGIONS has \['res5'\]; .* semantic2, semantic3"),
-        (["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "0"], "NUM_CLASSES is 0"),
+        (["MODEL.SEMASK.WINDOW_SIZES", "[7, 7]"], r"WINDOW_SIZES\) is \[7, 7\]; .* has 4 stages"),
+        (["MODEL.SEMASK.NUM_BLOCKS", "[1]"], r"NUM_BLOCKS\) is \[1\]; .* 4 stages"),
+        (
+            ["MODEL.SEMASK.WINDOW_SIZES", "[7, 7, -1, 0]"],
+            "window_size is -1; .* MODEL.SEMASK",
+        ),
+        (
+            ["MODEL.SEMASK.REGIONS", "['res5']"],
+            r"REGIONS\) has \['res5'\]; .* semantic2",
+        ),
+        (["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "0"], r"NUM_CLASSES\) is 0"),
     ],
 )
 def test_options_that_do_not_fit(options, message):

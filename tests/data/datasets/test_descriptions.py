@@ -319,7 +319,7 @@ class TestConfig:
     def test_no_dataset(self):
         template = str(TEMPLATES / "fcn_R50_sgr.yaml")
         assert load_config(template).MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0
-        with pytest.raises(ValueError, match="NUM_CLASSES is 0.*docs/your_data.md"):
+        with pytest.raises(ValueError, match=r"NUM_CLASSES\) is 0.*docs/your_data.md"):
             setup_config(argument_parser().parse_args(["--config-file", template]))
 
 
@@ -346,7 +346,7 @@ def test_templates_build(folder, template):
 @pytest.mark.parametrize("template", MODELS, ids=lambda path: path.stem)
 def test_templates_need_a_number_of_classes(template):
     """Tools that do without data get no further than here."""
-    with pytest.raises(ValueError, match="NUM_CLASSES is 0.*docs/your_data.md"):
+    with pytest.raises(ValueError, match=r"NUM_CLASSES\) is 0.*docs/your_data.md"):
         build_model(load_config(str(template), ["MODEL.DEVICE", "cpu"]))
 
 

@@ -423,13 +423,13 @@ def test_from_config(cfg):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"num_heads": (1, 2, 2)}, r"DEPTHS \[2, 2, 2, 2\] and NUM_HEADS \[1, 2, 2\]"),
+        ({"num_heads": (1, 2, 2)}, r"depths \[2, 2, 2, 2\] and num_heads \[1, 2, 2\].*MODEL.SWIN"),
         ({"num_heads": (1, 2, 5, 4)}, "stage 3 of Swin has 32 channels, which 5 heads"),
         ({"num_heads": (1, 0, 2, 4)}, "stage 2 of Swin has 16 channels, which 0 heads"),
-        ({"window_size": 0}, "MODEL.SWIN.WINDOW_SIZE must be at least 1, got 0"),
-        ({"drop_path_rate": 1.0}, r"DROP_PATH_RATE is 1.0.*\[0, 1\)"),
+        ({"window_size": 0}, r"window_size \(MODEL.SWIN.WINDOW_SIZE\) must be at least 1, got 0"),
+        ({"drop_path_rate": 1.0}, r"drop_path_rate \(.*DROP_PATH_RATE\) is 1.0.*\[0, 1\)"),
         ({"out_features": ("res2", "res6")}, r"\['res2', 'res6'\].*res2, res3, res4, res5"),
-        ({"out_features": ()}, r"OUT_FEATURES is \[\]"),
+        ({"out_features": ()}, r"out_features \(.*OUT_FEATURES\) is \[\]"),
     ],
 )
 def test_arguments_that_do_not_fit(options, words):

@@ -214,11 +214,23 @@ def test_other_pixels_are_warned_of(image_format, mean, std, words, cfg, caplog)
         ("vit_tiny_patch16_224", {}, "strides .16, 16.*hierarchical"),
         (SWIN, {}, "no image of 64 x 96.*strict_img_size: False"),
         ("pvt_v2_b0", {"output_stride": 16}, "cannot build.*output_stride 16.*unexpected"),
-        (LITE0, {"output_stride": 24}, "OUTPUT_STRIDE is 24; it must be 8, 16 or 32"),
-        (LITE0, {"out_features": ["res6"]}, r"OUT_FEATURES is \['res6'\].*has: res1, res2"),
-        (LITE0, {"out_features": []}, r"OUT_FEATURES is \[\]"),
-        (LITE0, {"norm": "GN"}, "NORM is 'GN'; known: '', 'BN'"),
-        (LITE0, {"drop_path_rate": 1.0}, r"DROP_PATH_RATE is 1.0; it must be in \[0, 1\)"),
+        (
+            LITE0,
+            {"output_stride": 24},
+            r"output_stride \(.*OUTPUT_STRIDE\) is 24; .* 8, 16 or 32",
+        ),
+        (
+            LITE0,
+            {"out_features": ["res6"]},
+            r"out_features .* is \['res6'\].*has: res1, res2",
+        ),
+        (LITE0, {"out_features": []}, r"out_features \(.*OUT_FEATURES\) is \[\]"),
+        (LITE0, {"norm": "GN"}, r"norm \(.*NORM\) is 'GN'; known: '', 'BN'"),
+        (
+            LITE0,
+            {"drop_path_rate": 1.0},
+            r"drop_path_rate \(.*DROP_PATH_RATE\) is 1.0; it must be in \[0, 1\)",
+        ),
     ],
 )
 def test_what_cannot_be(name, options, words):

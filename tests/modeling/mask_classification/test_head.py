@@ -82,7 +82,7 @@ def test_unknown_feature_to_read(input_shape):
 
 
 def test_no_class(input_shape):
-    with pytest.raises(ValueError, match="NUM_CLASSES is 0"):
+    with pytest.raises(ValueError, match=r"num_classes \(.*NUM_CLASSES\) is 0"):
         MaskClassificationHead(_config(NUM_CLASSES=0), input_shape)
 
 

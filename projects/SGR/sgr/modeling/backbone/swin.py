@@ -87,7 +87,7 @@ class SwinTransformer(FreezableBackbone):
         freeze_at: int = 0,
     ):
         super().__init__()
-        check_at_least_one("MODEL.SWIN.WINDOW_SIZE", window_size)
+        check_at_least_one("window_size (MODEL.SWIN.WINDOW_SIZE)", window_size)
         _check(embed_dim, depths, num_heads, drop_path_rate, out_features)
         stage_names = [f"res{index + 2}" for index in range(len(depths))]
         self._out_features = [name for name in stage_names if name in out_features]
@@ -259,20 +259,24 @@ def _check(
 ) -> None:
     if len(depths) != len(num_heads):
         raise ValueError(
-            f"MODEL.SWIN.DEPTHS {list(depths)} and NUM_HEADS {list(num_heads)} must have one "
-            "entry per stage each"
+            f"depths {list(depths)} and num_heads {list(num_heads)} must have one entry per stage "
+            "each (MODEL.SWIN.DEPTHS, NUM_HEADS)"
         )
     for index, heads in enumerate(num_heads):
         if heads < 1 or (embed_dim * 2**index) % heads:
             raise ValueError(
                 f"stage {index + 1} of Swin has {embed_dim * 2**index} channels, which "
-                f"{heads} heads do not divide (MODEL.SWIN.EMBED_DIM, NUM_HEADS)"
+                f"{heads} heads do not divide (embed_dim, MODEL.SWIN.EMBED_DIM, and num_heads, "
+                "MODEL.SWIN.NUM_HEADS)"
             )
     if not 0 <= drop_path_rate < 1:
-        raise ValueError(f"MODEL.SWIN.DROP_PATH_RATE is {drop_path_rate}; it must be in [0, 1)")
+        raise ValueError(
+            f"drop_path_rate (MODEL.SWIN.DROP_PATH_RATE) is {drop_path_rate}; it must be in [0, 1)"
+        )
     known = [f"res{index + 2}" for index in range(len(depths))]
     unknown = [name for name in out_features if name not in known]
     if unknown or not out_features:
         raise ValueError(
-            f"MODEL.SWIN.OUT_FEATURES is {list(out_features)}; there are: {', '.join(known)}"
+            f"out_features (MODEL.SWIN.OUT_FEATURES) is {list(out_features)}; there are: "
+            f"{', '.join(known)}"
         )

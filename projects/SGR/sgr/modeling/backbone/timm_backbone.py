@@ -83,7 +83,8 @@ class TimmBackbone(FreezableBackbone):
         unknown = [feature for feature in out_features if feature not in names]
         if unknown or not out_features:
             raise ValueError(
-                f"MODEL.TIMM.OUT_FEATURES is {list(out_features)}; {name} has: {', '.join(names)}"
+                f"out_features (MODEL.TIMM.OUT_FEATURES) is {list(out_features)}; {name} has: "
+                f"{', '.join(names)}"
             )
         self._out_features = [feature for feature in names if feature in out_features]
         self._out_feature_channels = dict(zip(names, [feature["num_chs"] for feature in features]))
@@ -191,9 +192,10 @@ class TimmBackbone(FreezableBackbone):
                 features = self._run(torch.zeros(1, in_channels, height, width), self._names)
             except (AssertionError, RuntimeError, ValueError) as error:
                 raise ValueError(
-                    f"MODEL.TIMM.NAME {name!r} takes no image of {height} x {width} pixels, "
-                    f"because its size is fixed: {error}. Choose another model. Some take any size "
-                    "with an option, as Swin does: MODEL.TIMM.OPTIONS: {strict_img_size: False}"
+                    f"timm's {name!r} (MODEL.TIMM.NAME) takes no image of {height} x {width} "
+                    f"pixels, because its size is fixed: {error}. Choose another model. Some take "
+                    "any size with an option (options, MODEL.TIMM.OPTIONS), as Swin does: "
+                    "{strict_img_size: False}"
                 ) from error
             users: dict[str, str] = {}
             for feature, maps in features.items():
@@ -201,9 +203,9 @@ class TimmBackbone(FreezableBackbone):
                 expected = (self._out_feature_channels[feature], height // stride, width // stride)
                 if maps.shape[1:] != expected:
                     raise ValueError(
-                        f"MODEL.TIMM.NAME {name!r} puts out {tuple(maps.shape[1:])} instead of "
-                        f"{expected} as {feature} of an image of {height} x {width} pixels; choose "
-                        "another model"
+                        f"timm's {name!r} (MODEL.TIMM.NAME) puts out {tuple(maps.shape[1:])} "
+                        f"instead of {expected} as {feature} of an image of {height} x {width} "
+                        "pixels; choose another model"
                     )
                 gradients = torch.autograd.grad(
                     maps.sum(), parameters.values(), retain_graph=True, allow_unused=True
@@ -287,8 +289,9 @@ def _create(name: str, arguments: dict[str, Any]) -> nn.Module:
     of_files = sorted(_OPTIONS_OF_FILES & arguments.keys())
     if of_files:
         raise ValueError(
-            f"MODEL.TIMM.OPTIONS has {', '.join(of_files)}, by which timm itself would read or "
-            "fetch files: name the weights with MODEL.WEIGHTS, which is read safely"
+            f"options (MODEL.TIMM.OPTIONS) has {', '.join(of_files)}, by which timm itself would "
+            "read or fetch files: load the weights into the model (MODEL.WEIGHTS), which reads "
+            "them safely"
         )
     plain = name.partition(".")[0]
     if ":" not in name and not timm.is_model(plain):
@@ -300,12 +303,15 @@ def _create(name: str, arguments: dict[str, Any]) -> nn.Module:
     except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         given = ", ".join(f"{key} {value}" for key, value in arguments.items()) or "no options"
         raise ValueError(
-            f"timm cannot build MODEL.TIMM.NAME {name!r} with {given}: {error or 'not supported'}; "
-            "leave out what it does not know (MODEL.TIMM.OUTPUT_STRIDE 32, DROP_PATH_RATE 0.0, "
-            "OPTIONS)"
+            f"timm cannot build {name!r} (MODEL.TIMM.NAME) with {given}: "
+            f"{error or 'not supported'}; leave out what it does not know: "
+            "output_stride 32, drop_path_rate 0.0, options "
+            "(MODEL.TIMM.OUTPUT_STRIDE, DROP_PATH_RATE, OPTIONS)"
         ) from error
     if not hasattr(net, "forward_intermediates") or not getattr(net, "feature_info", None):
-        raise ValueError(f"MODEL.TIMM.NAME {name!r} gives no features at strides; choose another")
+        raise ValueError(
+            f"timm's {name!r} (MODEL.TIMM.NAME) gives no features at strides; choose another"
+        )
     return net
 
 
@@ -316,9 +322,9 @@ def _name_features(name: str, strides: Sequence[int], output_stride: int) -> lis
     expected = [min(strides[0] * 2**index, largest) for index in range(len(strides))]
     if first % 1 or list(strides) != expected:
         raise ValueError(
-            f"MODEL.TIMM.NAME {name!r} has features at strides {list(strides)}, which do not "
-            f"double up to MODEL.TIMM.OUTPUT_STRIDE {output_stride}; choose a hierarchical model, "
-            "or one that can dilate its stages"
+            f"timm's {name!r} (MODEL.TIMM.NAME) has features at strides {list(strides)}, which "
+            f"do not double up to {output_stride} (output_stride, MODEL.TIMM.OUTPUT_STRIDE); "
+            "choose a hierarchical model, or one that can dilate its stages"
         )
     return [f"res{int(first) + index}" for index in range(len(strides))]
 
@@ -333,9 +339,13 @@ def _convert_norms(net: nn.Module, norm: str) -> nn.Module:
 
 def _check(output_stride: int, drop_path_rate: float, norm: str) -> None:
     if output_stride not in (8, 16, 32):
-        raise ValueError(f"MODEL.TIMM.OUTPUT_STRIDE is {output_stride}; it must be 8, 16 or 32")
+        raise ValueError(
+            f"output_stride (MODEL.TIMM.OUTPUT_STRIDE) is {output_stride}; it must be 8, 16 or 32"
+        )
     if not 0 <= drop_path_rate < 1:
-        raise ValueError(f"MODEL.TIMM.DROP_PATH_RATE is {drop_path_rate}; it must be in [0, 1)")
+        raise ValueError(
+            f"drop_path_rate (MODEL.TIMM.DROP_PATH_RATE) is {drop_path_rate}; it must be in [0, 1)"
+        )
     if norm not in NORMS:
         known = ", ".join(map(repr, NORMS))
-        raise ValueError(f"MODEL.TIMM.NORM is {norm!r}; known: {known}")
+        raise ValueError(f"norm (MODEL.TIMM.NORM) is {norm!r}; known: {known}")

@@ -34,14 +34,14 @@ def check_num_classes(num_classes: int) -> None:
     """
     if num_classes < 0:
         raise ValueError(
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}; it must be at least 1, or 0 to take "
-            "the number from the data"
+            f"num_classes (MODEL.SEM_SEG_HEAD.NUM_CLASSES) is {num_classes}; it must be at least "
+            "1, or in a config 0, to take the number from the data"
         )
     if num_classes == 0:
         raise ValueError(
-            "MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0, which takes the number from the data, but "
-            "DATASETS.TRAIN and TEST name no dataset that has classes: name yours there (see "
-            "docs/your_data.md), or set the number"
+            "num_classes (MODEL.SEM_SEG_HEAD.NUM_CLASSES) is 0. In a config this takes the number "
+            "from the data, but DATASETS.TRAIN and TEST name no dataset that has classes: name "
+            "yours there (see docs/your_data.md), or set the number"
         )
 
 

@@ -96,9 +96,10 @@ class MaskFormerSegmentor(nn.Module):
         check_semantic_output(semantic_output)
         if panoptic_on and thing_classes is None:
             raise ValueError(
-                "panoptic results need the dataset's thing classes: set "
-                "thing_dataset_id_to_contiguous_id in the metadata of DATASETS.TRAIN[0] before the "
-                "model is built, or switch MODEL.MASK_FORMER.TEST.PANOPTIC_ON off"
+                "panoptic results need the dataset's thing classes (thing_classes; in a config, "
+                "thing_dataset_id_to_contiguous_id in the metadata of DATASETS.TRAIN[0], set "
+                "before the model is built); or switch panoptic_on off "
+                "(MODEL.MASK_FORMER.TEST.PANOPTIC_ON)"
             )
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head

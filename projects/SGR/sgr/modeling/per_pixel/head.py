@@ -77,7 +77,7 @@ class PerPixelHead(nn.Module):
         """
         super().__init__()
         check_num_classes(num_classes)
-        _check_features("IN_FEATURES", in_features, input_shape)
+        _check_features("in_features", in_features, input_shape)
         self.in_features = sorted(in_features, key=lambda name: input_shape[name].stride)
         self.common_stride = input_shape[self.in_features[0]].stride
         self.ignore_value = ignore_value
@@ -88,7 +88,7 @@ class PerPixelHead(nn.Module):
 
         self.aux_in_feature = aux_in_feature
         if aux_in_feature:
-            _check_features("AUX_IN_FEATURE", [aux_in_feature], input_shape)
+            _check_features("aux_in_feature", [aux_in_feature], input_shape)
             aux_shape = input_shape[aux_in_feature]
             self.aux_stride = aux_shape.stride
             self.aux_loss_weight = aux_loss_weight
@@ -173,19 +173,20 @@ def check_no_reasoning(cfg: CfgNode, head: str) -> None:
 
 def only_shape(input_shape: dict[str, ShapeSpec], in_features: Sequence[str]) -> ShapeSpec:
     """Give the shape of the only feature that a head reads, or raise a ValueError for several."""
-    _check_features("IN_FEATURES", in_features, input_shape)
+    _check_features("in_features", in_features, input_shape)
     if len(in_features) > 1:
         raise ValueError(
-            "the head reads one feature, but MODEL.SEM_SEG_HEAD.IN_FEATURES names "
+            "the head reads one feature, but in_features (MODEL.SEM_SEG_HEAD.IN_FEATURES) names "
             f"{list(in_features)}"
         )
     return input_shape[in_features[0]]
 
 
-def _check_features(key: str, names: Sequence[str], input_shape: dict[str, ShapeSpec]) -> None:
+def _check_features(argument: str, names: Sequence[str], input_shape: dict[str, ShapeSpec]) -> None:
     missing = [name for name in names if name not in input_shape]
     if missing or not names:
         raise ValueError(
-            f"MODEL.SEM_SEG_HEAD.{key} asks for {missing or 'nothing'}, but the backbone gives "
-            f"{sorted(input_shape)}; set {key}, or the backbone's OUT_FEATURES"
+            f"{argument} (MODEL.SEM_SEG_HEAD.{argument.upper()}) asks for {missing or 'nothing'}, "
+            f"but the backbone gives {sorted(input_shape)}; set it, or the backbone's out_features "
+            "(OUT_FEATURES)"
         )

@@ -133,8 +133,8 @@ def upsample_to_labels(maps: Tensor, labels: Tensor, stride: int) -> Tensor:
     if covered[0] < height or covered[1] < width:
         raise ValueError(
             f"labels are {height} x {width} pixels, but the logits at stride {stride} cover "
-            f"{covered[0]} x {covered[1]}; set INPUT.SIZE_DIVISIBILITY to a multiple of the "
-            "backbone's strides"
+            f"{covered[0]} x {covered[1]}; pad training images to a multiple of the backbone's "
+            "strides (INPUT.SIZE_DIVISIBILITY)"
         )
     return upsample(maps, stride)[..., :height, :width]
 

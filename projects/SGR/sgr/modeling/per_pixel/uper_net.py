@@ -125,6 +125,6 @@ def _check_batch_statistics(pooled: Tensor, norm: nn.Module | None) -> None:
         raise ValueError(
             "pyramid pooling to 1 x 1 leaves one value per channel for a batch of one image, and "
             "batch norm cannot train on it: use at least two images per worker "
-            "(SOLVER.IMS_PER_BATCH), several workers with MODEL.SEM_SEG_HEAD.NORM SyncBN, or, from "
-            "64 channels on, NORM GN"
+            "(SOLVER.IMS_PER_BATCH), several workers with the norm SyncBN, or, from 64 channels "
+            "on, the norm GN (norm, MODEL.SEM_SEG_HEAD.NORM)"
         )

@@ -74,7 +74,8 @@ class HungarianMatcher(nn.Module):
         if class_weight == 0 and mask_weight == 0 and dice_weight == 0:
             raise ValueError(
                 "all weights of the matching cost are 0, so all matchings are equal; set one of "
-                "MODEL.MASK_FORMER.CLASS_WEIGHT, MASK_WEIGHT and DICE_WEIGHT"
+                "class_weight, mask_weight and dice_weight (CLASS_WEIGHT and so on of "
+                "MODEL.MASK_FORMER)"
             )
         self.class_weight = class_weight
         self.mask_weight = mask_weight

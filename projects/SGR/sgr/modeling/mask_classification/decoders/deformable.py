@@ -79,18 +79,20 @@ class DeformablePixelDecoder(PyramidDecoder):
         if len(input_shape) < 2:
             raise ValueError(
                 f"DeformablePixelDecoder reads features of several strides, got {list(input_shape)}"
-                "; give it more IN_FEATURES, or take FPNPixelDecoder"
+                "; give it more (input_shape, MODEL.SEM_SEG_HEAD.IN_FEATURES), or take "
+                "FPNPixelDecoder"
             )
         unknown = [name for name in transformer_in_features if name not in input_shape]
         if unknown or not transformer_in_features:
             raise ValueError(
-                "DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES must be some of the IN_FEATURES "
-                f"{list(input_shape)}, got {list(transformer_in_features)}"
+                "transformer_in_features "
+                "(MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES) must be some of "
+                f"the inputs {list(input_shape)} (IN_FEATURES), got {list(transformer_in_features)}"
             )
         if conv_dim % NUM_GROUPS:
             raise ValueError(
-                f"conv_dim (CONVS_DIM) is {conv_dim}; it must be a multiple of {NUM_GROUPS}, the "
-                "groups of the input projections' norms"
+                f"conv_dim (MODEL.SEM_SEG_HEAD.CONVS_DIM) is {conv_dim}; it must be a multiple of "
+                f"{NUM_GROUPS}, the groups of the input projections' norms"
             )
         head = "MODEL.SEM_SEG_HEAD"
         check_heads(

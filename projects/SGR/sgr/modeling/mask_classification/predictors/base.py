@@ -58,7 +58,7 @@ def check_reads(predictor: type[nn.Module], in_feature: str) -> None:
         raise ValueError(
             f"{predictor.__name__} (MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME) reads "
             f"{repr(MULTI_SCALE) if reads_multi_scale else 'one feature map'}, but "
-            f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE is {in_feature!r}"
+            f"transformer_in_feature (MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE) is {in_feature!r}"
         )
 
 
