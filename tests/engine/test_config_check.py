@@ -15,6 +15,7 @@ FAULTS = {
     "MODEL.SGR.SUPERVISION.WEIGHT -1.0": "WEIGHT is -1.0; it must be at least 0",
     "MODEL.SGR.SUPERVISION.DICE_WEIGHT -0.5": "DICE_WEIGHT is -0.5; it must be at least 0",
     "MODEL.SGR.SUPERVISION.FOCAL_WEIGHT nan": "FOCAL_WEIGHT is 'nan'; it must be a number",
+    "MODEL.MASK_FORMER.MASK_WEIGHT 1e999": "MASK_WEIGHT is inf; it must be a finite number",
     "MODEL.SGR.SUPERVISION.FOCAL_ALPHA 2.0": "FOCAL_ALPHA is 2.0; it must be from 0 to 1",
     "MODEL.SGR.SUPERVISION.UNION max": "UNION is 'max'; it must be one of 'sum', 'noisy_or'",
     "MODEL.MASK_FORMER.MASK_WEIGHT -20.0": "MASK_WEIGHT is -20.0; it must be at least 0",

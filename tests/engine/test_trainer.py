@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -88,6 +89,12 @@ class TestTraining:
         again = evaluate(cfg)
         assert again["sem_seg"]["mIoU"] == pytest.approx(results["sem_seg"]["mIoU"])
         assert again["tokens"]["S_C"] == pytest.approx(results["tokens"]["S_C"], rel=1e-5)
+
+    def test_an_infinite_loss_ends_it_with_advice(self, tiny_shapes, tmp_path):
+        cfg = tiny_config(tmp_path, MODEL__MASK_FORMER__MASK_WEIGHT=1e300)
+        message = "infinite or nan at iteration 0: .*lower SOLVER.BASE_LR.*loss_mask"
+        with pytest.raises(FloatingPointError, match=re.compile(message, re.DOTALL)):
+            train(cfg)
 
     def test_without_concept_losses(self, tiny_shapes, tmp_path):
         cfg = tiny_config(tmp_path, MODEL__SGR__SUPERVISION__WEIGHT=0.0, SOLVER__MAX_ITER=2)

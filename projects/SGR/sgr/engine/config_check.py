@@ -348,7 +348,7 @@ def _faults(key: str, value: Any, default: Any) -> Iterator[str]:
     """What is wrong with the value of one key."""
     if default is None and value is None:
         return
-    for rule in (*_type_rules(default), *_rules_of(key)):
+    for rule in (*_type_rules(key, default), *_rules_of(key)):
         try:
             fits = rule.fits(value)
         except TypeError:  # a text in the place of a number
@@ -358,7 +358,7 @@ def _faults(key: str, value: Any, default: Any) -> Iterator[str]:
             return
 
 
-def _type_rules(default: Any) -> Iterator[_Rule]:
+def _type_rules(key: str, default: Any) -> Iterator[_Rule]:
     kind = type(default)
     if kind in (list, tuple):
         yield _Rule("a list", lambda value: isinstance(value, (list, tuple)))
@@ -367,9 +367,10 @@ def _type_rules(default: Any) -> Iterator[_Rule]:
             yield _elements_rule(*kinds)
     elif kind in _TYPES:
         yield _Rule(_TYPES[kind], lambda value: type(value) is kind)
-    if kind is float:
-        # A norm for clipping may be infinite.
+    if kind is float and key == "SOLVER.CLIP_GRADIENTS.NORM_TYPE":  # inf is the largest element
         yield _Rule("a number, not nan", lambda value: not math.isnan(value))
+    elif kind is float:
+        yield _Rule("a finite number", math.isfinite)
     if kind is str:
         yield _Rule("text that UTF-8 can hold", _is_utf8)
 

@@ -161,6 +161,21 @@ class Trainer(DefaultTrainer):
         apply_solver(self._trainer.optimizer, self.scheduler, self._solver_options, self._schedule)
         self._resume_stream(done, state_dict.get("stream"))
 
+    def run_step(self) -> None:
+        """Train for one iteration.
+
+        Raises:
+            FloatingPointError: if the loss is infinite or nan.
+        """
+        try:
+            super().run_step()
+        except FloatingPointError as error:
+            raise FloatingPointError(
+                f"the loss is infinite or nan at iteration {self.iter}: training has diverged; "
+                "lower SOLVER.BASE_LR or the weights of the losses, and look at the data with "
+                f"tools/check_dataset.py. Detectron2 says: {error}"
+            ) from error
+
     def _resume_stream(self, done: int, state: dict[str, Any] | None) -> None:
         stream = self._trainer.data_loader
         logger = logging.getLogger(__name__)
