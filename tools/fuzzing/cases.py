@@ -33,7 +33,7 @@ from sgr.engine import Trainer, argument_parser, load_config, setup_config
 from sgr.evaluation import build_evaluator
 from sgr.modeling.reasoning.concept_regions import ConceptRegions
 
-from .mutations import mutated, mutated_text
+from .mutations import deep_calls, mutated, mutated_text
 
 ROOT = Path(__file__).resolve().parents[2]
 _OURS = ROOT / "tools", Path(sgr.__file__).parent
@@ -170,10 +170,15 @@ def _coco() -> dict[str, Any]:
     }
 
 
+def _json_text(content: Any) -> bytes:
+    with deep_calls():
+        return json.dumps(content).encode()
+
+
 def _fuzz_coco(work: Path, rng: Random) -> list[str]:
     """Check the dataset, make a batch of training and evaluate on it."""
     file = work / "coco.json"
-    text = json.dumps(mutated(_coco(), rng)).encode() if rng.random() < 0.9 else file.read_bytes()
+    text = _json_text(mutated(_coco(), rng)) if rng.random() < 0.9 else file.read_bytes()
     file.write_bytes(text if rng.random() < 0.9 else mutated_text(text, rng))
     register_coco_instances("fuzz", {}, str(file), str(work / "images"))
     messages: list[str] = []
@@ -267,7 +272,7 @@ def _yaml_text(content: Any, rng: Random) -> bytes:
     try:
         text = yaml.safe_dump(content, allow_unicode=True).encode("utf-8", "surrogatepass")
     except RecursionError:
-        text = json.dumps(content).encode()  # also YAML
+        text = _json_text(content)  # also YAML
     if rng.random() < 0.1:
         text = text + rng.choice(_YAML_TRAPS).encode()
     return mutated_text(text, rng) if rng.random() < 0.15 else text

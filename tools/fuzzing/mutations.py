@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from random import Random
 from typing import Any
 
@@ -24,13 +27,25 @@ _NUMBERS = (0, 1, -1, 2, 3, 255, 256, 65535, 65536, 10**5, 10**9, 2**31, 2**63, 
 _REALS = (0.0, 0.5, -0.5, 1.5, 1e9, 1e308, -1e308, math.nan, math.inf, -math.inf)
 
 
+@contextmanager
+def deep_calls() -> Iterator[None]:
+    """Copy and write lists that are nested more deeply than Python's calls may be."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, 10000))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
+
+
 def mutated(content: Any, rng: Random) -> Any:
     """A deep copy of a content of dicts, lists and values, with one to three random changes."""
     root = {"": copy.deepcopy(content)}
-    for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        root = root or {"": None}
-        holder, key = _choose(root, rng)
-        _change(holder, key, root, rng)
+    with deep_calls():
+        for _ in range(rng.choice((1, 1, 1, 2, 3))):
+            root = root or {"": None}
+            holder, key = _choose(root, rng)
+            _change(holder, key, root, rng)
     return root.get("")
 
 
