@@ -12,6 +12,8 @@ from sgr.engine import load_config
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 MODELS = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name != "models")
+# HRNet takes seconds to build, and is the same for all data.
+BUILT = [path for path in MODELS if "hrnet" not in path.name or "cityscapes" in str(path)]
 
 
 def name(path):
@@ -29,7 +31,7 @@ def test_file_can_be_read(path):
         assert cfg.MODEL.PROTOSEG.NUM_PROTOTYPES == 10
 
 
-@pytest.mark.parametrize("path", MODELS, ids=name)
+@pytest.mark.parametrize("path", BUILT, ids=name)
 def test_model_can_be_built(path):
     cfg = load_config(str(path), ["MODEL.DEVICE", "meta"])
     with torch.device("meta"):
