@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable
+from functools import partial
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -26,7 +27,8 @@ from .token_evaluator import TokenSemanticsEvaluator
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 EVALUATOR_REGISTRY.__doc__ = """
 Registry of further evaluators, by the names in ``TEST.EVALUATORS``. An entry is called with the
-name of a dataset and ``output_dir``, and returns a ``DatasetEvaluator``.
+name of a dataset and ``output_dir``, and returns a ``DatasetEvaluator``. A class with a method
+``from_config`` is built by it, and the config comes first.
 """
 EVALUATOR_REGISTRY.register(ImageIoUEvaluator)
 
@@ -113,6 +115,8 @@ def build_evaluator(
         evaluators.append(TokenSemanticsEvaluator(dataset_name, output_dir=output_folder))
     for name in cfg.TEST.EVALUATORS:
         build = find_registered(EVALUATOR_REGISTRY, name, "an entry of TEST.EVALUATORS")
+        if hasattr(build, "from_config"):
+            build = partial(build.from_config, cfg)
         evaluators.append(build(dataset_name, output_dir=output_folder))
     return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
 

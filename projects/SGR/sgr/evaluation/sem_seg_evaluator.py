@@ -140,7 +140,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
                 f"none of its classes, 0 to {self._num_classes - 1}: the model is of another "
                 "dataset"
             )
-        means, iou, accuracy = _qualities(confusion)
+        means, iou, accuracy = mean_qualities(confusion)
         results = OrderedDict()
         if means:
             means.update(self._more_means(confusion, *counts[1:]))
@@ -289,7 +289,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
         return [name for name in files if (folder / name).exists()]
 
 
-def _qualities(confusion: np.ndarray) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
+def mean_qualities(confusion: np.ndarray) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
     """Means by name (none if no pixel is labelled), and IoU and accuracy by class, in percent."""
     right = np.diagonal(confusion).astype(np.float64)
     truth, predicted = confusion.sum(axis=1), confusion.sum(axis=0)

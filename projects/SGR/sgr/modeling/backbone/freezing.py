@@ -16,9 +16,11 @@ class FreezableBackbone(Backbone):
 
     Attributes:
         title: how the log names the network.
+        first_part: how the log names what comes before the first stage.
     """
 
     title: str
+    first_part = "the embedding of the patches"
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +51,7 @@ class FreezableBackbone(Backbone):
             logging.getLogger(__name__).info(
                 "Not trained in %s are %s (MODEL.BACKBONE.FREEZE_AT %d; 0 trains all)",
                 self.title,
-                ", ".join(["the embedding of the patches", *stages]),
+                ", ".join([self.first_part, *stages]),
                 self._freeze_at,
             )
         return self.train(self.training)

@@ -1,0 +1,160 @@
+"""Whole models: training with each head, evaluation, what a level says, export."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.modeling.postprocessing import sem_seg_postprocess
+from torch.nn import functional as F
+
+from hssn import TreeLoss
+from sgr.engine import Trainer, load_config
+from sgr.export import export_program
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CORE = CONFIGS.parents[2] / "configs"
+TINY = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 16,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 8,
+    "MODEL.RESNETS.NORM": "BN",
+    "MODEL.SEM_SEG_HEAD.NORM": "BN",
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 16,
+    "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS": 16,
+    "MODEL.SGR.NUM_CONCEPTS": 24,
+    "MODEL.SGR.TOKEN_DIM": 16,
+    "MODEL.SGR.DIM_FEEDFORWARD": 32,
+    "MODEL.SGR.NUM_LAYERS": 1,
+    "MODEL.MASK_FORMER.HIDDEN_DIM": 16,
+    "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 32,
+    "MODEL.MASK_FORMER.DEC_LAYERS": 2,
+    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 10,
+    "MODEL.HSSN.PROJECTION_DIM": 16,
+    "INPUT.MIN_SIZE_TRAIN": "(96,)",
+    "INPUT.MIN_SIZE_TEST": 96,
+    "SOLVER.IMS_PER_BATCH": 3,
+    "SOLVER.MAX_ITER": 2,
+    "SOLVER.WARMUP_ITERS": 0,
+    "TEST.EVAL_PERIOD": 0,
+    "DATALOADER.NUM_WORKERS": 0,
+}
+FPN = {
+    "MODEL.SEM_SEG_HEAD.NAME": "SemanticFPNHead",
+    "MODEL.RESNETS.OUT_FEATURES": "['res2', 'res3']",
+    "MODEL.SEM_SEG_HEAD.IN_FEATURES": "['res2', 'res3']",
+}
+FOCAL = {
+    "MODEL.HSSN.LOSS": "focal_tree_min",
+    "MODEL.HSSN.RMI_WEIGHT": 0.5,
+    "MODEL.HSSN.PATH_SCORE": "scores",
+}
+
+
+def tiny(config, *more, mixin="tree", **options):
+    merged = dict(TINY)
+    for each in (*more, {key.replace("__", "."): value for key, value in options.items()}):
+        merged.update(each)
+    opts = [str(each) for pair in merged.items() for each in pair]
+    files = [str(CORE / f"{config}.yaml"), str(CONFIGS / "mixins" / f"{mixin}.yaml")]
+    return load_config(files, opts)
+
+
+TREE = ["tree", "sem_seg", "sem_seg_level2", "tree_triplet"]
+
+
+@pytest.mark.parametrize(
+    ("config", "more", "losses"),
+    [
+        ("shapes/fcn_R50", {}, TREE),
+        ("shapes/fcn_R50", FOCAL, [*TREE, "tree_rmi"]),
+        ("shapes/fcn_R50", FPN, TREE),
+        ("shapes/fcn_R50_sgr", {}, [*TREE, "concept_focal"]),
+        ("shapes/deeplabv3_R50_sgr", {}, [*TREE, "concept_focal"]),
+        ("shapes/upernet_R50_sgr", {}, [*TREE, "concept_focal", "sem_seg_aux"]),
+        ("shapes/maskformer_R50", {}, ["ce", "mask", "tree_triplet"]),
+    ],
+)
+def test_training(config, more, losses, tiny_shapes, tmp_path):
+    """All losses come, are finite and reach all trained parameters."""
+    mixin = "triplet" if "maskformer" in config else "tree"
+    trainer = Trainer(tiny(config, more, mixin=mixin, OUTPUT_DIR=tmp_path))
+    model = trainer.model.train()
+    result = model(next(iter(trainer.data_loader)))
+    assert {f"loss_{name}" for name in losses} <= result.keys()
+    assert "sem_seg_level2_aux" not in result
+    total = sum(result.values())
+    assert total.isfinite()
+    total.backward()
+    silent = [name for name, each in model.named_parameters() if each.grad is None]
+    assert silent == [name for name, each in model.named_parameters() if not each.requires_grad]
+
+
+def test_evaluation(tiny_shapes, tmp_path):
+    """Of a tree, and of a model that knows none."""
+    cfg = tiny("shapes/fcn_R50", OUTPUT_DIR=tmp_path / "tree")
+    results = Trainer.test(cfg, Trainer.build_model(cfg).eval())
+    names = {"mIoU_level1", "mIoU_level2", "contradictions_level2", "IoU_level2-round"}
+    assert names <= results["levels"].keys()
+    assert results["levels"]["mIoU_level1"] == pytest.approx(results["sem_seg"]["mIoU"])
+    flat = tiny("shapes/fcn_R50", mixin="levels", OUTPUT_DIR=tmp_path / "flat")
+    assert names <= Trainer.test(flat, Trainer.build_model(flat).eval())["levels"].keys()
+    labels = tiny(
+        "shapes/maskformer_R50",
+        mixin="triplet",
+        OUTPUT_DIR=tmp_path / "labels",
+        MODEL__MASK_FORMER__TEST__SEMANTIC_OUTPUT="labels",
+    )
+    found = Trainer.test(labels, Trainer.build_model(labels).eval())["levels"].keys()
+    assert names - found == {"contradictions_level2"}
+
+
+def test_output():
+    """Scores of the paths, and the best node of each level, both at the size of the file."""
+    model = build_model(tiny("shapes/fcn_R50")).eval()
+    assert isinstance(model.sem_seg_head.loss, TreeLoss)
+    images = [torch.randint(256, (3, 64, 90)).float(), torch.randint(256, (3, 50, 60)).float()]
+    inputs = [{"image": images[0], "height": 100, "width": 140}, {"image": images[1]}]
+    with torch.no_grad():
+        outputs = model(inputs)
+        batch = torch.zeros(2, 3, 64, 90)
+        for place, image in zip(batch, images):
+            pixels = (image - model.pixel_mean) / model.pixel_std
+            place[:, : image.shape[1], : image.shape[2]] = pixels
+        head = model.sem_seg_head
+        logits = head.predictor(head.decode(model.backbone(batch))).logits
+        logits = F.interpolate(logits, scale_factor=8, mode="bilinear")
+        for index, (image, size) in enumerate(zip(images, [(100, 140), (50, 60)])):
+            nodes = sem_seg_postprocess(logits[index], image.shape[1:], *size)
+            paths = model.sem_seg_head.loss.index.path_scores(nodes[None])[0]
+            torch.testing.assert_close(outputs[index]["sem_seg"], paths, atol=1e-4, rtol=1e-4)
+            assert outputs[index]["levels"].shape == (1, *size)
+            assert torch.equal(outputs[index]["levels"][0], nodes[9:].argmax(0))
+        model.levels_in_output = False
+        assert all("levels" not in output for output in model(inputs))
+
+
+def test_projection_does_not_run_after_the_training():
+    model = build_model(tiny("shapes/fcn_R50")).eval()
+    model.side_criteria.TreeTripletSupervision.projection = None
+    model([{"image": torch.zeros(3, 32, 32)}])
+
+
+def test_one_level(tiny_shapes, tmp_path):
+    """A tree without superclasses is the plain binary loss, without triplets."""
+    names = ["sky", "water", "grass", "wall", "disc", "box", "triangle", "star", "ring"]
+    cfg = tiny("shapes/fcn_R50", OUTPUT_DIR=tmp_path, MODEL__HSSN__TREE=names)
+    trainer = Trainer(cfg)
+    losses = trainer.model.train()(next(iter(trainer.data_loader)))
+    assert list(losses) == ["loss_tree", "loss_sem_seg"]
+    assert Trainer.test(cfg, trainer.model.eval())["levels"].keys() == {"mIoU_level1"}
+
+
+def test_export():
+    model = build_model(tiny("shapes/fcn_R50")).eval()
+    images = torch.randint(256, (1, 3, 64, 72)).float()
+    with torch.no_grad():
+        expected = model([{"image": images[0]}])[0]["sem_seg"]
+        scores = export_program(model, (64, 72), batch=1).module()(images)[0]
+    torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-4)
