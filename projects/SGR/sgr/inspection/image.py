@@ -26,8 +26,9 @@ class InspectedImage:
     Attributes:
         image: (H, W, 3) uint8, RGB.
         input_size: (height, width) of the network's input, without padding.
-        tokens: of the reasoning module.
-        queries: of a mask classifier.
+        tokens: of the reasoning module; of a mask classifier without one, its queries. None if the
+            config does not ask for tokens (TEST.TOKENS.ENABLED) and the model puts out none.
+        queries: of a mask classifier with a reasoning module.
         labels: (H, W) int32, the class of each pixel, -1 for none.
         components: the connected components of the labels.
         instance_names: the class of each instance in ``tokens.instances.labels``.
@@ -36,7 +37,7 @@ class InspectedImage:
 
     image: np.ndarray
     input_size: tuple[int, int]
-    tokens: Tokens
+    tokens: Tokens | None
     queries: Tokens | None
     labels: np.ndarray | None
     components: ComponentMap | None
@@ -50,7 +51,7 @@ class Inspector:
     The model sees whole images, whatever TEST.CENTER_CROP_SIZE says.
 
     Args:
-        model: in evaluation mode, with tokens, of the config.
+        model: in evaluation mode, of the config.
         cfg: its config, which says how images are resized, and how components are made and matched.
         metadata: of the dataset.
 
@@ -65,6 +66,7 @@ class Inspector:
         self._model = model
         self._mapper = FileNamingMapper(cfg, is_train=False)
         self._metadata = metadata
+        self._needs_tokens = cfg.TEST.TOKENS.ENABLED
         self._matcher = ConceptMatcher.from_config(cfg)
         self._component_options = {
             "ignore_label": -1,
@@ -80,8 +82,8 @@ class Inspector:
 
         Raises:
             FileNotFoundError, OSError: if a file of the record is missing or damaged.
-            ValueError: if the model puts out no regions, or the ground truth does not fit the
-                dataset's classes or the image.
+            ValueError: if the config asks for tokens and the model puts out no regions, or the
+                ground truth does not fit the dataset's classes or the image.
         """
         sixteen_bit = self._mapper.sixteen_bit
         image = read_image(record["file_name"], "RGB", sixteen_bit=sixteen_bit)
@@ -112,9 +114,10 @@ class Inspector:
                 matcher=self._matcher,
             )
 
-        tokens = inspect(REGIONS["tokens"])
+        wanted = self._needs_tokens or REGIONS["tokens"] in output
+        tokens = inspect(REGIONS["tokens"]) if wanted else None
         queries = inspect(REGIONS["queries"]) if REGIONS["queries"] in output else None
-        if tokens.instances is not None:
+        if tokens is not None and tokens.instances is not None:
             instance_names = self._instance_names(record, tokens.instances.labels)
         prediction = None
         if "sem_seg" in output:

@@ -9,7 +9,7 @@ import numpy as np
 from ..data.colors import UNLABELLED
 
 # Without the darkest third of the map, which would be black on a dark image.
-_HEAT = matplotlib.colormaps["inferno"](np.linspace(0.35, 1, 256))[:, :3] * 255
+HEAT = matplotlib.colormaps["inferno"](np.linspace(0.35, 1, 256))[:, :3] * 255
 # The grey levels of the image below the heat, and the least spread of levels that fills them: the
 # noise of an image of one colour is not raised.
 _GREY, _LEAST_SPREAD = (60, 150), 48
@@ -78,7 +78,7 @@ def overlay_heat(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     grey = _GREY[0] + (_GREY[1] - _GREY[0]) * share
     return _blend(
         grey[..., None].repeat(3, axis=-1),
-        _HEAT[np.round(255 * heat).astype(np.int32)],
+        HEAT[np.round(255 * heat).astype(np.int32)],
         0.8 * np.sqrt(heat)[..., None],
     )
 

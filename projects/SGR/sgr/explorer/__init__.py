@@ -1,0 +1,8 @@
+"""The token explorer: a folder that shows in any browser what the tokens of models do.
+
+:func:`write_explorer` makes the folder. ``web`` has the sources of the page, and ``page`` the page
+as it is shipped (docs/explorer.md).
+"""
+
+from .models import ExplorerModel, load_explorer_model
+from .writer import ExplorerReport, write_explorer

@@ -1,0 +1,70 @@
+"""The models that an explorer shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data.catalog import Metadata
+from torch import nn
+
+from ..inference import puts_out_regions
+from ..inference.metadata import dataset_metadata, numbers_of_classes, output_metadata
+from ..load import load_model
+from ..modeling.outputs import outputs_of
+
+
+@dataclass(frozen=True)
+class ExplorerModel:
+    """A model in evaluation mode, with the config that it was built from, under a name.
+
+    The explorer sees whole images at one scale, whatever the config says of testing, and the tokens
+    of every model that has some. So ``model`` puts out its tokens from now on, and ``cfg`` asks for
+    them.
+    """
+
+    name: str
+    model: nn.Module
+    cfg: CfgNode
+
+    def __post_init__(self) -> None:
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.TEST.AUG.ENABLED = cfg.TEST.SLIDING_WINDOW.ENABLED = False
+        cfg.TEST.TOKENS.ENABLED = puts_out_regions(cfg, self.model)
+        cfg.freeze()
+        object.__setattr__(self, "cfg", cfg)
+        if hasattr(self.model, "concepts_in_output"):
+            self.model.concepts_in_output = cfg.TEST.TOKENS.ENABLED
+
+    @property
+    def metadata(self) -> Metadata:
+        """Names and colours of the model's classes: of its folder, or of its first test set."""
+        outputs = outputs_of(self.model)
+        return output_metadata(
+            dataset_metadata(self.cfg),
+            max(numbers_of_classes(self.model, self.cfg).values()),
+            outputs.num_classes(self.model) if outputs else None,
+        )
+
+
+def load_explorer_model(
+    name: str,
+    config: str | PathLike | Sequence[str] | CfgNode,
+    weights: str | PathLike | None = None,
+    *options: Any,
+    allow_pickle: bool = False,
+    allow_unsafe_yaml: bool = False,
+) -> ExplorerModel:
+    """Load a model; arguments and errors are those of :func:`sgr.load_model`."""
+    model, cfg = load_model(
+        config,
+        weights,
+        *options,
+        allow_pickle=allow_pickle,
+        allow_unsafe_yaml=allow_unsafe_yaml,
+    )
+    return ExplorerModel(name, model, cfg)

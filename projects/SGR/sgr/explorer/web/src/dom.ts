@@ -1,0 +1,219 @@
+/** Elements without HTML in strings: a text from a file is only ever a text. */
+
+export type Child = Node | string | number | null | undefined | false | Child[];
+
+type Properties = {
+  [name: string]: string | number | boolean | null | undefined | ((event: any) => void);
+};
+
+/**
+ * Make an element. Properties that begin with "on" are listeners, and the others attributes: true
+ * stands for an attribute without a value, and false, null and undefined for none.
+ */
+export function h<Tag extends keyof HTMLElementTagNameMap>(
+  tag: Tag,
+  properties: Properties = {},
+  ...children: Child[]
+): HTMLElementTagNameMap[Tag] {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (typeof value === "function") element.addEventListener(name.slice(2), value);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value != null) element.setAttribute(name, String(value));
+  }
+  append(element, children);
+  return element;
+}
+
+function append(element: Element, children: Child[]): void {
+  for (const child of children) {
+    if (Array.isArray(child)) append(element, child);
+    else if (child != null && child !== false)
+      element.append(typeof child === "number" ? String(child) : child);
+  }
+}
+
+/**
+ * Replace what an element holds. The focus stays at the element with the same data-key, and the
+ * element keeps how far it is scrolled.
+ */
+export function fill(element: Element, ...children: Child[]): void {
+  const focused = document.activeElement;
+  const key = element.contains(focused) ? focused?.getAttribute("data-key") : null;
+  const selection = focused instanceof HTMLInputElement ? focused.selectionStart : null;
+  const scrolled = new Map<string, number>();
+  for (const part of element.querySelectorAll("[data-scroll]"))
+    scrolled.set(part.getAttribute("data-scroll")!, part.scrollTop);
+  element.replaceChildren();
+  append(element, children);
+  for (const part of element.querySelectorAll("[data-scroll]"))
+    part.scrollTop = scrolled.get(part.getAttribute("data-scroll")!) ?? 0;
+  if (key == null) return;
+  const again = element.querySelector<HTMLElement>(`[data-key="${CSS.escape(key)}"]`);
+  again?.focus({ preventScroll: true });
+  if (again instanceof HTMLInputElement && selection !== null)
+    again.setSelectionRange(selection, selection);
+}
+
+export function number(value: number | null | undefined, digits = 2): string {
+  return value == null || Number.isNaN(value) ? "–" : value.toFixed(digits);
+}
+
+export function percent(share: number | null | undefined, digits = 0): string {
+  return share == null || Number.isNaN(share) ? "–" : `${(100 * share).toFixed(digits)} %`;
+}
+
+export const css = (color: readonly number[]) => `rgb(${color.join(",")})`;
+
+/** A small square in a colour. */
+export function swatch(color: readonly number[]): HTMLElement {
+  const element = h("span", { class: "swatch", "aria-hidden": "true" });
+  element.style.background = css(color);
+  return element;
+}
+
+/** A choice out of a list. */
+export function select(
+  label: string,
+  options: readonly (readonly [string, string])[],
+  value: string,
+  change: (value: string) => void,
+): HTMLElement {
+  const choice = h(
+    "select",
+    {
+      "aria-label": label,
+      "data-key": label,
+      onchange: (event) => change(event.target.value),
+    },
+    options.map(([key, text]) => h("option", { value: key, selected: key === value }, text)),
+  );
+  return h("label", { class: "field" }, h("span", {}, label), choice);
+}
+
+/** A field whose text narrows a list down. */
+export function filterField(
+  label: string,
+  value: string,
+  change: (value: string) => void,
+): HTMLElement {
+  return h(
+    "label",
+    { class: "field" },
+    h("span", {}, label),
+    h("input", {
+      type: "search",
+      "aria-label": label,
+      "data-key": label,
+      "data-filter": true,
+      value,
+      oninput: (event) => change(event.target.value),
+    }),
+  );
+}
+
+export interface Bar {
+  name: string;
+  share: number;
+  color?: readonly number[];
+  action?: HTMLElement;
+}
+
+/** Bars with names and shares; the longest ones first, and the others summed up. */
+export function bars(label: string, items: Bar[], most = 8): HTMLElement {
+  const sorted = [...items].sort((a, b) => b.share - a.share).filter(({ share }) => share > 0.0005);
+  const shown: Bar[] = sorted.length > most ? sorted.slice(0, most - 1) : sorted;
+  if (sorted.length > most) {
+    const share = sorted.slice(most - 1).reduce((sum, item) => sum + item.share, 0);
+    shown.push({ name: `${sorted.length - most + 1} others`, share, color: [140, 140, 140] });
+  }
+  return h(
+    "ul",
+    { class: "bars", "aria-label": label },
+    shown.map((item) => {
+      const bar = h("span", { class: "bar", "aria-hidden": "true" }, h("span"));
+      const inner = bar.firstElementChild as HTMLElement;
+      inner.style.width = `${100 * Math.min(1, item.share)}%`;
+      if (item.color) inner.style.background = css(item.color);
+      const name = h("span", { class: "name" }, item.action ?? item.name);
+      return h("li", {}, name, bar, h("span", { class: "value" }, percent(item.share, 1)));
+    }),
+  );
+}
+
+export interface Column<Row> {
+  key: string;
+  title: string;
+  /** What the column is sorted by. */
+  value: (row: Row) => number | string | null;
+  show: (row: Row) => Child;
+  /** Whether the smallest comes first at the first click. */
+  ascending?: boolean;
+  explain?: string;
+}
+
+/** "key" or "-key", for descending. */
+export function sorted<Row>(rows: Row[], columns: Column<Row>[], order: string): Row[] {
+  const column = columns.find(({ key }) => key === order.replace("-", ""));
+  if (!column) return rows;
+  const sign = order.startsWith("-") ? -1 : 1;
+  const keyed = rows.map((row) => [column.value(row), row] as const);
+  const missing = (value: unknown) => value == null || Number.isNaN(value);
+  return keyed
+    .sort(([a], [b]) => {
+      // What has no value comes last, whatever the order.
+      if (missing(a) || missing(b)) return Number(missing(a)) - Number(missing(b));
+      return sign * (typeof a === "string" ? a.localeCompare(b as string) : +a! - +b!);
+    })
+    .map(([, row]) => row);
+}
+
+/** A table whose heads sort it. */
+export function table<Row>(
+  label: string,
+  columns: Column<Row>[],
+  rows: Row[],
+  order: string,
+  reorder: (order: string) => void,
+  selected: (row: Row) => boolean,
+): HTMLElement {
+  const head = columns.map(({ key, title, explain, ascending }) => {
+    const direction = order === key ? "ascending" : order === `-${key}` ? "descending" : null;
+    const next = direction
+      ? direction === "ascending"
+        ? `-${key}`
+        : key
+      : ascending
+        ? key
+        : `-${key}`;
+    return h(
+      "th",
+      { scope: "col", "aria-sort": direction },
+      h(
+        "button",
+        { type: "button", title: explain, "data-key": `sort-${key}`, onclick: () => reorder(next) },
+        title,
+      ),
+    );
+  });
+  return h(
+    "div",
+    { class: "table", role: "region", tabindex: 0, "aria-label": label, "data-scroll": label },
+    h(
+      "table",
+      {},
+      h("thead", {}, h("tr", {}, head)),
+      h(
+        "tbody",
+        {},
+        rows.map((row) =>
+          h(
+            "tr",
+            { "aria-current": selected(row) ? "true" : null },
+            columns.map(({ show }) => h("td", {}, show(row))),
+          ),
+        ),
+      ),
+    ),
+  );
+}

@@ -1,0 +1,827 @@
+/** One image: stages of the models, the pointer, the token, and the table of tokens. */
+
+import type { Histograms, ImageData_, Index, Kind, Tokens } from "./data";
+import { fileNumber, histogramOf, loadImage, mainBin, ownersAt, tokenCount } from "./data";
+import type { Column } from "./dom";
+import { bars, fill, filterField, h, number, percent, select, sorted, swatch, table } from "./dom";
+import { classColors, closest, LAYERS, layerMap, valueAt } from "./drawing";
+import type { Partner } from "./stage";
+import { Stage } from "./stage";
+import type { State } from "./state";
+import { address, current, go } from "./state";
+
+export const KINDS: Record<Kind, string> = { tokens: "tokens", queries: "queries" };
+
+/** The kind of tokens that a model shows: the chosen one where it has it. */
+export function kindOf(kinds: Partial<Record<Kind, unknown>>, chosen: string): Kind | null {
+  if (kinds[chosen as Kind]) return chosen as Kind;
+  return (Object.keys(kinds)[0] as Kind) ?? null;
+}
+
+export function shownModels(index: Index, state: State): number[] {
+  const chosen = state.models.split(",").map(Number);
+  const known = index.models.map((_, model) => model);
+  const shown = state.models === "" ? known : known.filter((model) => chosen.includes(model));
+  return shown.length ? shown : known;
+}
+
+interface Row {
+  token: number;
+  used: number;
+  active: boolean;
+  mass: number;
+  peak: number;
+  component: string;
+  label: number;
+  className: string;
+  share: number;
+  semantics: number | null;
+  diversity: number | null;
+  instanceSemantics: number | null;
+  centroid: [number, number];
+}
+
+export class ImageView {
+  readonly element: HTMLElement;
+  private readonly toolbar = h("div", { class: "toolbar" });
+  private readonly stages = h("div", { class: "stages" });
+  private readonly legend = h("div");
+  private readonly pointer = h("section", { class: "pane pointer" });
+  private readonly detail = h("section", { class: "pane" });
+  private readonly list = h("section", { class: "pane list" });
+  private readonly made = new Map<number, Stage>();
+  private image: ImageData_ | null = null;
+  private shown = -1;
+  private place: [number, number] | null = null;
+  private rows: { key: string; rows: Row[] } = { key: "", rows: [] };
+
+  constructor(private readonly index: Index) {
+    this.element = h(
+      "div",
+      { class: "image-view" },
+      this.toolbar,
+      h("div", { class: "main" }, this.stages, this.legend),
+      h("div", { class: "side" }, this.pointer, this.detail),
+      this.list,
+    );
+  }
+
+  async update(state: State): Promise<void> {
+    const image = Math.min(this.index.images.length - 1, Math.max(0, Number(state.image) || 0));
+    this.showToolbar(state, image);
+    const data = await loadImage(image);
+    if (Number(current().image) !== image || current().view !== "image") return;
+    if (this.shown !== image) {
+      this.place = null;
+      this.shown = image;
+    }
+    this.image = data;
+    this.draw(current(), image);
+    const next = image + 1;
+    if (next < this.index.images.length) setTimeout(() => void loadImage(next).catch(() => {}), 300);
+  }
+
+  private tokensOf(model: number, state: State): Tokens | null {
+    const kinds = this.image!.models[model].kinds;
+    const kind = kindOf(kinds, state.kind);
+    return kind && kinds[kind]!;
+  }
+
+  private active(state: State): number {
+    const shown = shownModels(this.index, state);
+    return shown.includes(Number(state.model)) ? Number(state.model) : shown[0];
+  }
+
+  private selected(state: State): number | null {
+    const tokens = this.tokensOf(this.active(state), state);
+    const token = Number(state.token);
+    return state.token !== "" && tokens && token < tokenCount(tokens) ? token : null;
+  }
+
+  private showToolbar(state: State, image: number): void {
+    const { images, models } = this.index;
+    const step = (by: number) => {
+      const to = image + by;
+      return h(
+        "button",
+        {
+          type: "button",
+          "data-key": `step${by}`,
+          disabled: to < 0 || to >= images.length,
+          "aria-label": by < 0 ? "previous image" : "next image",
+          onclick: () => go({ image: String(to) }),
+        },
+        by < 0 ? "←" : "→",
+      );
+    };
+    const shown = shownModels(this.index, state);
+    const toggles = models.map((model, number_) =>
+      h(
+        "label",
+        { class: "check" },
+        h("input", {
+          type: "checkbox",
+          "data-key": `model${number_}`,
+          checked: shown.includes(number_),
+          onchange: (event) => {
+            const next = event.target.checked
+              ? [...shown, number_].sort((a, b) => a - b)
+              : shown.filter((one) => one !== number_);
+            go({ models: next.length === models.length ? "" : next.join(",") });
+          },
+        }),
+        model.name,
+      ),
+    );
+    fill(
+      this.toolbar,
+      h(
+        "div",
+        { class: "group" },
+        step(-1),
+        h("h2", {}, images[image].name),
+        h("span", { class: "muted" }, `${image + 1} of ${images.length}`),
+        step(1),
+      ),
+      h(
+        "fieldset",
+        { class: "choices" },
+        h("legend", {}, "Layer"),
+        LAYERS.map(([layer, title], position) =>
+          h(
+            "label",
+            {},
+            h("input", {
+              type: "radio",
+              name: "layer",
+              value: layer,
+              "data-key": `layer-${layer}`,
+              checked: state.layer === layer,
+              disabled: !this.hasLayer(layer),
+              onchange: () => go({ layer }),
+            }),
+            h("span", { title: `key ${position + 1}` }, title),
+          ),
+        ),
+      ),
+      models.length > 1 &&
+        h("fieldset", { class: "choices" }, h("legend", {}, "Models"), toggles),
+      h(
+        "fieldset",
+        { class: "choices" },
+        h("legend", {}, "Region"),
+        [
+          { key: "cells", on: "cells", off: "smooth", text: "as cells" },
+          { key: "scale", on: "peak", off: "one", text: "brightest at its peak" },
+        ].map(({ key, on, off, text }) =>
+          h(
+            "label",
+            { class: "check" },
+            h("input", {
+              type: "checkbox",
+              "data-key": key,
+              checked: state[key as keyof State] === on,
+              onchange: (event) => go({ [key]: event.target.checked ? on : off }),
+            }),
+            text,
+          ),
+        ),
+      ),
+    );
+  }
+
+  private hasLayer(layer: string): boolean {
+    if (layer === "image" || !this.image) return true;
+    const colors = this.index.colors.safe;
+    return this.image.models.some(
+      (_, model) => layerMap(layer, this.index, this.image!, model, colors) !== null,
+    );
+  }
+
+  private draw(state: State, image: number): void {
+    this.showToolbar(state, image);
+    const shown = shownModels(this.index, state);
+    const active = this.active(state);
+    const token = this.selected(state);
+    const colors = classColors(this.index, state.colors);
+    const elements = shown.map((model) => {
+      let stage = this.made.get(model);
+      if (!stage) {
+        stage = new Stage(
+          this.index,
+          this.index.models[model].name,
+          (x, y) => this.point(x, y),
+          (x, y) => this.choose(model, x, y),
+        );
+        this.made.set(model, stage);
+      }
+      this.drawStage(stage, model, image, state, colors, active, token);
+      return stage.element;
+    });
+    const same = elements.every((element, position) => this.stages.children[position] === element);
+    if (!same || this.stages.children.length !== elements.length)
+      this.stages.replaceChildren(...elements);
+    this.stages.classList.toggle("several", elements.length > 1);
+    this.showLegend(state, colors);
+    this.showPointer(state);
+    this.showDetail(state, active, token, colors);
+    this.showList(state, active, token, colors);
+  }
+
+  private drawStage(
+    stage: Stage,
+    model: number,
+    image: number,
+    state: State,
+    colors: ReturnType<typeof classColors>,
+    active: number,
+    token: number | null,
+  ): void {
+    const entry = this.index.images[image];
+    const tokens = this.tokensOf(model, state);
+    const own = this.tokensOf(active, state);
+    let shownToken: number | null = null;
+    let note = "";
+    if (token !== null && model === active) {
+      shownToken = token;
+      note = `${kindWord(this.image!.models[model].kinds, state)} ${token}`;
+    } else if (token !== null && tokens && own) {
+      const [near, overlap] = closest(own, token, tokens);
+      const word = kindWord(this.image!.models[model].kinds, state);
+      shownToken = overlap >= 0.01 ? near : null;
+      note =
+        shownToken === null
+          ? `no ${word} is near`
+          : `closest: ${word} ${near}, overlap ${percent(overlap)}`;
+    }
+    stage.showImage(`images/${fileNumber(image)}.jpg`, entry.name, entry.size);
+    const map = layerMap(state.layer, this.index, this.image!, model, colors);
+    stage.showMap(map, {
+      labels: state.layer === "errors" ? this.image!.labels : null,
+      only: ["labels", "prediction", "errors"].includes(state.layer) ? state.only : "",
+      bordersOnly: shownToken !== null,
+    });
+    const partners: Partner[] =
+      model === active && token !== null && tokens
+        ? partnersOf(tokens, token, "to", state).map((partner) => ({ ...partner, tokens }))
+        : [];
+    stage.showToken(tokens, shownToken, state, partners);
+    const figures = entry.models[model];
+    fill(
+      stage.caption,
+      h("b", {}, this.index.models[model].name),
+      note && h("span", { class: "note" }, note),
+      figures.miou !== null && h("span", { class: "muted" }, `mIoU ${percent(figures.miou)}`),
+    );
+    if (this.place) stage.showPointer(...this.place);
+  }
+
+  private point(x: number, y: number): void {
+    this.place = [x, y];
+    for (const model of shownModels(this.index, current())) this.made.get(model)?.showPointer(x, y);
+    this.showPointer(current());
+  }
+
+  private choose(model: number, x: number, y: number): void {
+    this.place = [x, y];
+    const tokens = this.tokensOf(model, current());
+    const owner = tokens && ownersAt(tokens, x, y, 1)[0];
+    if (owner) go({ model: String(model), token: String(owner.token) });
+    this.point(x, y);
+  }
+
+  private showLegend(state: State, colors: ReturnType<typeof classColors>): void {
+    const layer = state.layer;
+    if (!["labels", "prediction", "errors"].includes(layer)) {
+      fill(this.legend);
+      return;
+    }
+    const present = new Set<number>();
+    for (const map of [this.image!.labels, ...this.image!.models.map((one) => one.prediction)])
+      if (map) for (const value of map.data) present.add(value - 1);
+    present.delete(-1);
+    fill(
+      this.legend,
+      h(
+        "ul",
+        { class: "legend", "aria-label": "classes in this image" },
+        [...present]
+          .sort((a, b) => a - b)
+          .map((label) =>
+            h(
+              "li",
+              {},
+              h(
+                "button",
+                {
+                  type: "button",
+                  "data-key": `class${label}`,
+                  "aria-pressed": String(state.only === String(label)),
+                  title: "show this class alone",
+                  onclick: () => go({ only: state.only === String(label) ? "" : String(label) }),
+                },
+                swatch(colors[label]),
+                this.index.classes[label],
+              ),
+            ),
+          ),
+      ),
+    );
+  }
+
+  private showPointer(state: State): void {
+    if (!this.place) {
+      fill(
+        this.pointer,
+        h("h3", {}, "Under the pointer"),
+        h("p", { class: "muted" }, "Point at the image to see which tokens own a cell."),
+      );
+      return;
+    }
+    const [x, y] = this.place;
+    const image = this.image!;
+    const nameAt = (map: { values: any; names: string[] } | null) => {
+      const value = map ? valueAt(map.values, x, y) : 0;
+      return map && value ? map.names[value - 1] : "none";
+    };
+    const blocks = shownModels(this.index, state).map((model) => {
+      const one = image.models[model];
+      const tokens = this.tokensOf(model, state);
+      const components = one.components;
+      return h(
+        "div",
+        { class: "owners" },
+        h("h4", {}, this.index.models[model].name),
+        one.prediction &&
+          h(
+            "p",
+            { class: "small" },
+            `predicts ${nameAt({ values: one.prediction, names: this.index.classes })}`,
+            components &&
+              `, component ${nameAt({ values: components.map, names: components.names })}`,
+          ),
+        tokens
+          ? bars(
+              `owners of the cell, ${this.index.models[model].name}`,
+              ownersAt(tokens, x, y).map(({ token, value, share }) => ({
+                name: String(token),
+                share,
+                color: this.colorOf(tokens, token, state),
+                action: this.tokenButton(model, token, tokens, `value ${value.toFixed(2)}`),
+              })),
+            )
+          : h("p", { class: "muted" }, "This model has no tokens."),
+      );
+    });
+    fill(
+      this.pointer,
+      h("h3", {}, "Under the pointer"),
+      h(
+        "p",
+        { class: "small" },
+        image.labels && `label ${nameAt({ values: image.labels, names: this.index.classes })}`,
+        image.instances &&
+          `, instance ${nameAt({ values: image.instances.map, names: image.instances.names })}`,
+      ),
+      blocks,
+    );
+  }
+
+  private colorOf(tokens: Tokens, token: number, state: State): readonly number[] {
+    if (!tokens.classes) return [140, 140, 140];
+    const label = tokens.classes.labels[mainBin(tokens.classes, token)[0]];
+    return classColors(this.index, state.colors)[label];
+  }
+
+  private tokenButton(model: number, token: number, tokens: Tokens, note = ""): HTMLElement {
+    const { classes } = tokens;
+    const name = classes && this.index.classes[classes.labels[mainBin(classes, token)[0]]];
+    return h(
+      "button",
+      {
+        type: "button",
+        class: "token",
+        "data-key": `token-${model}-${token}-${note}`,
+        onclick: () => go({ model: String(model), token: String(token) }),
+      },
+      `${token}`,
+      name && h("span", { class: "muted" }, ` ${name}`),
+      note && h("span", { class: "muted" }, ` · ${note}`),
+    );
+  }
+
+  private showDetail(
+    state: State,
+    model: number,
+    token: number | null,
+    colors: ReturnType<typeof classColors>,
+  ): void {
+    const tokens = this.tokensOf(model, state);
+    if (token === null || !tokens) {
+      fill(
+        this.detail,
+        h("h3", {}, "Token"),
+        h("p", { class: "muted" }, "Click a token, or a place in the image."),
+      );
+      return;
+    }
+    const kinds = this.image!.models[model].kinds;
+    const kind = kindOf(kinds, state.kind)!;
+    const components = this.image!.models[model].components;
+    const matched = tokens.components ? tokens.components.data[token] : -1;
+    const [x, y] = [tokens.centroids.data[2 * token], tokens.centroids.data[2 * token + 1]];
+    const figure = (name: string, value: string, explain: string) => [
+      h("dt", { title: explain }, name),
+      h("dd", {}, value),
+    ];
+    const histogram = (title: string, values: Histograms, name: (label: number, bin: number) => string, color: (label: number, bin: number) => readonly number[]) => [
+      h("h4", {}, title),
+      bars(
+        title,
+        histogramOf(values, token).map((share, bin) => ({
+          name: name(values.labels[bin], bin),
+          share,
+          color: color(values.labels[bin], bin),
+        })),
+      ),
+    ];
+    const segments = this.index.segments;
+    fill(
+      this.detail,
+      h(
+        "div",
+        { class: "group" },
+        h("h3", {}, `${kindWord(kinds, state)} ${token} of ${this.index.models[model].name}`),
+        h(
+          "button",
+          { type: "button", "data-key": "deselect", onclick: () => go({ token: "" }) },
+          "Deselect",
+        ),
+      ),
+      h(
+        "p",
+        {},
+        h(
+          "a",
+          {
+            href: address({ view: "concept", model: String(model), kind, token: String(token) }),
+            "data-key": "follow",
+          },
+          `Follow concept ${token} through all images`,
+        ),
+      ),
+      h(
+        "dl",
+        { class: "figures" },
+        figure("mass", number(tokens.mass.data[token]), "the sum of the region over the cells"),
+        figure("peak", number(tokens.peak.data[token]), "the largest value of the region"),
+        figure("centroid", `${number(x, 1)}, ${number(y, 1)}`, "x and y in cells counted from 1"),
+        tokens.components &&
+          figure(
+            "component",
+            matched >= 0 && components ? components.names[matched] : "none",
+            "the component of the labels to which the matcher gives this token",
+          ),
+        tokens.classes &&
+          figure(
+            "S, classes",
+            number(tokens.classes.semantics.data[token]),
+            "entropy of the class histogram in nats; lower is purer",
+          ),
+        tokens.classes &&
+          figure(
+            "D, classes",
+            number(tokens.classes.diversity.data[token]),
+            "squared distance to the mean histogram; higher is more diverse",
+          ),
+        tokens.instances &&
+          figure(
+            "S, instances",
+            number(tokens.instances.semantics.data[token]),
+            "entropy of the instance histogram in nats",
+          ),
+        tokens.instances &&
+          figure(
+            "D, instances",
+            number(tokens.instances.diversity.data[token]),
+            "squared distance to the mean histogram",
+          ),
+      ),
+      tokens.classes &&
+        histogram(
+          "Classes",
+          tokens.classes,
+          (label) => this.index.classes[label],
+          (label) => colors[label],
+        ),
+      tokens.instances &&
+        this.image!.instances &&
+        histogram(
+          "Instances",
+          tokens.instances,
+          (_, bin) => this.image!.instances!.names[bin],
+          (_, bin) => segments[bin % segments.length],
+        ),
+      this.attention(state, model, token, tokens),
+    );
+  }
+
+  private attention(state: State, model: number, token: number, tokens: Tokens): HTMLElement {
+    const title = h("h4", {}, "Attention");
+    if (!tokens.attention)
+      return h("div", {}, title, h("p", { class: "muted" }, "No attention mixes these tokens."));
+    const [layers, heads] = tokens.attention.to.tokens.shape;
+    const [layer, head] = attentionPlace(tokens, state);
+    const choose = (next: number[]) => go({ attention: next.join(".") });
+    const lists = (["to", "from"] as const).map((direction) => {
+      const partners = partnersOf(tokens, token, direction, state);
+      const name = direction === "to" ? "attends to" : "is attended to by";
+      return h(
+        "div",
+        {},
+        h("h5", {}, name),
+        partners.length
+          ? bars(
+              name,
+              partners.map((partner) => ({
+                name: String(partner.token),
+                share: partner.weight,
+                color: this.colorOf(tokens, partner.token, state),
+                action: this.tokenButton(model, partner.token, tokens),
+              })),
+            )
+          : h("p", { class: "muted" }, "not stored: one of the 64 tokens used most has it"),
+      );
+    });
+    return h(
+      "div",
+      {},
+      title,
+      h(
+        "div",
+        { class: "group" },
+        select(
+          "layer",
+          [...Array(layers).keys()].map((one) => [String(one), String(one + 1)] as const),
+          String(layer),
+          (value) => choose([Number(value), head]),
+        ),
+        select(
+          "head",
+          [...Array(heads).keys()].map(
+            (one) => [String(one), one === heads - 1 ? "mean" : String(one + 1)] as const,
+          ),
+          String(head),
+          (value) => choose([layer, Number(value)]),
+        ),
+      ),
+      h("div", { class: "two" }, lists),
+    );
+  }
+
+  private rowsOf(state: State, model: number, tokens: Tokens): Row[] {
+    const key = `${this.shown}/${model}/${kindOf(this.image!.models[model].kinds, state.kind)}`;
+    if (this.rows.key === key) return this.rows.rows;
+    const components = this.image!.models[model].components;
+    const rows = [...Array(tokenCount(tokens)).keys()].map((token): Row => {
+      const [bin, share] = tokens.classes ? mainBin(tokens.classes, token) : [-1, 0];
+      const label = tokens.classes && share > 0 ? tokens.classes.labels[bin] : -1;
+      const matched = tokens.components ? tokens.components.data[token] : -1;
+      const mass = tokens.mass.data[token];
+      const peak = tokens.peak.data[token];
+      return {
+        token,
+        used: mass * peak,
+        active: peak > 0.5,
+        mass,
+        peak,
+        component: matched >= 0 && components ? components.names[matched] : "",
+        label,
+        className: label >= 0 ? this.index.classes[label] : "",
+        share,
+        semantics: tokens.classes && tokens.classes.semantics.data[token],
+        diversity: tokens.classes && tokens.classes.diversity.data[token],
+        instanceSemantics: tokens.instances && tokens.instances.semantics.data[token],
+        centroid: [tokens.centroids.data[2 * token], tokens.centroids.data[2 * token + 1]],
+      };
+    });
+    this.rows = { key, rows };
+    return rows;
+  }
+
+  private columns(
+    state: State,
+    model: number,
+    tokens: Tokens,
+    colors: ReturnType<typeof classColors>,
+  ): Column<Row>[] {
+    const columns: (Column<Row> | false)[] = [
+      {
+        key: "token",
+        title: "token",
+        ascending: true,
+        value: (row) => row.token,
+        show: (row) =>
+          h(
+            "button",
+            {
+              type: "button",
+              class: "token",
+              "data-key": `row${row.token}`,
+              "aria-pressed": String(state.token === String(row.token)),
+              onclick: () => go({ model: String(model), token: String(row.token) }),
+            },
+            row.token,
+          ),
+      },
+      tokens.classes !== null && {
+        key: "class",
+        title: "class",
+        ascending: true,
+        explain: "the class with the largest share",
+        value: (row) => row.className || null,
+        show: (row) =>
+          row.label >= 0 && [
+            swatch(colors[row.label]),
+            `${row.className} ${percent(row.share)}`,
+          ],
+      },
+      {
+        key: "used",
+        title: "used",
+        explain: "mass times peak",
+        value: (row) => row.used,
+        show: (row) => number(row.used, 1),
+      },
+      { key: "mass", title: "mass", value: (row) => row.mass, show: (row) => number(row.mass, 1) },
+      { key: "peak", title: "peak", value: (row) => row.peak, show: (row) => number(row.peak) },
+      tokens.classes !== null && {
+        key: "S",
+        title: "S",
+        ascending: true,
+        explain: "entropy of the class histogram in nats",
+        value: (row) => row.semantics,
+        show: (row) => number(row.semantics),
+      },
+      tokens.classes !== null && {
+        key: "D",
+        title: "D",
+        explain: "squared distance to the mean class histogram",
+        value: (row) => row.diversity,
+        show: (row) => number(row.diversity),
+      },
+      tokens.instances !== null && {
+        key: "SI",
+        title: "S inst.",
+        ascending: true,
+        explain: "entropy of the instance histogram in nats",
+        value: (row) => row.instanceSemantics,
+        show: (row) => number(row.instanceSemantics),
+      },
+      tokens.components !== null && {
+        key: "component",
+        title: "component",
+        ascending: true,
+        value: (row) => row.component || null,
+        show: (row) => row.component || "–",
+      },
+      {
+        key: "x",
+        title: "x",
+        ascending: true,
+        explain: "of the centroid, in cells",
+        value: (row) => row.centroid[0],
+        show: (row) => number(row.centroid[0], 1),
+      },
+      {
+        key: "y",
+        title: "y",
+        ascending: true,
+        explain: "of the centroid, in cells",
+        value: (row) => row.centroid[1],
+        show: (row) => number(row.centroid[1], 1),
+      },
+    ];
+    return columns.filter((column): column is Column<Row> => column !== false);
+  }
+
+  /** The tokens in the order of the table; for the keyboard too. */
+  visible(state: State): number[] {
+    const model = this.active(state);
+    const tokens = this.image && this.tokensOf(model, state);
+    return tokens ? this.filtered(state, model, tokens).map(({ token }) => token) : [];
+  }
+
+  private filtered(state: State, model: number, tokens: Tokens): Row[] {
+    const text = state.filter.toLowerCase();
+    const rows = this.rowsOf(state, model, tokens).filter(
+      (row) =>
+        (state.active === "" || (state.active === "active" ? row.active : row.component !== "")) &&
+        [String(row.token), row.className, row.component].some((one) =>
+          one.toLowerCase().includes(text),
+        ),
+    );
+    return sorted(rows, this.columns(state, model, tokens, this.index.colors.safe), state.order);
+  }
+
+  private showList(
+    state: State,
+    model: number,
+    token: number | null,
+    colors: ReturnType<typeof classColors>,
+  ): void {
+    const tokens = this.tokensOf(model, state);
+    const kinds = this.image!.models[model].kinds;
+    const head = [
+      h("h3", {}, "Tokens"),
+      h(
+        "div",
+        { class: "group" },
+        this.index.models.length > 1 &&
+          select(
+            "of the model",
+            shownModels(this.index, state).map(
+              (one) => [String(one), this.index.models[one].name] as const,
+            ),
+            String(model),
+            (value) => go({ model: value, token: "" }),
+          ),
+        Object.keys(kinds).length > 1 &&
+          select(
+            "kind",
+            Object.keys(kinds).map((one) => [one, KINDS[one as Kind]] as const),
+            kindOf(kinds, state.kind)!,
+            (value) => go({ kind: value, token: "" }),
+          ),
+        tokens && [
+          filterField("Filter tokens", state.filter, (value) => go({ filter: value })),
+          select(
+            "show",
+            [
+              ["", "all"],
+              ["active", "active"],
+              ["matched", "matched"],
+            ],
+            state.active,
+            (value) => go({ active: value }),
+          ),
+        ],
+      ),
+    ];
+    if (!tokens) {
+      fill(this.list, head, h("p", { class: "muted" }, "This model has no tokens."));
+      return;
+    }
+    const rows = this.filtered(state, model, tokens);
+    const { classes } = tokens;
+    fill(
+      this.list,
+      head,
+      h(
+        "p",
+        { class: "small", role: "status" },
+        `${rows.length} of ${tokenCount(tokens)}`,
+        classes && ` · S_C ${number(classes.S, 3)}, D_C ${number(classes.D, 3)}`,
+      ),
+      table(
+        "tokens of this image",
+        this.columns(state, model, tokens, colors),
+        rows,
+        state.order,
+        (order) => go({ order }),
+        (row) => row.token === token,
+      ),
+    );
+  }
+}
+
+function kindWord(kinds: Partial<Record<Kind, unknown>>, state: State): string {
+  return kindOf(kinds, state.kind) === "queries" ? "query" : "token";
+}
+
+function attentionPlace(tokens: Tokens, state: State): [number, number] {
+  const [layers, heads] = tokens.attention!.to.tokens.shape;
+  const chosen = state.attention.split(".").map(Number);
+  const valid = state.attention !== "" && chosen[0] < layers && chosen[1] < heads;
+  return valid ? [chosen[0], chosen[1]] : [layers - 1, heads - 1];
+}
+
+/** The tokens to or from which the attention of a token is largest. */
+function partnersOf(
+  tokens: Tokens,
+  token: number,
+  direction: "to" | "from",
+  state: State,
+): { token: number; weight: number }[] {
+  if (!tokens.attention) return [];
+  const place = tokens.attention.tokens.data.indexOf(token);
+  if (place < 0) return [];
+  const { tokens: partners, weights } = tokens.attention[direction];
+  const [, heads, count, most] = partners.shape;
+  const [layer, head] = attentionPlace(tokens, state);
+  const start = ((layer * heads + head) * count + place) * most;
+  return [...Array(most).keys()].map((one) => ({
+    token: partners.data[start + one],
+    weight: weights.data[start + one] / 255,
+  }));
+}
