@@ -15,14 +15,20 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel of this checkout. It is built in a copy, because a build writes beside the code."""
+    """The wheel of this checkout. It is built in a copy, because a build writes beside the code.
+
+    The copy has what a Docker image is built from.
+    """
     pytest.importorskip("setuptools")
     copy = tmp_path_factory.mktemp("source")
     without = shutil.ignore_patterns("tests", "__pycache__", "*.egg-info", "node_modules")
-    for name in ("configs", "projects", "tools"):
-        shutil.copytree(ROOT / name, copy / name, ignore=without)
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy)
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if line.startswith("!"):
+            path = ROOT / line[1:]
+            if path.is_dir():
+                shutil.copytree(path, copy / path.name, ignore=without)
+            else:
+                shutil.copy(path, copy)
     options = ["--no-build-isolation", "--no-deps", "--no-index", "--wheel-dir", str(copy)]
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", *options, str(copy)], check=True, cwd=copy

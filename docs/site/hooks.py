@@ -88,8 +88,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Show the names in docstrings without Sphinx's roles: ``:func:`sgr.load_model```."""
-    return re.sub(r":(?:class|func|meth|mod|attr):<code>~?", "<code>", html)
+    """Show docstrings without Sphinx's marks: roles of names, and two colons before code."""
+    html = re.sub(r":(?:class|func|meth|mod|attr):<code>~?", "<code>", html)
+    return html.replace("::</p>", ":</p>")
 
 
 def all_config_keys() -> str:

@@ -88,7 +88,7 @@ def add_reasoning(
     A feature is named by the dotted path of the submodule that puts it out, such as "layer4" or
     "encoder.layer4"; "" is the model itself. If the output is no tensor but a list, a tuple, a
     dict or an object with ``feature_maps``, its last feature counts, or the one that is named in
-    brackets: "backbone[aux]", "encoder[hidden_states][-1]". A Detectron2 backbone says by
+    brackets: ``"backbone[aux]"``, ``"encoder[hidden_states][-1]"``. A Detectron2 backbone says by
     ``output_shape()`` what it puts out. There, "res5" is the feature of this name.
 
     The modules become the model's child ``reasoning``, under their names with "_" in the place of
