@@ -21,9 +21,11 @@ def checkpoint(tiny_shapes, tmp_path):
     return tmp_path / "model.pth"
 
 
-def run(checkpoint, *arguments):
+def run(checkpoint, *arguments, options=()):
     config = ["--config-file", str(SHAPES / "maskformer_R50_sgr.yaml")]
-    return TOOL["main"]([*arguments, *config, "--weights", str(checkpoint), *tiny_options()])
+    return TOOL["main"](
+        [*arguments, *config, "--weights", str(checkpoint), *tiny_options(), *options]
+    )
 
 
 def index_of(folder):
@@ -60,7 +62,8 @@ def test_nothing_to_explore(checkpoint, tmp_path):
     with pytest.raises(ValueError, match="no image to explore.*no such file"):
         run(checkpoint, "--input", str(tmp_path / "none"), "--output", str(tmp_path / "explorer"))
     with pytest.raises(ValueError, match="DATASETS.TEST is empty"):
-        run(checkpoint, "--output", str(tmp_path / "explorer"), "DATASETS.TEST", "()")
+        folder = str(tmp_path / "explorer")
+        run(checkpoint, "--output", folder, options=("DATASETS.TEST", "()"))
 
 
 @pytest.mark.parametrize("text", ["model.yaml", "=a.yaml", "a=", "a=@weights", "a=b.yaml@"])

@@ -149,7 +149,7 @@ def image_summary(
         models.append(rounded(figures))
     predictions = [one.prediction for one in inspected.values()]
     differ = [
-        [first, second, rounded(float((predictions[first] != predictions[second]).mean()))]
+        [first, second, rounded(float(np.mean(predictions[first] != predictions[second])))]
         for second in range(len(predictions))
         for first in range(second)
         if predictions[first] is not None and predictions[second] is not None
