@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -87,8 +87,11 @@ class PrototypeClassifier(nn.Module):
     moves count the cells of all workers, so the result does not depend on how a batch is divided.
     A step with a feature that is not finite in a labelled cell moves nothing.
 
-    **Regions.** Each prototype is one: the cells of its class that it is nearest to. Nothing
-    supervises these regions. They take ``B K M h w`` bytes.
+    **Trees.** If the loss is one of a tree of classes, each node has prototypes. Each level of the
+    tree learns as described, from its own nodes, and losses of the levels are added.
+
+    **Regions.** Each prototype of a class is one: the cells of its class that it is nearest to.
+    Nothing supervises these regions. They take ``B K M h w`` bytes.
 
     Args:
         in_channels: D.
@@ -103,6 +106,9 @@ class PrototypeClassifier(nn.Module):
         temperature: what divides the cosines in the contrast.
         projection_norm: "" or "width", see MODEL.PROTOSEG.PROJECTION_NORM.
 
+    Attributes:
+        levels: the numbers of nodes of a tree's levels, from the classes upwards; () for no tree.
+
     Raises:
         ValueError: an option is out of range; the message names its key.
 
@@ -113,6 +119,7 @@ class PrototypeClassifier(nn.Module):
     """
 
     supervised_concepts = False
+    levels: Sequence[int] = ()
 
     @configurable
     def __init__(
@@ -186,8 +193,8 @@ class PrototypeClassifier(nn.Module):
         """
         Args:
             features: (B, D, h, w).
-            labels: (B, h, w) int64 classes of the cells; in training only. Labels outside of
-                [0, K) are those of ignored cells.
+            labels: (B, h, w) int64 classes of the cells; in training only. Those outside of [0, K)
+                are ignored. With ``levels``, (levels, B, h, w).
         """
         projected = self.proj_head(features)
         with torch.autocast(features.device.type, enabled=False):
@@ -200,17 +207,24 @@ class PrototypeClassifier(nn.Module):
                 scores, nearest = self._score(embedded, prototypes)
                 losses: dict[str, Tensor] = {}
             else:
-                scores, nearest, losses = self._learn(embedded, prototypes, labels.flatten(1))
-            classes = scores.argmax(dim=2, keepdim=True)
+                if labels.dim() == 3:
+                    labels = labels[None]
+                scores, nearest, losses = self._learn(embedded, prototypes, labels.flatten(2))
+            classes = scores[..., : self._sizes[0]].argmax(dim=2, keepdim=True)
             chosen = classes * prototypes.shape[1] + nearest.gather(2, classes)
             size = features.shape[-2:]
             return PrototypePrediction(
                 scores.mT.unflatten(2, size), losses, chosen[..., 0].unflatten(1, size)
             )
 
+    @property
+    def _sizes(self) -> Sequence[int]:
+        """The number of outputs of each level."""
+        return self.levels or (len(self.prototypes),)
+
     def concept_regions(self, prediction: PrototypePrediction) -> ConceptRegions:
-        """One region for each of the K M prototypes, those of class 0 first."""
-        number = self.prototypes.shape[0] * self.prototypes.shape[1]
+        """One region for each of the K M prototypes of classes, those of class 0 first."""
+        number = self._sizes[0] * self.prototypes.shape[1]
         batch, height, width = prediction.prototypes.shape
         logits = prediction.logits.new_full(
             (batch, number, height, width), OUTSIDE, dtype=torch.int8
@@ -236,17 +250,27 @@ class PrototypeClassifier(nn.Module):
         Args:
             embedded: (B, N, D) cells of unit length.
             prototypes: (K, M, D) of unit length.
-            labels: (B, N).
+            labels: (levels, B, N).
         """
         labelled = (labels >= 0) & (labels < len(prototypes))
         labels = labels.where(labelled, 0)
-        scores, nearest, total, own = self._compare(embedded, prototypes, labels)
-        scores = self.mask_norm(scores)
+        # Labels as counted in their level.
+        first, results, local = 0, [], []
+        for part, one in zip(prototypes.split(self._sizes), labels):
+            local.append(one - first)
+            results.append(self._compare(embedded, part, local[-1]))
+            first += len(part)
+        best, nearest = (torch.cat(each, dim=2) for each in list(zip(*results))[:2])
+        total, own = (torch.stack(each) for each in list(zip(*results))[2:])
+        scores = self.mask_norm(best)
         with torch.no_grad():
             target, moving = self._assign(own, labels, labelled)
-            right = labelled & (scores.argmax(dim=2) == labels)
+            said = [each.argmax(dim=2) for each in scores.split(self._sizes, dim=2)]
+            right = labelled & (torch.stack(said) == torch.stack(local))
             number = self._move(embedded, labels, moving, labelled, right)
-        cosines = (embedded * prototypes[labels, target]).sum(dim=2)
+        cosines = torch.stack(
+            [(embedded * prototypes[one, m]).sum(dim=2) for one, m in zip(labels, target)]
+        )
         contrast = total - cosines / self.temperature
         distance = (1 - cosines).square()
         losses = {
@@ -297,19 +321,19 @@ class PrototypeClassifier(nn.Module):
         """Cluster the cells of each class.
 
         Returns:
-            (B, N) the prototype of its class that each cell is to be near to, and the one that it
-            moves.
+            (levels, B, N) the prototype of its class that each cell is to be near to, and the one
+            that it moves.
         """
         classes = len(self.prototypes)
         # Ignored cells are a class of their own, so that the device need not be waited for.
         groups = labels.where(labelled, classes).flatten()
         shares = equal_shares(
-            own.flatten(0, 1) / self.epsilon, groups, classes + 1, iterations=self.iterations
+            own.flatten(0, -2) / self.epsilon, groups, classes + 1, iterations=self.iterations
         ).view_as(own)
-        target = shares.argmax(dim=2)
+        target = shares.argmax(dim=-1)
         if self.assignment == "argmax":
             return target, target
-        return target, (shares + gumbel_noise(shares)).argmax(dim=2)
+        return target, (shares + gumbel_noise(shares)).argmax(dim=-1)
 
     def _move(
         self, embedded: Tensor, labels: Tensor, moving: Tensor, labelled: Tensor, right: Tensor
@@ -320,12 +344,14 @@ class PrototypeClassifier(nn.Module):
             The number of labelled cells, averaged over the workers, at least 1.
         """
         count = self.prototypes.shape[0] * self.prototypes.shape[1]
-        index = (labels * self.prototypes.shape[1] + moving).where(right, count).flatten()
+        index = (labels * self.prototypes.shape[1] + moving).where(right, count).flatten(1)
         cells = embedded.flatten(0, 1)
-        sums = cells.new_zeros(count + 1, cells.shape[1]).index_add(0, index, cells)[:count]
+        sums = cells.new_zeros(count + 1, cells.shape[1])
+        for places in index:
+            sums.index_add_(0, places, cells)
         unfit = labelled & ~embedded.isfinite().all(dim=2)
         # One collective operation for all.
-        numbers = torch.stack([labelled.sum(), unfit.sum()]).to(sums.dtype)
+        sums, numbers = sums[:count], torch.stack([labelled[0].sum(), unfit.sum()]).to(sums.dtype)
         sums, numbers = sum_over_workers(torch.cat([sums.flatten(), numbers])).split(
             [sums.numel(), len(numbers)]
         )

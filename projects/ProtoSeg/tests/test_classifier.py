@@ -195,6 +195,29 @@ def test_parts_of_the_cosines_change_nothing(norm, features, labels, monkeypatch
         torch.testing.assert_close(one, other)
 
 
+def test_each_level_of_a_tree_learns_by_itself(features, labels):
+    """Classes 0 to 2 and nodes 3 and 4: as two classifiers on the same features."""
+    tree = build(num_outputs=5)
+    tree.levels = (3, 2)
+    nodes = torch.tensor([[0, 1, 2], [3, 4, 4]])
+    levels = nodes[:, labels.where(labels < K, 0)].where(labels < K, -1)
+    expected, moved = {}, []
+    for first, size, own in ((0, 3, levels[0]), (3, 2, levels[1])):
+        single = build(num_outputs=size)
+        single.proj_head.load_state_dict(tree.proj_head.state_dict())
+        single.prototypes = tree.prototypes[first : first + size].clone()
+        for name, loss in single(features, own - first).losses.items():
+            expected[name] = expected.get(name, 0) + loss
+        moved.append(single.prototypes)
+    prediction = tree(features, levels)
+    for name, loss in prediction.losses.items():
+        torch.testing.assert_close(loss, expected[name])
+    torch.testing.assert_close(tree.prototypes, torch.cat(moved))
+    assert prediction.logits.shape == (2, 5, 4, 5)
+    regions = tree.concept_regions(prediction).probabilities
+    assert regions.shape == (2, 3 * M, 4, 5) and regions.sum(1).eq(1).all()
+
+
 def test_evaluation_leaves_the_state(features):
     model = build().eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -12,6 +12,7 @@ import sgr
 from sgr.modeling.per_pixel import (
     PIXEL_CLASSIFIER_REGISTRY,
     PIXEL_LOSS_REGISTRY,
+    LinearClassifier,
     PixelLoss,
     PixelPrediction,
 )
@@ -62,6 +63,16 @@ class NearestPrototype(nn.Module):
         return output.regions._replace(stride=self.stride)
 
 
+class ReadsLevels(LinearClassifier):
+    """Keeps the labels that it gets."""
+
+    levels = ()
+
+    def forward(self, features, labels=None):
+        self.labels = labels
+        return super().forward(features)
+
+
 class TreeLoss(PixelLoss):
     """Binary losses of classes and their parents, and one of features, as in HSSN."""
 
@@ -69,7 +80,8 @@ class TreeLoss(PixelLoss):
     def __init__(self, num_classes, *, parents, **options):
         super().__init__(num_classes, **options)
         self.register_buffer("parents", torch.tensor(parents), persistent=False)
-        self.num_outputs = num_classes + max(parents) + 1
+        self.levels = num_classes, max(parents) + 1
+        self.num_outputs = sum(self.levels)
 
     @classmethod
     def from_config(cls, cfg, num_classes, **options):
@@ -91,6 +103,12 @@ class TreeLoss(PixelLoss):
             losses["loss_spread"] = spread.mean()
         return losses
 
+    def level_labels(self, labels):
+        labelled = labels != self.ignore_value
+        classes = labels.where(labelled, 0)
+        nodes = torch.stack([classes, len(self.parents) + self.parents[classes]])
+        return nodes.where(labelled, -1)
+
     def class_logits(self, logits):
         scores = F.logsigmoid(logits)
         return scores[:, : len(self.parents)] + scores[:, len(self.parents) + self.parents]
@@ -98,7 +116,11 @@ class TreeLoss(PixelLoss):
 
 @pytest.fixture(autouse=True)
 def registered():
-    parts = ((PIXEL_CLASSIFIER_REGISTRY, NearestPrototype), (PIXEL_LOSS_REGISTRY, TreeLoss))
+    parts = (
+        (PIXEL_CLASSIFIER_REGISTRY, NearestPrototype),
+        (PIXEL_CLASSIFIER_REGISTRY, ReadsLevels),
+        (PIXEL_LOSS_REGISTRY, TreeLoss),
+    )
     for registry, part in parts:
         if part.__name__ not in registry:
             registry.register(part)
@@ -139,6 +161,23 @@ def test_a_loss_of_a_tree_of_classes(build, features, labels, cfg):
     sum(losses.values()).backward()
     assert all(parameter.grad is not None for parameter in head.parameters())
     assert head.eval()(features)[0].shape == (2, 5, 64, 96)
+
+
+def test_a_classifier_that_learns_from_levels_gets_their_labels(build, features, labels, cfg):
+    """And no other one."""
+    cfg.DATASETS.TRAIN = ("classes_in_a_tree",)
+    MetadataCatalog.get("classes_in_a_tree").parent_of_class = [0, 0, 1, 1, 1]
+    head = build(LOSS_TYPE="TreeLoss", CLASSIFIER_NAME="ReadsLevels")
+    assert head.predictor.levels == (5, 2)
+    labels[:, :8] = 255
+    head(features, labels)
+    classes, parents = head.predictor.labels
+    cells = labels[:, 4::8, 4::8]
+    assert torch.equal(classes, cells.where(cells < 5, -1))
+    assert torch.equal(parents, torch.where(cells < 2, 5, 6).where(cells < 5, -1))
+    assert build(LOSS_TYPE="cross_entropy").predictor.levels == ()
+    linear = build(LOSS_TYPE="TreeLoss", CLASSIFIER_NAME="LinearClassifier").predictor
+    assert not hasattr(linear, "levels")
 
 
 def test_a_path_decides_for_the_class():

@@ -17,7 +17,9 @@ Classifiers of per-pixel heads, chosen by ``cfg.MODEL.SEM_SEG_HEAD.CLASSIFIER_NA
 class is called as ``(cfg, in_channels, num_outputs, stride=...)``, where ``stride`` is that of the
 features in pixels. Its modules have the interface of :class:`LinearClassifier`. A classifier that
 assigns cells to prototypes can offer them as regions: it gives ``regions`` in its prediction and
-has a method ``concept_regions(prediction)``, see :func:`sgr.record_concepts`.
+has a method ``concept_regions(prediction)``, see :func:`sgr.record_concepts`. One that learns from
+the levels of a tree of classes has an attribute ``levels``. If the loss has levels, the head sets
+it to theirs, and labels are those of ``PixelLoss.level_labels``.
 """
 
 

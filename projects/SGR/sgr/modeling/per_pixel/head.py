@@ -85,6 +85,9 @@ class PerPixelHead(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.loss = loss(num_classes, in_channels=channels, ignore_value=ignore_value)
         self.predictor = classifier(channels, self.loss.num_outputs, stride=self.common_stride)
+        self._learns_levels = bool(self.loss.levels) and hasattr(self.predictor, "levels")
+        if self._learns_levels:
+            self.predictor.levels = tuple(self.loss.levels)
 
         self.aux_in_feature = aux_in_feature
         if aux_in_feature:
@@ -151,6 +154,8 @@ class PerPixelHead(nn.Module):
                 "'semantic_concept' makes (INPUT.DATASET_MAPPER_NAME)"
             )
         labels = labels_of_cells(targets, y, self.common_stride, self.ignore_value)
+        if self._learns_levels:
+            labels = self.loss.level_labels(labels)
         prediction = self.predictor(y, labels)
         losses = dict(prediction.losses)
         for name, loss in self.loss(prediction.logits, targets, self.common_stride, y).items():

@@ -31,9 +31,12 @@ class PixelLoss(nn.Module):
     Attributes:
         num_outputs: channels of the logits; here C.
         num_aux_outputs: channels of the logits of the auxiliary classifier; 0 for as many.
+        levels: in a tree of classes, the number of outputs of each level, from the classes upwards.
+            The outputs of a level stand together. () without a tree.
     """
 
     num_aux_outputs = 0
+    levels: Sequence[int] = ()
 
     def __init__(self, num_classes: int, *, in_channels: int = 0, ignore_value: int = 255):
         super().__init__()
@@ -61,6 +64,18 @@ class PixelLoss(nn.Module):
     def class_logits(self, logits: Tensor) -> Tensor:
         """Turn (B, num_outputs, h, w) logits into (B, C, h, w) logits of classes, in evaluation."""
         return logits
+
+    def level_labels(self, labels: Tensor) -> Tensor:
+        """Say to which outputs cells belong; only asked of losses with :attr:`levels`.
+
+        Args:
+            labels: (B, h, w) classes or ``ignore_value``.
+
+        Returns:
+            (levels, B, h, w) int64 outputs in [0, num_outputs), one of each level, or -1 for
+            ignored cells.
+        """
+        raise NotImplementedError
 
 
 class CrossEntropyLoss(PixelLoss):
