@@ -76,6 +76,7 @@ class TreeLoss(PixelLoss):
                 raise ValueError(f"MODEL.HSSN.{key} is {number}; it must be at least 0")
         self.index = NodeIndex(tree)
         self.num_outputs = self.index.num_nodes
+        self.levels = tree.sizes
         self.num_aux_outputs = num_classes
         self.node_loss = loss
         self.weight, self.gamma = weight, gamma
@@ -142,6 +143,11 @@ class TreeLoss(PixelLoss):
     def class_logits(self, logits: Tensor) -> Tensor:
         """The path score of each class, see :meth:`NodeIndex.path_scores`."""
         return self.index.path_scores(logits, self.path_score)
+
+    def level_labels(self, labels: Tensor) -> Tensor:
+        """The nodes on the path of each cell's class, see :meth:`PixelLoss.level_labels`."""
+        is_labelled = labels != self.ignore_value
+        return self.index.ancestors[:, labels.where(is_labelled, 0)].where(is_labelled, -1)
 
 
 @PIXEL_LOSS_REGISTRY.register()

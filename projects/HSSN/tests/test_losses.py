@@ -265,6 +265,19 @@ def test_auxiliary_classifier_learns_the_classes(example):
     torch.testing.assert_close(found, F.cross_entropy(up, labels, ignore_index=255))
 
 
+def test_levels_for_a_classifier(three_levels):
+    """Outputs of level 1 are the classes, then come those of level 2."""
+    loss = TreeLoss(7, tree=three_levels.tree)
+    assert list(loss.levels) == [7, 3, 2]
+    labels = torch.tensor([[[0, 4, 255], [6, 2, 1]]])
+    expected = [
+        [[[0, 4, -1], [6, 2, 1]]],
+        [[[7, 8, -1], [9, 8, 8]]],
+        [[[10, 11, -1], [11, 11, 11]]],
+    ]
+    assert loss.level_labels(labels).tolist() == expected
+
+
 def test_mistakes(example):
     logits, labels = torch.randn(1, 6, 4, 5), torch.zeros(1, 4, 5, dtype=torch.long)
     for stray in (3, -1, 254):

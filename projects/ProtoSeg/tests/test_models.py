@@ -9,6 +9,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, build_model
 import sgr
 from sgr.engine import Trainer, load_config
 from sgr.export import export_onnx, export_program
+from sgr.modeling.per_pixel import PIXEL_LOSS_REGISTRY
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 MIXINS = CONFIGS.parents[2] / "configs" / "mixins"
@@ -143,6 +144,29 @@ def test_beside_sgr(tiny_shapes, tmp_path):
         (output,) = model([{"image": torch.randint(256, (3, 64, 64)).float()}])
     assert output["concept_regions"].logits.shape[1] == 24
     assert output["query_regions"].logits.shape[1] == 18
+
+
+def test_with_a_tree(tiny_shapes, tmp_path):
+    """Each node has prototypes, which move; the classes are those of the best paths."""
+    tree = CONFIGS.parents[1] / "HSSN" / "configs" / "mixins" / "tree.yaml"
+    if "hssn" not in PIXEL_LOSS_REGISTRY:
+        pytest.skip("the project HSSN is not installed")
+    options = {"MODEL.HSSN.PROJECTION_DIM": 16, "TEST.TOKENS.ENABLED": True}
+    cfg = tiny(options, mixins=[tree], OUTPUT_DIR=tmp_path)
+    trainer = Trainer(cfg)
+    classifier = trainer.model.sem_seg_head.predictor
+    before = classifier.prototypes.clone()
+    losses = trainer.model.train()(next(iter(trainer.data_loader)))
+    assert LOSSES | {"loss_tree", "loss_sem_seg_level2"} <= losses.keys()
+    sum(losses.values()).backward()
+    moved = (classifier.prototypes - before).abs().amax((1, 2)) > 1e-6
+    assert moved[:9].any() and moved[9:].any()
+    results = Trainer.test(cfg, trainer.model.eval())
+    assert results["tokens"]["S_C"] >= 0
+    with torch.no_grad():
+        (output,) = trainer.model([{"image": torch.randint(256, (3, 64, 64)).float()}])
+    assert output["sem_seg"].shape == (9, 64, 64)
+    assert output["concept_regions"].logits.shape[1] == 18
 
 
 def test_export(tmp_path):

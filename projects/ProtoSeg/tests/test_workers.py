@@ -10,9 +10,9 @@ from two_processes import run_twice
 @pytest.fixture
 def shares(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent)  # for the other processes, too
-    import share_of_batch
+    import prototype_shares
 
-    return share_of_batch
+    return prototype_shares
 
 
 def test_two_processes_equal_one(shares, tmp_path):
