@@ -29,8 +29,8 @@ class TreeLoss(PixelLoss):
     left out. They are means over the labelled pixels, whose number is averaged over the workers.
     The auxiliary classifier learns the cross entropy of the classes only.
 
-    At its peak, in the backward pass of "tree_min", it holds about nine float32 arrays of B V H W
-    numbers.
+    At its peak, in the backward pass, it holds about five float32 arrays of B V H W numbers, with
+    "focal_tree_min" eight.
 
     Args:
         num_classes, in_channels, ignore_value: see :class:`PixelLoss`.

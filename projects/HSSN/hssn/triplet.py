@@ -199,7 +199,9 @@ class TreeTripletSupervision(SideCriterion):
                 "backbone; set MODEL.HSSN.TRIPLET_WEIGHT 0.0"
             )
         shapes = backbone.output_shape()
-        feature = keys.TRIPLET_IN_FEATURE or max(shapes, key=lambda name: shapes[name].stride)
+        # Of features with the same stride, the last one: stages may be dilated.
+        coarsest = max(reversed(list(shapes)), key=lambda name: shapes[name].stride)
+        feature = keys.TRIPLET_IN_FEATURE or coarsest
         if feature not in shapes:
             raise ValueError(
                 f"MODEL.HSSN.TRIPLET_IN_FEATURE is {feature!r}, but the backbone gives "

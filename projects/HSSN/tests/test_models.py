@@ -4,13 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from torch.nn import functional as F
 
+import sgr
 from hssn import TreeLoss
 from sgr.engine import Trainer, load_config
 from sgr.export import export_program
+from sgr.packaging import package_model
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 CORE = CONFIGS.parents[2] / "configs"
@@ -158,3 +161,28 @@ def test_export():
         expected = model([{"image": images[0]}])[0]["sem_seg"]
         scores = export_program(model, (64, 72), batch=1).module()(images)[0]
     torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_model_folder_without_its_data(tmp_path):
+    """The folder knows the tree."""
+    name = "hssn_packaged"
+    tree = {"street": ["road", "walk"], "sky": ["sky"]}
+    DatasetCatalog.register(name, list)
+    metadata = {"stuff_classes": ["sky", "road", "walk"], "class_tree": tree}
+    MetadataCatalog.get(name).set(evaluator_type="sem_seg", ignore_label=255, **metadata)
+    cfg = tiny(
+        "shapes/fcn_R50",
+        DATASETS__TRAIN=f"('{name}',)",
+        DATASETS__TEST=f"('{name}',)",
+        MODEL__SEM_SEG_HEAD__NUM_CLASSES=3,
+    )
+    model = build_model(cfg)
+    package_model(model, cfg, tmp_path / "model")
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+    loaded, _ = sgr.load_model(tmp_path / "model")
+    assert loaded.sem_seg_head.loss.index.tree == model.sem_seg_head.loss.index.tree
+    images = torch.randint(256, (1, 3, 40, 40)).float()
+    with torch.no_grad():
+        outputs = [each.eval()([{"image": images[0]}])[0]["levels"] for each in (model, loaded)]
+    assert torch.equal(*outputs)
