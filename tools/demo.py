@@ -14,29 +14,43 @@ of the classes come from the model folder, or from the first dataset in DATASETS
 may be missing. With TEST.AUG.ENABLED or TEST.SLIDING_WINDOW.ENABLED, the model sees several views
 of an image, as in an evaluation. The tool opens no window. It reports and skips files that cannot
 be read; if there are any, the exit status is 1.
+
+Of images, --resume predicts those that have no picture yet. Started by torchrun or srun, each
+process takes its share of the files. tools/join_predictions.py joins the results of all images:
+
+    torchrun --nproc-per-node 2 tools/demo.py --config-file output/model \
+        --input photos --output predictions --resume
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from detectron2.data.catalog import Metadata
+from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from detectron2.utils.video_visualizer import VideoVisualizer
+from PIL import Image
+from torch import distributed
 from tqdm import tqdm
 
 from sgr.engine.console import show_any_name
+from sgr.engine.launch import join, place_of
 from sgr.inference import (
     IMAGE_SUFFIXES,
     PICTURE_SUFFIXES,
     VIDEO_SUFFIXES,
+    Result,
     VideoReader,
     VideoWriter,
     choose_concepts,
@@ -47,6 +61,8 @@ from sgr.inference import (
     output_files,
     read_ahead,
     refuse_overwriting,
+    work_behind,
+    write_picture,
 )
 from sgr.load import add_model_arguments
 from sgr.predict import RUN_ERRORS, Predictor, batches, predict_each
@@ -92,6 +108,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "in an evaluation)",
     )
     parser.add_argument(
+        "--resume", action="store_true", help="leave images out whose picture is there already"
+    )
+    parser.add_argument(
         "--opts",
         dest="more_opts",
         nargs=argparse.REMAINDER,
@@ -108,6 +127,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error("--regions must be at least 0")
     if args.batch_size < 1:
         parser.error("--batch-size must be at least 1")
+    if args.resume and not args.input:
+        parser.error("--resume is for images; a video is predicted from its start")
     for name in args.input or args.video_input:
         if re.fullmatch(r"[A-Z0-9_]+(\.[A-Z0-9_]+)+", name) and not Path(name).exists():
             parser.error(f"{name} looks like a key of the config; put --opts before it")
@@ -222,18 +243,32 @@ def run_on_images(predictor: Predictor, args: argparse.Namespace) -> dict[str, s
         problems[str(file)] = _reason(error)
         tqdm.write(f"skipped {file}: {problems[str(file)]}", file=sys.stderr)
 
-    files = [file for file, *_ in args.jobs]
-    jobs = iter(args.jobs)
-    for result in predictor.stream(files, batch_size=args.batch_size, on_error=report):
-        # Failures before this image are reported already.
-        file, picture, stem = next(job for job in jobs if str(job[0]) not in problems)
+    def results() -> Iterator[tuple[tuple[Path, Path, str], Result]]:
+        files = [file for file, *_ in args.jobs]
+        jobs = iter(args.jobs)
+        for result in predictor.stream(
+            files,
+            batch_size=args.batch_size,
+            progress=comm.is_main_process(),
+            on_error=report,
+        ):
+            # Failures before this image are reported already.
+            yield next(job for job in jobs if str(job[0]) not in problems), result
+
+    def write(task: tuple[tuple[Path, Path, str], Result]) -> tuple[Path, Exception | None]:
+        (file, picture, stem), result = task
         try:
-            result.save_picture(picture, regions=args.regions)
+            drawn = Image.fromarray(result.picture(args.regions))
         except RUN_ERRORS as error:
-            report(file, error)
-            continue
+            return file, error
         if stem:
             result.save_data(args.output.expanduser(), stem)
+        write_picture(picture, drawn)  # last: it tells --resume that all is written
+        return file, None
+
+    for file, error in work_behind(write, results()):
+        if error is not None:
+            report(file, error)
     return problems
 
 
@@ -277,24 +312,47 @@ def _reason(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).partition("\n")[0]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the tool and return the exit status."""
-    show_any_name()
-    args = parse_args(arguments)
-    setup_logger(name="sgr")
+def run(args: argparse.Namespace) -> int:
+    """Predict this process's share of the files, and tell about all. Return the exit status."""
+    setup_logger(name="sgr", distributed_rank=comm.get_rank())
     predictor = load_predictor(args)
     start = time.perf_counter()
-    run = run_on_images if args.input else run_on_videos
-    problems = {**args.problems, **run(predictor, args)}
-    seconds = time.perf_counter() - start
     total = len(args.jobs) + len(args.problems)
+    # First the share, then what is left of it: the others may be at work already.
+    share = args.jobs[comm.get_rank() :: comm.get_world_size()]
+    args.jobs = [job for job in share if not (args.resume and job[1].exists())]
+    own = run_on_images(predictor, args) if args.input else run_on_videos(predictor, args)
+    shares = comm.gather((own, len(share) - len(args.jobs)))  # waits for the slowest
+    if not comm.is_main_process():
+        return 0
+    problems = dict(args.problems)
+    for own, _ in shares:
+        problems.update(own)
+    seconds = time.perf_counter() - start
+    num_there = sum(number for _, number in shares)
     what = "images" if args.input else "videos"
-    print(f"{total - len(problems)} of {total} {what} in {seconds:.1f} s, in {args.output}")
+    before = f", {num_there} of them before" if num_there else ""
+    print(f"{total - len(problems)} of {total} {what}{before} in {seconds:.1f} s, in {args.output}")
     if problems:
         print(f"{len(problems)} failed:", file=sys.stderr)
         for name, problem in problems.items():
             print(f"  {name}: {problem}", file=sys.stderr)
     return 1 if problems else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the tool and return the exit status."""
+    show_any_name()
+    args = parse_args(arguments)
+    place = place_of(os.environ)
+    if place is None:
+        return run(args)
+    # Processes wait for one another at the end only, as long as it takes.
+    join(place, timedelta(days=365), backend="gloo")
+    try:
+        return run(args)
+    finally:
+        distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

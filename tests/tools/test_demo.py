@@ -1,7 +1,11 @@
 """The tool from its command line to its pictures, with models that know nothing."""
 
 import importlib.util
+import json
+import os
 import shutil
+import socket
+import subprocess
 import sys
 
 import cv2
@@ -13,7 +17,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from sgr.engine import load_config
-from sgr.inference import BatchPredictor
+from sgr.inference import BatchPredictor, join_results
 from tiny_detector import tiny_detector_config
 from tiny_model import CHECKOUT, tiny_config, tiny_options
 
@@ -115,6 +119,54 @@ def test_every_kind_of_model(tool, models, photos, tmp_path, capsys, kind):
     assert {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} == {*written}
     for folder in written:
         assert {path.stem for path in (tmp_path / "out" / folder).iterdir()} == STEMS
+
+
+def test_resume_predicts_what_has_no_picture(tool, models, photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = [*models("per-pixel"), "--input", str(photos), "--output", str(out)]
+    assert tool.main(arguments) == 0
+    (out / "grey.png").unlink()
+    (out / "labels" / "grey.png").unlink()
+    (out / "colour.jpg").write_bytes(b"there")
+    assert tool.main([*arguments, "--resume"]) == 0
+    assert "4 of 4 images, 3 of them before" in capsys.readouterr().out
+    assert (out / "colour.jpg").read_bytes() == b"there"
+    assert Image.open(out / "labels" / "grey.png").size == (40, 64)
+    assert tool.main(arguments) == 0
+    assert sizes(out) == EXPECTED
+
+
+def test_two_processes_share_the_images(models, photos, tmp_path):
+    (photos / "broken.jpg").write_bytes(b"no image")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-W", "ignore", str(CHECKOUT / "tools" / "demo.py")]
+    command += [*models("panoptic"), "--input", str(photos), "--output", str(tmp_path / "out")]
+    environment = {
+        **os.environ,
+        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+        **{"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"},
+    }
+    processes = [
+        subprocess.Popen(
+            command,
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    (first, errors), (second, _) = [process.communicate(timeout=200) for process in processes]
+    # The second one has its share, and says nothing; the first one tells about all.
+    assert [process.returncode for process in processes] == [1, 0], errors
+    assert "4 of 5 images" in first and "images" not in second
+    assert "1 failed:" in errors and "broken.jpg" in errors
+    assert sizes(tmp_path / "out") == EXPECTED
+    instances, panoptic = join_results(tmp_path / "out")
+    assert len(json.loads(panoptic.read_text())["images"]) == 4
+    assert instances.name == "instances.json"
 
 
 def test_results_of_equal_stems(tool, models, photos, tmp_path):

@@ -108,7 +108,7 @@ def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) 
         if args.num_machines > 1:
             place = Place(args.machine_rank, args.num_machines, 0, 1, args.dist_url)
     if place is not None:
-        _join(place)
+        join(place)
         try:
             main(args)
         finally:
@@ -170,8 +170,14 @@ def _new_store(place: Place, timeout: timedelta) -> distributed.Store:
             time.sleep(0.1)
 
 
-def _join(place: Place, timeout: timedelta = DEFAULT_TIMEOUT) -> None:
-    """Make this process one of a process group, as ``detectron2.engine.launch`` does."""
+def join(place: Place, timeout: timedelta = DEFAULT_TIMEOUT, backend: str | None = None) -> None:
+    """Make this process one of a process group, as ``detectron2.engine.launch`` does.
+
+    Args:
+        place: of this process. It gets the GPU of its number on this machine, where there are GPUs.
+        timeout: how long processes wait for one another.
+        backend: None takes NCCL on GPUs, and gloo on CPUs.
+    """
     on_gpus = torch.cuda.is_available()
     if on_gpus:
         if place.local_size > torch.cuda.device_count():
@@ -182,7 +188,7 @@ def _join(place: Place, timeout: timedelta = DEFAULT_TIMEOUT) -> None:
         torch.cuda.set_device(place.local_rank)
     own = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     distributed.init_process_group(
-        "nccl" if on_gpus else "gloo",
+        backend or ("nccl" if on_gpus else "gloo"),
         **{"store": _new_store(place, timeout)} if own else {"init_method": place.init_method},
         world_size=place.world_size,
         rank=place.rank,

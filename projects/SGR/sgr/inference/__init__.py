@@ -2,7 +2,15 @@
 
 from .drawing import choose_concepts, draw_output, draw_output_regions
 from .files import IMAGE_SUFFIXES, find_files, output_files, refuse_overwriting
+from .joined import join_results
 from .metadata import dataset_metadata, numbers_of_classes, output_metadata
-from .predictor import BatchPredictor, puts_out_regions, read_ahead
-from .result import PICTURE_SUFFIXES, PredictedInstances, PredictedSegments, Result, data_files
+from .predictor import BatchPredictor, puts_out_regions, read_ahead, work_behind
+from .result import (
+    PICTURE_SUFFIXES,
+    PredictedInstances,
+    PredictedSegments,
+    Result,
+    data_files,
+    write_picture,
+)
 from .video import VIDEO_SUFFIXES, VideoReader, VideoWriter

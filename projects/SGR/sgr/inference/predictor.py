@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -19,6 +19,7 @@ from ..testing import SlidingWindowSegmentor, build_multi_scale_model
 from .metadata import dataset_metadata, numbers_of_classes, output_metadata
 
 Item = TypeVar("Item")
+Done = TypeVar("Done")
 
 
 class BatchPredictor:
@@ -110,6 +111,22 @@ def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
         while (item := coming.result()) is not end:
             coming = executor.submit(next, iterator, end)
             yield item
+
+
+def work_behind(function: Callable[[Item], Done], items: Iterable[Item]) -> Iterator[Done]:
+    """Yield what a function makes of the items; a second thread runs it while the next item comes.
+
+    An error of the function is raised here.
+    """
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        at_work: Future[Done] | None = None
+        for item in items:
+            coming = executor.submit(function, item)
+            if at_work is not None:
+                yield at_work.result()
+            at_work = coming
+        if at_work is not None:
+            yield at_work.result()
 
 
 def puts_out_regions(cfg: CfgNode, model: nn.Module) -> bool:

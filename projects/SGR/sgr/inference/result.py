@@ -15,6 +15,7 @@ from detectron2.data.catalog import Metadata
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from ..data.files import draft_of
 from ..evaluation.json_file import write_json
 from ..inspection import Tokens
 from ..modeling.outputs import REGIONS, RESULTS, predicted_labels
@@ -237,14 +238,14 @@ class Result:
             The files that it wrote.
         """
         path = Path(path).expanduser()
+        drawn = Image.fromarray(self.picture(regions))
         if path.suffix.lower() in PICTURE_SUFFIXES and not path.is_dir():
-            return [self.save_picture(path, regions=regions)]
+            write_picture(path, drawn)
+            return [path]
         name = Path(self.name)
-        picture = name if name.suffix.lower() in PICTURE_SUFFIXES else name.with_suffix(".png")
-        return [
-            self.save_picture(path / picture, regions=regions),
-            *self.save_data(path, str(name.with_suffix(""))),
-        ]
+        kept = name if name.suffix.lower() in PICTURE_SUFFIXES else name.with_suffix(".png")
+        write_picture(path / kept, drawn)
+        return [path / kept, *self.save_data(path, str(name.with_suffix("")))]
 
     def save_data(self, folder: Path, stem: str) -> list[Path]:
         """Write the results of :meth:`save` without the picture.
@@ -267,20 +268,12 @@ class Result:
         for file, content in zip(files, contents, strict=True):
             if content is None:
                 continue
-            file.parent.mkdir(parents=True, exist_ok=True)
             if isinstance(content, dict):
                 write_json(file, content)
             else:
-                content.save(file)
+                write_picture(file, content)
             written.append(file)
         return written
-
-    def save_picture(self, file: Path, *, regions: int = 0) -> Path:
-        """Write the picture alone, as a PNG or JPEG, and return its path."""
-        picture = Image.fromarray(self.picture(regions))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(file, quality=92)
-        return file
 
     def _label_image(self) -> Image.Image | None:
         if self.labels is None:
@@ -346,6 +339,14 @@ class Result:
         ]
         annotation = {"image_id": 1, "file_name": file_name, "segments_info": infos}
         return self._coco_file(categories, [annotation])
+
+
+def write_picture(file: Path, picture: Image.Image) -> None:
+    """Write a PNG or JPEG. A file of this name is whole, also where the program was killed."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    kind = "png" if file.suffix.lower() == ".png" else "jpeg"
+    with draft_of(file) as draft:
+        picture.save(draft, kind, quality=92)
 
 
 def data_files(stem: str) -> list[Path]:
