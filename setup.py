@@ -1,7 +1,8 @@
 """Set-up of the packages in projects/*/: ``sgr``, and the systems that build on it.
 
 The distribution is called sgr-segmentation, because PyPI has another package ``sgr``. It also has
-configs/ and tools/, as ``sgr.configs`` and ``sgr.tools``, and the configs of each project.
+configs/ and tools/, as ``sgr.configs`` and ``sgr.tools``, and the configs of each project, laid out
+as here: in ``sgr/projects/NAME/configs``, so that their ``_BASE_`` holds.
 
 A new folder projects/NAME/PACKAGE joins without a change here: run ``make install`` again. Its
 ``PACKAGE.add_PACKAGE_config`` becomes an entry point, by which ``sgr`` finds it.
@@ -24,7 +25,10 @@ PACKAGES = [
 ]
 PACKAGE_DIR = {
     **{name: f"projects/{project}/{name}" for name, project in FOLDERS.items()},
-    **{f"{name}.configs": f"projects/{project}/configs" for name, project in FOLDERS.items()},
+    **{
+        f"sgr.projects.{project}.configs": f"projects/{project}/configs"
+        for project in FOLDERS.values()
+    },
     "sgr.configs": "configs",
     "sgr.tools": "tools",
 }

@@ -67,13 +67,9 @@ def test_what_the_wheel_says_of_itself(wheel):
     assert about["Name"] == "sgr-segmentation" and about["Description-Content-Type"]
     assert "sgr/py.typed" in names and "semask/py.typed" in names
     assert any(name.endswith("LICENSE") for name in names)
-    folders = {"sgr": ROOT / "configs"}
-    for configs in ROOT.glob("projects/*/configs"):
-        (package,) = configs.parent.glob("*/__init__.py")
-        folders[package.parent.name] = configs
-    for package, folder in folders.items():
-        for path in folder.rglob("*.yaml"):
-            assert f"{package}/configs/{path.relative_to(folder).as_posix()}" in names
+    for pattern in ("configs/**/*.yaml", "projects/*/configs/**/*.yaml"):
+        for path in ROOT.glob(pattern):
+            assert f"sgr/{path.relative_to(ROOT).as_posix()}" in names
     page = {"index.html", "explorer.js", "explorer.css"}
     assert {f"sgr/explorer/page/{name}" for name in page} <= names
     assert not any("/web/" in name for name in names)

@@ -49,7 +49,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     if args.batch is not None and args.batch < 1:
         parser.error("--batch must be at least 1")
     if args.format == "onnx" and find_spec("onnxruntime") is None:
-        parser.error("--format onnx needs onnxruntime to check the file: pip install 'sgr[export]'")
+        parser.error(
+            "--format onnx needs onnxruntime to check the file: "
+            "pip install 'sgr-segmentation[export]'"
+        )
     return args
 
 

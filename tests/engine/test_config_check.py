@@ -129,6 +129,31 @@ def test_a_cycle_of_two_files(tmp_path):
         load_config(str(tmp_path / "a.yaml"))
 
 
+@pytest.mark.parametrize("allow_unsafe", [False, True])
+def test_a_base_of_this_package(allow_unsafe, tmp_path, monkeypatch):
+    """``configs/...``, in a list and in a base of a base, too, and from any folder."""
+    (tmp_path / "configs").mkdir()
+    file, inner = tmp_path / "configs/own.yaml", tmp_path / "configs/inner.yaml"
+    file.write_text("_BASE_: [inner.yaml, configs/mixins/glore.yaml]\nSOLVER: {MAX_ITER: 7}")
+    inner.write_text("_BASE_: configs/shapes/fcn_R50_sgr.yaml\nSEED: 5")
+    monkeypatch.chdir(tmp_path)
+    for name in (str(file), "configs/own.yaml"):
+        cfg = load_config(name, allow_unsafe=allow_unsafe)
+        assert (cfg.MODEL.SEM_SEG_HEAD.NAME, cfg.MODEL.SGR.NAME) == ("FCNHead", "GloRe")
+        assert (cfg.SEED, cfg.SOLVER.MAX_ITER) == (5, 7)
+    own = tmp_path / "configs/configs/shapes/fcn_R50_sgr.yaml"  # one's own comes first
+    own.parent.mkdir(parents=True)
+    own.write_text("SEED: 6")
+    inner.write_text("_BASE_: configs/shapes/fcn_R50_sgr.yaml")
+    assert load_config(str(file), allow_unsafe=allow_unsafe).SEED == 6
+
+
+def test_a_config_of_detectron2s_first_version(tmp_path):
+    """Detectron2 brings it up to date as it reads it."""
+    (tmp_path / "old.yaml").write_text("VERSION: 1\nMODEL: {WEIGHT: a.pth}")
+    assert load_config(str(tmp_path / "old.yaml")).MODEL.WEIGHTS == "a.pth"
+
+
 def test_all_faults_are_listed():
     with pytest.raises(ValueError) as error:
         load_config("", ["SOLVER.MAX_ITER", "0", "SOLVER.IMS_PER_BATCH", "0"])

@@ -96,4 +96,4 @@ def test_missing_onnxruntime_is_named_before_the_export(main, capsys, monkeypatc
     monkeypatch.setitem(main.__globals__, "find_spec", lambda name: None)
     with pytest.raises(SystemExit):
         main(arguments(Path("model.onnx")))
-    assert "pip install 'sgr[export]'" in capsys.readouterr().err
+    assert "pip install 'sgr-segmentation[export]'" in capsys.readouterr().err

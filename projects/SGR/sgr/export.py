@@ -144,7 +144,8 @@ def export_onnx(
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
         raise ImportError(
-            f"the export to ONNX needs {' and '.join(missing)}: pip install 'sgr[export]'"
+            f"the export to ONNX needs {' and '.join(missing)}: "
+            "pip install 'sgr-segmentation[export]'"
         )
     program = export_program(model, size, labels=labels, batch=batch, dtype=dtype)
     # ONNX gets attention as products and a softmax. With a fused kernel the exporter would keep the

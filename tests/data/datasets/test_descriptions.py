@@ -363,9 +363,8 @@ def test_trains_and_evaluates(folder, tmp_path, monkeypatch):
     """As docs/your_data.md has it: a config of one's own, and nothing else."""
     monkeypatch.chdir(folder)
     describe(folder)
-    template = TEMPLATES / "maskformer_R50_sgr_small.yaml"
     Path("train.yaml").write_text(
-        f"_BASE_: {template}\n"
+        "_BASE_: configs/your-data/maskformer_R50_sgr_small.yaml\n"
         "DATASETS:\n"
         '  FILES: ["data.yaml"]\n'
         '  TRAIN: ("mine_train",)\n'

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.config.compat import guess_version
 from detectron2.data import DatasetCatalog
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
@@ -94,9 +95,10 @@ def load_config(
 
     Args:
         config_file: a YAML file, or several of which the later ones override the earlier ones.
-            The ``_BASE_`` of a file is one file or a list. "" stands for no file. A model folder
-            stands for its config, with its weights as MODEL.WEIGHTS, no DATASETS.FILES and the
-            default OUTPUT_DIR, and so does ``hf-hub:OWNER/NAME``, which is fetched.
+            The ``_BASE_`` of a file is one file or a list, relative to the file; ``configs/...``
+            is one of this package's where there is no such file. "" stands for no file. A model
+            folder stands for its config, with its weights as MODEL.WEIGHTS, no DATASETS.FILES and
+            the default OUTPUT_DIR, and so does ``hf-hub:OWNER/NAME``, which is fetched.
         opts: key, value, key, value...
         allow_unsafe: whether to accept ``!!python`` tags in the files, and to fetch bases from
             addresses and models from the hub. Of model folders, no tag is accepted in any case.
@@ -136,8 +138,8 @@ def local_config(config: str, *, allow_unsafe: bool = False) -> str:
     """The YAML file that a config is in: itself, or that of a model folder.
 
     Args:
-        config: a YAML file, a model folder, or ``hf-hub:OWNER/NAME``. ``configs/...`` is one of
-            this package's where there is no such file.
+        config: a YAML file, a model folder, or ``hf-hub:OWNER/NAME``. ``configs/...`` and
+            ``projects/NAME/configs/...`` are of this package where there is no such file.
         allow_unsafe: whether to fetch a model from the hub.
 
     Raises:
@@ -216,11 +218,20 @@ def _check_installed(config_file: str, projects: set[str]) -> None:
                 )
 
 
-class _LocalFiles(CfgNode):
-    """Reads a config and its bases from this machine; Detectron2 would also fetch them."""
+class _AnyFiles(CfgNode):
+    """Reads a config and its bases, and finds bases among the configs of this package, too."""
 
     @classmethod
     def _open_cfg(cls, filename: str):
+        return super()._open_cfg(_packaged_base(filename))
+
+
+class _LocalFiles(CfgNode):
+    """The same, from this machine only; Detectron2 would also fetch files."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str):
+        filename = _packaged_base(filename)
         if not os.path.isfile(filename):  # an address, or a name for Detectron2's path manager
             raise ValueError(
                 f"the _BASE_ {filename!r} is not a file of this machine, and is not fetched; "
@@ -233,7 +244,7 @@ def _merge_file(cfg: CfgNode, file: str, allow_unsafe: bool) -> None:
     """Merge a YAML file, and the files that it names as its ``_BASE_``, into ``cfg``."""
     _check_file(file)
     try:
-        reader = CfgNode if allow_unsafe else _LocalFiles
+        reader = _AnyFiles if allow_unsafe else _LocalFiles
         content = reader.load_yaml_with_base(file, allow_unsafe=allow_unsafe)
     except yaml.constructor.ConstructorError as error:
         raise ValueError(
@@ -243,13 +254,29 @@ def _merge_file(cfg: CfgNode, file: str, allow_unsafe: bool) -> None:
     except AssertionError as error:  # a key is a group in one file, and has a value in another
         raise ValueError(f"{file!r} does not fit its _BASE_: {error}") from error
     try:
-        cfg.merge_from_file(file, allow_unsafe=allow_unsafe)
+        loaded = CfgNode(content)
+        if (loaded.get("VERSION") or guess_version(loaded, file)) == cfg.VERSION:
+            cfg.merge_from_other_cfg(loaded)
+        else:  # Detectron2 reads the file again, and brings it up to date
+            cfg.merge_from_file(file, allow_unsafe=allow_unsafe)
     except Exception as error:
         for key, value in flat(content):
             fault = entry_fault(cfg, key, value)
             if fault:
                 raise ValueError(f"{file!r} or a base of it: {fault}") from error
         raise ValueError(f"{file!r} cannot be merged: {error}") from error
+
+
+def _packaged_base(file: str) -> str:
+    """The config of this package that ``FOLDER/configs/NAME`` means if there is no such file.
+
+    A reader gets only this path: the ``_BASE_``, joined to the folder of the file that has it.
+    """
+    place = file.rfind("configs/")
+    packaged = PACKAGED / file[place:]
+    if place < 0 or os.path.exists(file) or not packaged.is_file():
+        return file
+    return str(packaged)
 
 
 def _check_file(file: str, users: tuple[str, ...] = ()) -> None:
@@ -281,6 +308,8 @@ def _check_file(file: str, users: tuple[str, ...] = ()) -> None:
                 if not isinstance(base, yaml.ScalarNode):
                     raise ValueError(f"{file!r}: _BASE_ must be a file or a list of files")
                 base_file = os.path.join(os.path.dirname(file), os.path.expanduser(base.value))
+                if base.value.startswith("configs/"):
+                    base_file = _packaged_base(base_file)
                 if ":" not in base.value or os.path.isfile(base_file):  # addresses have a colon
                     _check_file(base_file, (*users, file))
 
