@@ -3,13 +3,15 @@
 import re
 from pathlib import Path
 
+import detectron2
 import pytest
-from detectron2.model_zoo import get_config_file
 from detectron2.modeling import build_model
 
 from sgr.engine import argument_parser, load_config, setup_config
 from sgr.modeling.reasoning import GloRe, ReasoningModule, SemanticGlobalReasoning
 
+# Not by detectron2.model_zoo, whose official version needs pkg_resources, which setuptools dropped.
+THEIRS = Path(detectron2.__file__).parent / "model_zoo" / "configs"
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 MIXINS = CONFIGS / "mixins"
 # What has a schedule in its name; the others are bases, or small.
@@ -228,7 +230,7 @@ def test_settings_of_detectors(path):
 def test_detectors_are_those_of_detectron2(ours, theirs):
     """But for the schedule, the pretrained ResNet and what it wants, masks, and our own keys."""
     path = CONFIGS / "coco" / f"mask_rcnn_R101_{ours}_bs8_270k.yaml"
-    changed = changes(str(path), get_config_file(f"Base-RCNN-{theirs}.yaml"))
+    changed = changes(str(path), str(THEIRS / f"Base-RCNN-{theirs}.yaml"))
     changed.pop("MODEL.SGR.BACKBONE_NAME", None)  # without effect here: for mixins/sgr.yaml
     assert changed.keys() == {
         "MODEL.META_ARCHITECTURE",

@@ -124,6 +124,20 @@ def test_without_tokens_there_is_only_the_tasks_evaluator(register, tmp_path):
     ]
 
 
+def test_boundary_iou_by_a_key(panoptic, tmp_path):
+    name = panoptic()
+    cfg = mask_classifier(tmp_path, "SEMANTIC", "PANOPTIC")
+    cfg.TEST.BOUNDARY_IOU.ENABLED = True
+    assert boundary_ratios(build_evaluator(cfg, name)) == [0.02]
+    cfg.TEST.BOUNDARY_IOU.ENABLED = False
+    assert boundary_ratios(build_evaluator(cfg, name)) == [None]
+
+
+def boundary_ratios(evaluator):
+    each = evaluator._evaluators
+    return [part._boundary_ratio for part in each if isinstance(part, MeanIoUEvaluator)]
+
+
 @pytest.mark.parametrize("metadata", [{}, {"evaluator_type": "lvis"}])
 def test_unknown_evaluator_types_are_named(register, tmp_path, metadata):
     name = register([], **metadata)

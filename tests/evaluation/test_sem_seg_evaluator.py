@@ -2,6 +2,7 @@ import json
 import logging
 import math
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -87,11 +88,72 @@ def test_equals_detectron2s(register, tmp_path, num_classes):
         results.append(evaluator.evaluate())
     theirs, ours = results
     assert list(ours) == list(theirs) == ["sem_seg"]
-    assert list(ours["sem_seg"]) == list(theirs["sem_seg"])
-    expected = pytest.approx(theirs["sem_seg"], rel=1e-12, nan_ok=True)
+    # The development version always measures boundary IoU, and in another way.
+    boundary = ("BoundaryIoU-", "min(IoU, B-Iou)-")
+    plain = {key: x for key, x in theirs["sem_seg"].items() if not key.startswith(boundary)}
+    assert list(ours["sem_seg"]) == list(plain)
+    expected = pytest.approx(plain, rel=1e-12, nan_ok=True)
     assert ours["sem_seg"] == expected
     written = torch.load(tmp_path / "ours" / "sem_seg_evaluation.pth", weights_only=True)
     assert written == expected
+    if len(plain) < len(theirs["sem_seg"]):
+        evaluator = MeanIoUEvaluator(name, boundary_ratio=0.02)
+        for index, predicted in enumerate(predictions):
+            predict(evaluator, predicted, index)
+        assert list(evaluator.evaluate()["sem_seg"])[:-2] == list(theirs["sem_seg"])
+
+
+@pytest.mark.parametrize("size, ratio", [((24, 30), 0.05), ((120, 160), 0.02)])
+def test_boundary_iou(register, tmp_path, size, ratio):
+    """As its definition has it, class by class; everything else stays as it is."""
+    rng = np.random.default_rng(0)
+    truths, predictions = [], []
+    for _ in range(3):
+        truth = np.zeros(size, np.uint8)
+        truth[size[0] // 2 :] = 1
+        truth[size[0] // 3 : -4, size[1] // 3 : size[1] // 2] = 2
+        predictions.append(np.roll(truth, rng.integers(-3, 4, 2), (0, 1)))
+        truth[: size[0] // 5, size[1] // 2 :] = 255
+        truths.append(truth)
+    predictions[0][:3, :3] = 3  # a class that the ground truth does not have
+    name = register(*truths, stuff_classes=[*CLASSES, "boat"])
+    results = []
+    for boundary_ratio in (ratio, None):
+        evaluator = MeanIoUEvaluator(
+            name, boundary_ratio=boundary_ratio, output_dir=str(tmp_path / f"{boundary_ratio}")
+        )
+        for index, predicted in enumerate(predictions):
+            predict(evaluator, predicted, index)
+        results.append(evaluator.evaluate()["sem_seg"])
+    found, plain = results
+
+    distance = max(1, round(ratio * math.hypot(*size)))
+    square = np.ones((2 * distance + 1, 2 * distance + 1), np.uint8)
+    for label, class_name in enumerate([*CLASSES, "boat"]):
+        shared = united = 0
+        for truth, predicted in zip(truths, predictions):
+            masks = [(each == label) & (truth != 255) for each in (truth, predicted)]
+            edges = [
+                mask
+                & (cv2.erode(np.pad(np.uint8(mask), distance), square) == 0)[
+                    distance:-distance, distance:-distance
+                ]
+                for mask in masks
+            ]
+            shared += (edges[0] & edges[1]).sum()
+            united += (edges[0] | edges[1]).sum()
+        value = 100 * shared / united if label < 3 else math.nan
+        assert found.pop(f"BoundaryIoU-{class_name}") == pytest.approx(value, nan_ok=True)
+        least = found.pop(f"min(IoU, B-Iou)-{class_name}")
+        assert least == pytest.approx(min(value, plain[f"IoU-{class_name}"]), nan_ok=True)
+        file = json.loads((tmp_path / str(ratio) / "sem_seg.json").read_text())["classes"]
+        assert file[class_name]["BoundaryIoU"] == (pytest.approx(value) if label < 3 else None)
+    values = [file[class_name] for class_name in CLASSES]
+    for key in ("BoundaryIoU", "min(IoU, B-Iou)"):  # "boat" counts as 0, as in mIoU
+        mean = sum(each[key] for each in values) / 4
+        assert 0 < mean < 100 and found.pop(f"m{key}") == pytest.approx(mean)
+    assert list(found) == list(plain)
+    assert found == pytest.approx(plain, nan_ok=True, rel=1e-12)
 
 
 def oracle(truths, predictions, num_classes):

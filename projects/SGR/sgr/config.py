@@ -329,6 +329,12 @@ def _add_test(cfg: CN) -> None:
                 # (Sec. 4).
                 "ENABLED": True,
             },
+            "BOUNDARY_IOU": {
+                # Whether to measure boundary IoU (Cheng et al., CVPR 2021) beside mIoU.
+                "ENABLED": False,
+                # Pixels nearer to a contour than this share of the image's diagonal count.
+                "DILATION_RATIO": 0.02,
+            },
             # Before a training, this many images of each test set are read and checked with their
             # ground truth, spread evenly over the set: all of a small set. 0 reads none.
             "CHECK_FILES": 200,

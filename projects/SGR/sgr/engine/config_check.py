@@ -113,7 +113,10 @@ _RULES: list[tuple[_Rule, str]] = [
     ),
     (_one_of("transformer", "graph"), "MODEL.SGR.TOKEN_MIXER"),
     (_one_of(*TOKEN_POOLINGS), "MODEL.SGR.TOKEN_POOLING"),
-    (_Rule("between 0 and 1", lambda value: 0 < value < 1), "MODEL.SGR.CONCEPT_PRIOR"),
+    (
+        _Rule("between 0 and 1", lambda value: 0 < value < 1),
+        "MODEL.SGR.CONCEPT_PRIOR TEST.BOUNDARY_IOU.DILATION_RATIO",
+    ),
     # Components are numbered in 16 bits.
     (
         _Rule("at least 1 and at most 32767", lambda value: 1 <= value <= 32767),

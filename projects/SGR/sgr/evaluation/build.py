@@ -78,6 +78,8 @@ def build_evaluator(
     meta-architecture that declares nothing it measures ``instances`` on "coco" and ``sem_seg``
     elsewhere.
 
+    ``cfg.TEST.BOUNDARY_IOU.ENABLED`` adds boundary IoU to mIoU.
+
     ``cfg.TEST.TOKENS.ENABLED`` adds the token metrics. They need nothing but tokens: where the
     dataset can measure no result of the model, they are measured alone, with a warning. So a
     semantic model has S_I and D_I on "coco". ``cfg.TEST.EVALUATORS`` adds evaluators of
@@ -110,7 +112,12 @@ def build_evaluator(
     else:
         results, missing = measurable(cfg, dataset_name, asked)
         _report(cfg, dataset_name, results, missing)
-    evaluators = [possible[result](dataset_name, output_dir=output_folder) for result in results]
+    boundary = cfg.TEST.BOUNDARY_IOU
+    more = {"semantic": {"boundary_ratio": boundary.DILATION_RATIO}} if boundary.ENABLED else {}
+    evaluators = [
+        possible[result](dataset_name, output_dir=output_folder, **more.get(result, {}))
+        for result in results
+    ]
     if cfg.TEST.TOKENS.ENABLED:
         evaluators.append(TokenSemanticsEvaluator(dataset_name, output_dir=output_folder))
     for name in cfg.TEST.EVALUATORS:

@@ -61,7 +61,12 @@ class CityscapesMeanIoUEvaluator(MeanIoUEvaluator):
     """
 
     def __init__(
-        self, dataset_name: str, *, distributed: bool = True, output_dir: str | None = None
+        self,
+        dataset_name: str,
+        *,
+        distributed: bool = True,
+        output_dir: str | None = None,
+        boundary_ratio: float | None = None,
     ) -> None:
         """
         Args:
@@ -69,11 +74,17 @@ class CityscapesMeanIoUEvaluator(MeanIoUEvaluator):
             distributed: add up the counts of all processes; False evaluates this process alone.
             output_dir: see :class:`MeanIoUEvaluator`. The predictions are written to its folder
                 ``cityscapes_predictions``, which all processes must share.
+            boundary_ratio: see :class:`MeanIoUEvaluator`.
 
         Raises:
             ValueError: see :class:`MeanIoUEvaluator`; or the classes are not these 19.
         """
-        super().__init__(dataset_name, distributed=distributed, output_dir=output_dir)
+        super().__init__(
+            dataset_name,
+            distributed=distributed,
+            output_dir=output_dir,
+            boundary_ratio=boundary_ratio,
+        )
         if self._class_names != _NAMES:
             raise ValueError(
                 f"the stuff_classes of {dataset_name} are not the 19 of Cityscapes in their order; "
@@ -154,10 +165,8 @@ class CityscapesMeanIoUEvaluator(MeanIoUEvaluator):
             names.append(os.path.join(os.path.basename(self._folder), "*.png"))
         return names
 
-    def _log(
-        self, means: dict, iou: np.ndarray, accuracy: np.ndarray, confusion: np.ndarray
-    ) -> None:
-        super()._log(means, iou, accuracy, confusion)
+    def _log(self, means: dict, by_class: dict[str, np.ndarray], confusion: np.ndarray) -> None:
+        super()._log(means, by_class, confusion)
         if means or not self._folder or not os.path.isdir(self._folder):
             return
         mine = {_prediction_name(file_name) for file_name in self._truths}

@@ -21,6 +21,7 @@ from ..data.loading import load_dataset
 from ..data.truth.records import apply_test_transform, find_image, has_classes, read_class_map
 from ..modeling.outputs import predicted_labels
 from ..visualization.confusion_matrix import draw_confusion_matrix
+from .boundary_iou import boundary_classes
 from .json_file import write_json
 
 
@@ -39,10 +40,22 @@ class MeanIoUEvaluator(DatasetEvaluator):
     Detectron2's evaluator also makes run-length codes of every prediction for
     ``sem_seg_predictions.json``, which takes several times as long. This one does not write that
     file.
+
+    Boundary IoU, if it is measured, is that of Cheng et al., under the names of Detectron2's
+    development version: "BoundaryIoU-" and "min(IoU, B-Iou)-" and the name of a class. Their means
+    over the classes are "mBoundaryIoU" and "mmin(IoU, B-Iou)". Pixels are summed over the images
+    before they are divided, as for IoU. Ignored pixels belong to no mask. The values are not those
+    of Detectron2, which erodes the map of labels, and not the mask of each class. It costs 6 to 12
+    ms for 512 x 640 pixels on one core, and does not wait for a GPU either.
     """
 
     def __init__(
-        self, dataset_name: str, *, distributed: bool = True, output_dir: str | None = None
+        self,
+        dataset_name: str,
+        *,
+        distributed: bool = True,
+        output_dir: str | None = None,
+        boundary_ratio: float | None = None,
     ) -> None:
         """
         Args:
@@ -53,6 +66,8 @@ class MeanIoUEvaluator(DatasetEvaluator):
                 ``confusion_matrix.npz`` (``counts`` (C, C) int64, pixels by true class in rows and
                 predicted class in columns, and ``class_names``) and ``confusion_matrix.png``. None
                 writes nothing.
+            boundary_ratio: measure boundary IoU at this distance from the contours, as a share of
+                the image's diagonal; None does not.
 
         Raises:
             ValueError: a record has no ground truth of classes, the metadata name no classes or
@@ -62,6 +77,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
         self._dataset_name = dataset_name
         self._distributed = distributed
         self._output_dir = output_dir
+        self._boundary_ratio = boundary_ratio
 
         records = load_dataset(dataset_name)
         # After loading, because some datasets set their metadata then.
@@ -92,6 +108,8 @@ class MeanIoUEvaluator(DatasetEvaluator):
         # Rows are true classes, columns predicted ones. The first row is for ignored pixels, the
         # first and last column are for labels below and above the classes.
         self._counts = torch.zeros((self._num_classes + 1, self._num_classes + 2), dtype=torch.long)
+        # Boundary pixels of ground truth, prediction and both; the first column is for the others.
+        self._boundaries = torch.zeros((3, self._num_classes + 1), dtype=torch.long)
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """
@@ -124,16 +142,18 @@ class MeanIoUEvaluator(DatasetEvaluator):
             classes), "IoU-" and the name of a class, mACC, pACC (of all pixels), and "ACC-" and the
             name of a class. A class without a pixel in the ground truth has nan; mIoU leaves it
             out, or counts it as 0 if it was predicted. Empty if no pixel is labelled. None if the
-            process is not the main one.
+            process is not the main one. Boundary IoU of the classes stands beside their IoU, its
+            means stand at the end.
 
         Raises:
             ValueError: the predicted label of a labelled pixel is no class.
         """
-        counts = self._gather(self._local_counts())
+        counts = self._gather((*self._local_counts(), self._boundaries.cpu().numpy()))
         if counts is None:
             return None
-        confusion = counts[0][1:, 1:-1]
-        strays = counts[0][1:].sum() - confusion.sum()
+        matrix, *more, boundaries = counts
+        confusion = matrix[1:, 1:-1]
+        strays = matrix[1:].sum() - confusion.sum()
         if strays:
             raise ValueError(
                 f"{strays} labelled pixels of {self._dataset_name} have predicted labels that are "
@@ -141,13 +161,16 @@ class MeanIoUEvaluator(DatasetEvaluator):
                 "dataset"
             )
         means, iou, accuracy = mean_qualities(confusion)
+        by_class = {"IoU": iou, "ACC": accuracy}
         results = OrderedDict()
         if means:
-            means.update(self._more_means(confusion, *counts[1:]))
-            results = self._results(means, iou, accuracy)
-        self._log(means, iou, accuracy, confusion)
+            if self._boundary_ratio is not None:
+                _add_boundary_iou(means, by_class, confusion, boundaries[:, 1:])
+            means.update(self._more_means(confusion, *more))
+            results = self._results(means, by_class)
+        self._log(means, by_class, confusion)
         if self._output_dir:
-            names = self._write(results, means, iou, accuracy, confusion)
+            names = self._write(results, means, by_class, confusion)
             self._logger.info(
                 f"Written of {self._dataset_name} to {self._output_dir}: {', '.join(names)}"
             )
@@ -194,18 +217,20 @@ class MeanIoUEvaluator(DatasetEvaluator):
         """Count the pixels of an image: (H, W) classes, -1 for ignored, and predicted labels."""
         self._counts = self._counts.to(labels.device)
         self._counts += self._count(truth, labels)
+        if self._boundary_ratio is not None:
+            self._boundaries = self._boundaries.to(labels.device)
+            classes = boundary_classes(
+                _on_device_of(labels, truth), labels, self._num_classes, self._boundary_ratio
+            )
+            columns = self._num_classes + 1
+            rows = torch.arange(0, 3 * columns, columns, device=labels.device)[:, None, None]
+            self._boundaries += _histogram(rows + classes, 3 * columns).view(3, columns)
 
     def _count(self, truth: np.ndarray, labels: Tensor) -> Tensor:
         """(C + 1, C + 2) pixels of an image, in the order of ``self._counts``."""
         num_rows, num_columns = self._counts.shape
-        rows = torch.from_numpy(truth).to(labels.device, non_blocking=True).int() + 1
-        places = (rows * num_columns + labels + 1).flatten()
-        if places.is_cpu:
-            counts = torch.bincount(places, minlength=num_rows * num_columns)
-        else:  # bincount would wait for the device, to know the length of its result
-            counts = places.new_zeros(num_rows * num_columns, dtype=torch.long)
-            counts.scatter_add_(0, places.long(), counts.new_ones(()).expand(len(places)))
-        return counts.view(num_rows, num_columns)
+        places = (_on_device_of(labels, truth) + 1) * num_columns + labels + 1
+        return _histogram(places, num_rows * num_columns).view(num_rows, num_columns)
 
     def _local_counts(self) -> tuple[np.ndarray, ...]:
         """The counts of this process; the confusion matrix comes first."""
@@ -225,23 +250,18 @@ class MeanIoUEvaluator(DatasetEvaluator):
         """For subclasses: further values in percent, from the counts of all processes."""
         return {}
 
-    def _results(self, means: dict, iou: np.ndarray, accuracy: np.ndarray) -> OrderedDict:
+    def _results(self, means: dict, by_class: dict[str, np.ndarray]) -> OrderedDict:
         """All values in the order of Detectron2: a mean comes before the values of its classes."""
+        after = {"fwIoU": [key for key in by_class if key != "ACC"], "pACC": ["ACC"]}
         results = OrderedDict()
-        for name, value in means.items():
-            results[name] = value
-            if name == "fwIoU":
-                results.update((f"IoU-{name}", value) for name, value in self._by_class(iou))
-            if name == "pACC":
-                results.update((f"ACC-{name}", value) for name, value in self._by_class(accuracy))
+        for mean, value in means.items():
+            results[mean] = value
+            for i, name in enumerate(self._class_names):
+                for key in after.get(mean, ()):
+                    results[f"{key}-{name}"] = float(by_class[key][i])
         return results
 
-    def _by_class(self, values: np.ndarray) -> zip:
-        return zip(self._class_names, values.tolist())
-
-    def _log(
-        self, means: dict, iou: np.ndarray, accuracy: np.ndarray, confusion: np.ndarray
-    ) -> None:
+    def _log(self, means: dict, by_class: dict[str, np.ndarray], confusion: np.ndarray) -> None:
         if not means:
             self._logger.warning(
                 f"mIoU is not measured: no predicted pixel of {self._dataset_name} is labelled"
@@ -253,9 +273,9 @@ class MeanIoUEvaluator(DatasetEvaluator):
         per_class = tabulate(
             [
                 [name, *(None if np.isnan(value) else value for value in values)]
-                for name, *values in zip(self._class_names, iou, accuracy, share)
+                for name, *values in zip(self._class_names, *by_class.values(), share)
             ],
-            headers=["class", "IoU", "ACC", "% of pixels"],
+            headers=["class", *by_class, "% of pixels"],
             **options,
         )
         self._logger.info(f"Semantic segmentation of {self._dataset_name}:\n{table}\n\n{per_class}")
@@ -264,16 +284,17 @@ class MeanIoUEvaluator(DatasetEvaluator):
         self,
         results: OrderedDict,
         means: dict,
-        iou: np.ndarray,
-        accuracy: np.ndarray,
+        by_class: dict[str, np.ndarray],
         confusion: np.ndarray,
     ) -> list[str]:
         """Write all files, so that no older ones stay, and return their names."""
         assert self._output_dir is not None
         folder = Path(self._output_dir)
         classes = {
-            name: {"IoU": float(iou[i]), "ACC": float(accuracy[i]), "pixels": int(pixels)}
-            for i, (name, pixels) in enumerate(self._by_class(confusion.sum(axis=1)))
+            name: {**{key: float(values[i]) for key, values in by_class.items()}, "pixels": pixels}
+            for i, (name, pixels) in enumerate(
+                zip(self._class_names, confusion.sum(axis=1).tolist())
+            )
         }
         write_json(folder / "sem_seg.json", {**means, "classes": classes}, needed=False)
         with warn_unless_written(folder / "sem_seg_evaluation.pth") as draft:
@@ -287,6 +308,20 @@ class MeanIoUEvaluator(DatasetEvaluator):
             Image.fromarray(picture).save(draft, "PNG")
         files = ["sem_seg.json", "sem_seg_evaluation.pth", matrix.name, f"{matrix.stem}.png"]
         return [name for name in files if (folder / name).exists()]
+
+
+def _on_device_of(labels: Tensor, truth: np.ndarray) -> Tensor:
+    """The ground truth as integers that can be compared with ``labels``."""
+    return torch.from_numpy(truth).to(labels.device, non_blocking=True).int()
+
+
+def _histogram(places: Tensor, length: int) -> Tensor:
+    """(length,) how often each number from 0 on occurs, without waiting for the device."""
+    places = places.flatten()
+    if places.is_cpu:
+        return torch.bincount(places, minlength=length)
+    counts = places.new_zeros(length, dtype=torch.long)  # bincount waits to know this length
+    return counts.scatter_add_(0, places.long(), counts.new_ones(()).expand(len(places)))
 
 
 def mean_qualities(confusion: np.ndarray) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
@@ -306,3 +341,22 @@ def mean_qualities(confusion: np.ndarray) -> tuple[dict[str, float], np.ndarray,
         "pACC": 100 * right.sum() / truth.sum(),
     }
     return {name: float(value) for name, value in means.items()}, iou, accuracy
+
+
+def _add_boundary_iou(
+    means: dict[str, float],
+    by_class: dict[str, np.ndarray],
+    confusion: np.ndarray,
+    boundaries: np.ndarray,
+) -> None:
+    """Add boundary IoU in percent; ``boundaries`` (3, C) are the boundary pixels by class."""
+    truth, predicted, right = boundaries.astype(np.float64)
+    iou, accuracy = by_class["IoU"], by_class.pop("ACC")
+    present = np.isfinite(iou)  # a class with pixels has pixels near a contour
+    boundary = np.full_like(iou, np.nan)
+    boundary[present] = 100 * right[present] / (truth + predicted - right)[present]
+    by_class.update({"BoundaryIoU": boundary, "min(IoU, B-Iou)": np.minimum(iou, boundary)})
+    counted = (confusion.sum(axis=0) + confusion.sum(axis=1) > 0).sum()  # as of mIoU
+    for key in ("BoundaryIoU", "min(IoU, B-Iou)"):
+        means[f"m{key}"] = float(by_class[key][present].sum() / counted)
+    by_class["ACC"] = accuracy
