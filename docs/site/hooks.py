@@ -143,7 +143,7 @@ def _found(patterns: tuple[str, ...]) -> Iterator[str]:
 def _sources(page: str, text: str) -> set[str]:
     """What a page links to in the checkout and is no page or picture."""
     folder = PurePosixPath(page).parent
-    targets = {normpath(folder / link) for link in LINK.findall(text)}
+    targets = {normpath(folder / link) for link in LINK.findall(text) if ":" not in link}
     return {
         target
         for target in targets

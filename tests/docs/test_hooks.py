@@ -24,6 +24,7 @@ def page(name):
         ("predict.md#files", "predict.md#files"),
         ("demo.jpg", "demo.jpg"),
         ("https://example.org/a.py", "https://example.org/a.py"),
+        (f"data:image/png;base64,{'A' * 10000}", f"data:image/png;base64,{'A' * 10000}"),
         ("no_such_file.py", "no_such_file.py"),  # for MkDocs to complain about
     ],
 )
