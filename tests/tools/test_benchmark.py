@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 SMALL = {
@@ -238,6 +239,14 @@ def test_device_that_is_not_there(tool, capsys):
     with pytest.raises(SystemExit, match="2"):
         tool.main(["module", "--device", "cuda"])
     assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_made_up_data_have_the_tree_of_the_configs_data(tool, tmp_path):
+    args = Namespace(size=64, images=1, options=[], device="cpu")
+    plain = str(TOOLS.parent / "configs/shapes/small_fcn.yaml")
+    cfg = tool.step.step_config(plain, tmp_path, args)
+    tree = MetadataCatalog.get("shapes_sem_seg_train").class_tree
+    assert MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).class_tree == tree
 
 
 def test_steps_of_two_models(tool, capsys):

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import yaml
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.engine import SimpleTrainer
 from detectron2.utils.events import EventStorage
 from torch import nn
@@ -107,11 +108,12 @@ def step_config(config: str, folder: str | Path, args: argparse.Namespace) -> Cf
         args: with ``size``, ``images``, ``options`` and ``device``.
     """
     files = config.split("+")
-    classes = load_config(files, args.options).MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    cfg = load_config(files, args.options)
+    classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     # Datasets stay registered: the folder's name makes theirs unique.
     description = Path(folder) / f"{Path(folder).name}_{classes}.yaml"
     if not description.exists():
-        _write_dataset(description, classes, args)
+        _write_dataset(description, classes, args, _tree_of(cfg))
     settings = {
         "MODEL.DEVICE": args.device,
         "MODEL.WEIGHTS": "",
@@ -271,7 +273,18 @@ def _parts_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         yield name, criterion
 
 
-def _write_dataset(description: Path, classes: int, args: argparse.Namespace) -> None:
+def _tree_of(cfg: CfgNode) -> dict[str, Any]:
+    """Names and tree of the classes, for a description, if the config's data have a tree."""
+    for name in cfg.DATASETS.TRAIN:
+        metadata = MetadataCatalog.get(name)
+        if metadata.get("class_tree") is not None:
+            return {"classes": list(metadata.stuff_classes), "tree": metadata.class_tree}
+    return {}
+
+
+def _write_dataset(
+    description: Path, classes: int, args: argparse.Namespace, more: dict[str, Any]
+) -> None:
     rng = np.random.default_rng(0)
     for kind in ("images", "labels"):
         (description.parent / description.stem / kind).mkdir(parents=True)
@@ -288,5 +301,6 @@ def _write_dataset(description: Path, classes: int, args: argparse.Namespace) ->
         "name": description.stem,
         "classes": classes,
         "splits": {"train": {kind: f"{description.stem}/{kind}" for kind in ("images", "labels")}},
+        **more,
     }
     description.write_text(yaml.safe_dump(content))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sgr.data.class_tree import ClassTree
 from sgr.evaluation import MeanIoUEvaluator
-from sgr.evaluation.build import EVALUATOR_REGISTRY, declared_outputs
+from sgr.evaluation.build import EVALUATOR_REGISTRY
 from sgr.evaluation.json_file import write_json
 from sgr.evaluation.sem_seg_evaluator import mean_qualities
 from sgr.visualization import HIGHER_IS_BETTER
@@ -35,8 +35,9 @@ class TreeEvaluator(MeanIoUEvaluator):
 
     A level may say something else by itself. In the output of :class:`TreeSegmentor` this is
     ``levels``. From scores of classes (C, H, W), it is the superclass with the largest sum of
-    probabilities. The contradictions are the share of labelled pixels where it is not the
-    superclass of the predicted class. Of labels (H, W) they are not measured.
+    probabilities. Scores are logits if one of an image is below 0, otherwise probabilities. The
+    contradictions are the share of labelled pixels where it is not the superclass of the predicted
+    class. Of labels (H, W) they are not measured.
 
     Cost, in addition to that of :class:`MeanIoUEvaluator`: the sums of probabilities need a copy of
     the scores.
@@ -49,15 +50,12 @@ class TreeEvaluator(MeanIoUEvaluator):
         distributed: bool = True,
         output_dir: str | None = None,
         tree: Any = None,
-        sem_seg: str = "logits",
     ):
         """
         Args:
             dataset_name, distributed: see :class:`MeanIoUEvaluator`.
             output_dir: the folder for ``levels.json``, the result. None writes nothing.
             tree: as :meth:`ClassTree.parse` reads it; None takes ``class_tree`` of the metadata.
-            sem_seg: what scores are, "logits" or "scores"; see
-                :class:`~sgr.modeling.outputs.Outputs`.
 
         Raises:
             ValueError: see :class:`MeanIoUEvaluator`; or there is no tree, or it does not fit.
@@ -70,20 +68,14 @@ class TreeEvaluator(MeanIoUEvaluator):
                 "metadata; set it, or 'tree' in its description, or MODEL.HSSN.TREE"
             )
         self._tree = ClassTree.parse(tree, self._class_names)
-        self._is_logits = sem_seg == "logits"
 
     @classmethod
     def from_config(
         cls, cfg: CfgNode, dataset_name: str, *, output_dir: str | None = None
     ) -> TreeEvaluator:
         """Build it with the tree of MODEL.HSSN.TREE, if there is one."""
-        outputs = declared_outputs(cfg)
-        return cls(
-            dataset_name,
-            output_dir=output_dir,
-            tree=list(cfg.MODEL.HSSN.TREE) or None,
-            sem_seg="logits" if outputs is None else outputs.sem_seg,
-        )
+        tree = list(cfg.MODEL.HSSN.TREE) or None
+        return cls(dataset_name, output_dir=output_dir, tree=tree)
 
     def reset(self) -> None:
         super().reset()
@@ -103,8 +95,8 @@ class TreeEvaluator(MeanIoUEvaluator):
         if scores.dim() == 2:
             return None
         scores = scores.float()
-        if self._is_logits:
-            scores = scores.softmax(dim=0)
+        # Tests at several scales average probabilities of the same model. Nothing waits for a GPU.
+        scores = torch.where((scores < 0).any(), scores.softmax(dim=0), scores)
         said = []
         for groups, size in zip(self._tree.groups[1:], self._tree.sizes[1:]):
             sums = scores.new_zeros((size, *scores.shape[1:]))
