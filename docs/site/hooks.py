@@ -30,7 +30,7 @@ PAGES = (
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "datasets/README.md", "docs/*.md"),
     *("projects/*/README.md", "examples/*/README.md"),
 )
-PICTURES = ("docs/*.jpg", "docs/*.png", "docs/*.svg", "docs/site/*.css")
+ASSETS = ("docs/*.jpg", "docs/*.png", "docs/*.svg", "docs/site/*.css", "docs/site/*.js")
 NOTEBOOKS = ("docs/*.ipynb",)
 LINK = re.compile(r"(?<=\]\()([^()\s#]+)(?=[)#])")
 CONFIG_KEYS = "<!-- config keys -->"
@@ -62,10 +62,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             if (ROOT / source).is_dir():
                 sources |= _sources(page, texts[page])
     pages = [File.generated(config, name, content=text) for name, text in texts.items()]
-    pictures = [
-        File.generated(config, name, abs_src_path=str(ROOT / name)) for name in _found(PICTURES)
+    assets = [
+        File.generated(config, name, abs_src_path=str(ROOT / name)) for name in _found(ASSETS)
     ]
-    return Files([*of_theme, *pages, *pictures])
+    return Files([*of_theme, *pages, *assets])
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
