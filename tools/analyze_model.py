@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 
+import detectron2  # noqa: F401 (before fvcore, whose warnings it keeps back)
 import torch
 from fvcore.nn import FlopCountAnalysis, parameter_count
 from fvcore.nn.jit_handles import get_shape

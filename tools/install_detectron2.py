@@ -33,10 +33,10 @@ ARCHIVE = "pb1-detectron2-0.6"
 REQUIREMENT = "pb1-detectron2==0.6"
 SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
 
-# The local tag says "v0.6, Python only, edition 1 of the edits below". Raise the edition when the
+# The local tag says "v0.6, Python only, edition 2 of the edits below". Raise the edition when the
 # edits change: an older edition is then replaced, while foreign installations are left alone.
 OUR_EDITIONS = "0.6+py"
-VERSION = OUR_EDITIONS + "1"
+VERSION = OUR_EDITIONS + "2"
 DIST_INFO = f"detectron2-{VERSION}.dist-info"
 
 # Path in the archive -> path in the wheel, as in Detectron2's own set-up.
@@ -144,6 +144,7 @@ class Edit(NamedTuple):
 
 
 NO_EXTENSION = "the compiled extension is optional"
+QUIET_SCRIPTS = "torch.jit.script is deprecated, and whoever imports this cannot help it"
 NUMPY_ALIAS = "NumPy 1.24 removed its aliases of Python's types"
 
 EDITS = (
@@ -231,6 +232,26 @@ EDITS = (
         "    tensor = torch.ByteTensor(storage).to(device=device)",
         "    tensor = torch.frombuffer(bytearray(buffer), dtype=torch.uint8).to(device=device)",
         "torch deprecated typed storages",
+    ),
+    Edit(
+        "detectron2/__init__.py",
+        "setup_environment()\n",
+        "import warnings\n\n"
+        "setup_environment()\n\n"
+        "with warnings.catch_warnings():\n"
+        '    warnings.filterwarnings("ignore", ".torch.jit.script. is deprecated", FutureWarning)\n'
+        "    import fvcore.nn  # it scripts functions when it is imported\n",
+        QUIET_SCRIPTS,
+    ),
+    Edit(
+        "detectron2/modeling/__init__.py",
+        "from detectron2.layers import ShapeSpec\n",
+        "import warnings\n\n"
+        "from detectron2.layers import ShapeSpec\n\n"
+        "with warnings.catch_warnings():\n"
+        '    warnings.filterwarnings("ignore", ".torch.jit.script. is deprecated", FutureWarning)\n'
+        "    from . import box_regression  # it scripts classes when it is imported\n",
+        QUIET_SCRIPTS,
     ),
     # --- the compiled extension --------------------------------------------------------------
     Edit(
