@@ -24,7 +24,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from sgr.visualization import draw_training_curves, read_metrics
+from sgr.visualization import draw_training_curves, higher_is_better, read_metrics
+from sgr.visualization.metric_names import TOKEN_METRICS
 
 ROOT = Path(__file__).resolve().parents[1]
 METRICS = {
@@ -99,7 +100,9 @@ def main(arguments: list[str] | None = None) -> None:
     Image.fromarray(curves).save(args.output / "curves.png")
     print("\n== Results on the validation scenes")
     for name, value in results.items():
-        print(f"{name:>6}  {value:.3f}")
+        better = "higher" if higher_is_better(name) else "lower"
+        print(f"{name:>6}  {value:.3f}  ({better} is better)")
+    print(TOKEN_METRICS)
     print(f"\nLook at {pictures}/*.panel.png, {pictures}/*.tokens.png and {args.output}/curves.png")
 
 

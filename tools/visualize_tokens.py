@@ -14,21 +14,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 from PIL import Image
 
 from sgr.dataset_check import spread
-from sgr.inspection.image import InspectedImage, Inspector
+from sgr.inspection.image import Inspector
+from sgr.inspection.pictures import draw_inspected, draw_inspected_tokens
 from sgr.load import add_model_arguments, load_model
-from sgr.visualization import (
-    class_colors,
-    draw_panel,
-    draw_token_histograms,
-    number_names,
-    upsample_regions,
-)
+from sgr.visualization import class_colors
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -70,60 +64,14 @@ def main(arguments: list[str] | None = None) -> None:
 
     for index in spread(args.num_images, len(records)):
         record = records[index]
-        panel, tokens = draw(
-            inspect(record), inspect.class_names, colors, args.num_regions, args.num_tokens
-        )
+        drawn = inspect(record), inspect.class_names, colors
+        panel = draw_inspected(*drawn, num_regions=args.num_regions)
+        tokens = draw_inspected_tokens(*drawn, num_tokens=args.num_tokens)
         stem = args.output / Path(record["file_name"]).stem
         Image.fromarray(panel).save(f"{stem}.panel.png")
         if tokens is not None:
             Image.fromarray(tokens).save(f"{stem}.tokens.png")
         print(f"{stem}.panel.png")
-
-
-def draw(
-    inspected: InspectedImage,
-    class_names: list[str],
-    colors: np.ndarray,
-    num_regions: int,
-    num_tokens: int,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Draw the panel of an image, and the histograms of its tokens if there is ground truth."""
-    image, tokens = inspected.image, inspected.tokens
-    shown = tokens.most_used(max(num_regions, num_tokens))
-    with_histograms = shown[:num_tokens]
-    heat = upsample_regions(
-        tokens.probabilities[shown], tokens.stride, inspected.input_size, image.shape[:2]
-    )
-    titles = [f"concept {token}, peak {tokens.peak[token]:.2f}" for token in shown]
-    in_tokens = {}
-    if tokens.classes is not None and len(tokens.classes.labels):
-        present = tokens.classes.labels
-        in_tokens["class_histograms"] = tokens.classes.values[with_histograms]
-        in_tokens["class_names"] = [class_names[label] for label in present]
-        in_tokens["class_colors"] = colors[present]
-        titles = [
-            f"{title}\n{class_names[present[row.argmax()]]} {100 * row.max():.0f} %"
-            for title, row in zip(titles, tokens.classes.values[shown])
-        ]
-    if tokens.instances is not None and len(tokens.instances.labels):
-        in_tokens["instance_map"] = tokens.instances.bins
-        in_tokens["instance_histograms"] = tokens.instances.values[with_histograms]
-        in_tokens["instance_names"] = number_names(inspected.instance_names)
-
-    panel = draw_panel(
-        image,
-        class_names=class_names,
-        class_colors=colors,
-        ground_truth=inspected.labels,
-        components=inspected.components,
-        prediction=inspected.prediction,
-        regions=heat[:num_regions],
-        region_names=titles[:num_regions],
-    )
-    if not in_tokens:
-        return panel, None
-    first = slice(num_tokens)
-    return panel, draw_token_histograms(image, heat[first], titles[first], **in_tokens)
 
 
 if __name__ == "__main__":

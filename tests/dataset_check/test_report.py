@@ -161,6 +161,23 @@ def test_warnings_that_follow_from_figures(record, instances, panoptic, tmp_path
     assert report.figures()["turned_by_exif"] == [turned]
 
 
+def test_classes_that_few_images_supervise(record, tmp_path):
+    """One image is half road; in the others the road is too small beside the sky."""
+    half, speck = np.zeros((2, 30, 40), np.uint8)
+    half[:15] = 1
+    speck[0, :4] = 1
+    large, small = (
+        {**record, "sem_seg_file_name": save(tmp_path / f"{name}.png", labels)}
+        for name, labels in (("half", half), ("speck", speck))
+    )
+    limits = options(min_area_ratio=0.25)
+    warnings = checked([large, small], limits).all_warnings()
+    assert not any("0.5 components" in each for each in warnings)
+    warnings = checked([large, small, small], limits).all_warnings()
+    (warning,) = (each for each in warnings if "0.5 components" in each)
+    assert "MIN_AREA_RATIO, 0.25" in warning and warning.endswith("road (0.33)")
+
+
 EXPECTED_TEXT = """
 mine: 4 images, label maps, instances
 

@@ -23,6 +23,7 @@ from sgr.engine import (
     train_or_evaluate,
 )
 from sgr.engine.hooks import ForgivingWriter
+from sgr.engine.pictures import put_evaluation_pictures
 from tiny_model import CONFIG, tiny_config, tiny_options
 
 
@@ -424,7 +425,7 @@ def test_options_are_those_of_detectron2():
 
 def test_pictures_of_the_training(tiny_shapes, tmp_path):
     """VIS_PERIOD shows image, labels and prediction, and leaves no hook on the model."""
-    trainer = Trainer(tiny_config(tmp_path, SOLVER__MAX_ITER=3, VIS_PERIOD=2))
+    trainer = Trainer(tiny_config(tmp_path, SOLVER__MAX_ITER=3, VIS_PERIOD=2, TEST__PICTURES=0))
     drawn = []
     with pytest.MonkeyPatch.context() as patch:
         put_image = EventStorage.put_image
@@ -439,6 +440,39 @@ def test_pictures_of_the_training(tiny_shapes, tmp_path):
         assert name == "image, labels, prediction"
         assert image.shape[0] == 3 and image.shape[2] % 3 == 0 and image.dtype == np.uint8
     assert not trainer.model.sem_seg_head._forward_hooks
+
+
+def test_pictures_of_evaluations_and_token_metrics_are_in_tensorboard(trained):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(trained[0]), size_guidance={"images": 0})
+    events.Reload()
+    assert events.Tags()["images"] == ["shapes_sem_seg_val/00000", "shapes_sem_seg_val/00004"]
+    (picture,) = events.Images("shapes_sem_seg_val/00000")
+    assert picture.step == 6 and picture.width > picture.height > 500  # two rows of four
+    (value,) = events.Scalars("tokens/S_C")
+    assert value.value == pytest.approx(trained[1]["tokens"]["S_C"], rel=1e-5)
+
+
+def test_pictures_of_evaluations_leave_the_model_as_it_is(
+    tiny_shapes, tmp_path, monkeypatch, caplog
+):
+    trainer = Trainer(tiny_config(tmp_path))
+    (test,) = trainer.tests
+    random = torch.get_rng_state()
+    with EventStorage(7) as storage:
+        put_evaluation_pictures(test, 1)
+        ((name, picture, step),) = storage._vis_data
+        assert name == "shapes_sem_seg_val/00000" and picture.shape[0] == 3 and step == 7
+        storage.clear_images()
+
+        def fail(*args, **options):
+            raise RuntimeError("out of memory")
+
+        monkeypatch.setattr("sgr.engine.pictures.draw_inspected", fail)
+        put_evaluation_pictures(test, 1)
+        assert not storage._vis_data
+    assert "no picture of" in caplog.text and "out of memory; TEST.PICTURES 0" in caplog.text
+    assert trainer.model.training and torch.equal(random, torch.get_rng_state())
 
 
 def test_a_part_that_cannot_be_built(tmp_path):

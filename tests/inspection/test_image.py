@@ -1,13 +1,18 @@
 """A model's tokens in images of Shapes."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Instances
 
+from sgr.engine import load_config
 from sgr.evaluation import TokenSemanticsEvaluator
 from sgr.inspection.image import Inspector
 from sgr.load import load_model
+from sgr.modeling.outputs import Outputs
 from tiny_model import CHECKOUT, tiny_config
 
 SHAPES = CHECKOUT / "configs" / "shapes"
@@ -58,3 +63,60 @@ def test_an_image_without_ground_truth(tiny_shapes, tmp_path):
     assert inspected.labels is inspected.components is inspected.instance_names is None
     assert inspected.tokens.classes is inspected.tokens.components is None
     assert np.isfinite(inspected.tokens.probabilities).all()
+
+
+class Fixed(torch.nn.Module):
+    """Puts out what it is given, and no regions."""
+
+    def __init__(self, output, **declared):
+        super().__init__()
+        self.output = output
+        self.outputs = Outputs(("semantic",), **declared)
+
+    def forward(self, inputs):
+        return [self.output]
+
+
+@pytest.fixture
+def inspect(tiny_shapes):
+    """(model) -> what it predicts in the first image."""
+    cfg = load_config("", ["TEST.TOKENS.ENABLED", "False"])
+    metadata = MetadataCatalog.get("shapes_sem_seg_val")
+    file_name = DatasetCatalog.get("shapes_sem_seg_val")[0]["file_name"]
+
+    def prediction_of(model, **changes):
+        own = metadata.as_dict()
+        own.update(changes)
+        own = SimpleNamespace(get=own.get, **own)
+        return Inspector(model, cfg, own)({"file_name": file_name}).prediction
+
+    return prediction_of
+
+
+def test_a_model_without_tokens(inspect):
+    labels = torch.randint(9, (40, 40))
+    assert (inspect(Fixed({"sem_seg": labels})) == labels.numpy()).all()
+    model = Fixed({"sem_seg": labels})
+    model.sem_seg_head = SimpleNamespace(num_classes=54)
+    assert inspect(model) is None  # the classes of another dataset
+
+
+def test_panoptic_predictions(inspect):
+    ids = torch.tensor([[0, 1], [3, 1]])
+    segments = [{"id": 1, "category_id": 4}, {"id": 3, "category_id": 0}]
+    assert inspect(Fixed({"panoptic_seg": (ids, segments)})).tolist() == [[-1, 4], [0, 4]]
+
+
+def test_the_surest_instance_is_on_top(inspect):
+    masks = torch.tensor([[1, 1, 1, 0], [0, 1, 0, 0], [1, 1, 1, 1]]).bool()[:, None]
+    instances = Instances(
+        (1, 4),
+        pred_masks=masks,
+        scores=torch.tensor([0.7, 0.9, 0.3]),
+        pred_classes=torch.tensor([2, 1, 0]),
+    )
+    detector = Fixed({"instances": instances}, joint_classes=False)
+    assert inspect(detector, stuff_classes=None).tolist() == [[2, 1, 2, -1]]
+    assert inspect(detector) is None  # the numbers of its classes are not those of the names
+    instances.remove("pred_masks")
+    assert inspect(detector, stuff_classes=None) is None

@@ -97,3 +97,14 @@ def test_sure_regions_come_before_faint_and_tiny_ones():
 def test_regions_that_do_not_cover_the_image_are_refused(regions, labels):
     with pytest.raises(ValueError, match="3 x 4 cells of stride 8 cover 24 x 32 pixels"):
         inspect_tokens(regions, (25, 32), labels=labels)
+
+
+def test_the_share_of_the_weight_on_instances(regions, labels):
+    """Against regions that are repeated over their cells, at the size of the labels."""
+    tokens = inspect_tokens(regions, labels=labels, instances=labels - 1)
+    full = regions.probabilities[0].numpy().repeat(16, axis=1).repeat(16, axis=2)
+    for histograms, least in ((tokens.classes, 0), (tokens.instances, 1)):
+        expected = (full * (labels >= least)).sum(axis=(1, 2)) / full.sum(axis=(1, 2))
+        np.testing.assert_allclose(histograms.share, expected, rtol=1e-5)
+    nothing = ConceptRegions(torch.full((1, 1, 3, 4), -200.0), stride=8)
+    assert inspect_tokens(nothing, labels=labels).classes.share.tolist() == [0]

@@ -315,6 +315,7 @@ def test_the_card_as_the_hub_reads_it(packaged):
     assert found == {("sem_seg", "mIoU"): 89.4, ("tokens", "S_C"): 0.43}
     assert {each.dataset_name for each in card.data.eval_results} == {"shapes_sem_seg_val"}
     assert "| tokens | S_C ↓ | 0.43 |" in card.text and "0 sky, 1 water" in card.text
+    assert "Queries are the masks of a mask classifier" in card.text
 
 
 def test_results_of_several_datasets_and_a_licence_of_ones_own(run, tmp_path):

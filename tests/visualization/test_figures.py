@@ -80,6 +80,20 @@ def test_panel(scene):
     assert everything.shape[1] > 3 * only_image.shape[1]
 
 
+def test_a_panel_with_errors(scene, monkeypatch):
+    image, labels, *_ = scene
+    monkeypatch.setattr("sgr.visualization.panel.render", lambda figure: figure)
+    prediction = np.where(labels == 255, 0, labels)
+    prediction[:15] = 1
+    for errors, title in ((False, "prediction"), (True, "errors: ")):
+        figure = draw_panel(
+            image, class_names=CLASSES, ground_truth=labels, prediction=prediction, errors=errors
+        )
+        assert figure.axes[-1].get_title().startswith(title)
+    wrong = ((labels < 3) & (prediction != labels)).sum() / (labels < 3).sum()
+    assert figure.axes[-1].get_title() == f"errors: {100 * wrong:.1f} % of the labelled pixels"
+
+
 def test_a_panel_of_unlike_sizes_is_an_error(scene):
     image, labels, *_ = scene
     with pytest.raises(ValueError, match="cannot be laid over"):
@@ -104,6 +118,21 @@ def test_token_histograms(scene):
         assert is_picture(picture)
         sizes.append(picture.shape[1])
     assert sizes[0] < sizes[1] < sizes[2]
+
+
+def test_the_weight_on_instances_is_in_the_title(scene, monkeypatch):
+    image, _, segments, names = scene
+    monkeypatch.setattr("sgr.visualization.histograms.render", lambda figure: figure)
+    figure = draw_token_histograms(
+        image,
+        np.zeros((1, 60, 80)),
+        ["concept"],
+        instance_map=segments,
+        instance_histograms=np.array([[0.5, 0.5]]),
+        instance_names=names,
+        instance_shares=np.array([0.034]),
+    )
+    assert figure.axes[-1].get_title() == "instances (3 % of the weight), entropy 0.69"
 
 
 def test_many_bins_are_added_up(scene):
@@ -149,6 +178,8 @@ def test_training_curves(tmp_path):
     }
     picture = draw_training_curves(runs, ["total_loss", "sem_seg/mIoU"])
     assert is_picture(picture)
+    one, three, five = (draw_training_curves(runs, n * ["total_loss"]).shape for n in (1, 3, 5))
+    assert one[0] == three[0] and three[1] == five[1] and one[0] < five[0] < 2 * one[0] + 1
     with pytest.raises(ValueError, match="no training has the metric 'tokens/S_C'.*total_loss"):
         draw_training_curves(runs)
     with pytest.raises(FileNotFoundError, match="nowhere"):

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
+from sgr.data.colors import UNLABELLED
 from sgr.visualization import color_labels, distinct_colors, overlay_heat, overlay_labels
+from sgr.visualization.overlays import overlay_errors
 
 
 def test_labels_outside_the_classes_are_grey():
@@ -52,3 +54,15 @@ def test_mistakes_are_named(scene):
         overlay_labels(image, labels[:, :70], distinct_colors(3))
     with pytest.raises(ValueError, match="uint8 image, got .* float64"):
         overlay_heat(image / 255, np.zeros((60, 80)))
+
+
+def test_errors_are_red_and_unlabelled_pixels_dark(scene):
+    image, *_ = scene
+    wrong, labelled = np.zeros((2, *image.shape[:2]), bool)
+    labelled[:, :40] = True
+    wrong[:10, :10] = True
+    picture = overlay_errors(image, wrong, labelled).astype(int)
+    assert (picture[wrong][:, 0] > picture[wrong][:, 1] + 60).all()
+    right = picture[labelled & ~wrong]
+    assert (right == right[:, :1]).all() and right.min() >= 127  # pale grey
+    assert (picture[~labelled] == UNLABELLED).all()

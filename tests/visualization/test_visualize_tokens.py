@@ -12,6 +12,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from PIL import Image
 
 from sgr.engine import load_config
+from sgr.inspection import pictures
 from sgr.inspection.image import Inspector
 from sgr.modeling.reasoning.concept_regions import ConceptRegions
 from sgr.visualization import distinct_colors
@@ -76,16 +77,17 @@ def panoptic(dataset, scene, tmp_path):
     return dataset
 
 
-def test_panoptic_records(panoptic):
+def test_panoptic_records(panoptic, monkeypatch):
     """Names and ground truth are those of the segments, whose categories count over all classes."""
     (record,) = DatasetCatalog.get(panoptic)
     seen = {}
-    draw = runpy.run_path(str(TOOL))["draw"]
     for name in ("draw_panel", "draw_token_histograms"):
-        draw.__globals__[name] = lambda *args, **options: seen.update(options)
+        monkeypatch.setattr(pictures, name, lambda *args, **options: seen.update(options))
     cfg = load_config("", ["INPUT.MIN_SIZE_TEST", "60"])
     inspector = Inspector(RandomTokens(None), cfg, MetadataCatalog.get(panoptic))
-    draw(inspector(record), inspector.class_names, distinct_colors(3), 8, 3)
+    inspected = inspector(record), inspector.class_names, distinct_colors(3)
+    pictures.draw_inspected(*inspected)
+    pictures.draw_inspected_tokens(*inspected)
     assert seen["class_names"] == ["sky", "road", "car"]
     assert seen["instance_names"] == ["car 1", "car 2"]
     assert np.unique(seen["ground_truth"]).tolist() == [-1, 0, 1, 2]

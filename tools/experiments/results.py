@@ -14,6 +14,7 @@ from PIL import Image
 from tabulate import tabulate
 
 from sgr.visualization import draw_comparison, higher_is_better, read_metrics
+from sgr.visualization.metric_names import TOKEN_METRICS
 
 from .runs import Run, status
 
@@ -131,7 +132,7 @@ def _describe_seeds(statuses: Counter[str]) -> str:
 def _column(values: Sequence[Sequence[float]], metric: str) -> list[str]:
     """The cells of a metric, one per config; the best mean is bold where several have one."""
     # Tokens are measured in nats and shares, everything else in percent.
-    digits = 3 if metric.rpartition("/")[2][:2] in ("S_", "D_") else 1
+    digits = 3 if metric.rpartition("/")[2][:2] in ("S_", "D_", "sh") else 1
     means = [f"{mean(of_config):.{digits}f}" if of_config else "" for of_config in values]
     # Rounded, because two that read the same are equally good.
     shown = [float(text) for text in means if text]
@@ -172,6 +173,8 @@ def write_report(outcomes: Sequence[Outcome], metrics: Sequence[str], output: Pa
     summaries = summarize(outcomes)
     table = format_table(summaries, metrics)
     text = f"{table}\n\n{CAPTION}\n"
+    if any(metric.partition("/")[0] in ("tokens", "queries") for metric in metrics):
+        text += f"{TOKEN_METRICS}\n"
     if metrics:
         picture = draw_comparison({summary.name: summary.values for summary in summaries}, metrics)
         Image.fromarray(picture).save(output / "results.png")

@@ -338,6 +338,9 @@ def _add_test(cfg: CN) -> None:
             # Before a training, this many images of each test set are read and checked with their
             # ground truth, spread evenly over the set: all of a small set. 0 reads none.
             "CHECK_FILES": 200,
+            # At each evaluation of a training, this many images of each test set are drawn for
+            # TensorBoard: labels, prediction, errors and the most used regions. 0 draws none.
+            "PICTURES": 2,
             # Names in EVALUATOR_REGISTRY of sgr.evaluation.build: evaluators that are added to
             # those of the dataset.
             "EVALUATORS": [],

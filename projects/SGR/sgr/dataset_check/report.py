@@ -12,6 +12,11 @@ import numpy as np
 from ..data.faults import Fault, FaultKind, list_values
 from .options import CheckOptions
 
+# Kept components of a class per image that shows it. An image that supervises a class keeps at
+# least one, so below this, fewer than half of the images with the class do: in the others all of it
+# is smaller than MIN_AREA_RATIO times the largest component, or among the smallest beyond L.
+_FEW_COMPONENTS = 0.5
+
 
 @dataclass
 class Report:
@@ -141,6 +146,19 @@ class Report:
         if len(small):
             shown = list_values([names[index] for index in small], count=True)
             yield f"classes without a component that is kept, in whole images: {shown}"
+        per_image = self.components / np.maximum(self.images_with, 1)
+        few = np.flatnonzero((self.components > 0) & (per_image < _FEW_COMPONENTS))
+        if len(few):
+            few = few[np.argsort(per_image[few], kind="stable")]
+            shown = list_values(
+                [f"{names[index]} ({per_image[index]:.2f})" for index in few], count=True
+            )
+            yield (
+                f"classes with fewer than {_FEW_COMPONENTS} components per image, so that most "
+                "images with the class do not supervise its concepts (lower "
+                f"INPUT.COMPONENTS.MIN_AREA_RATIO, {self.options.min_area_ratio}, or train on "
+                f"smaller crops): {shown}"
+            )
         outside = set(self.outside_pixels)
         starts_late = outside and min(outside) > 0 and not self.images_with[0]
         if outside == {len(names)} or starts_late:

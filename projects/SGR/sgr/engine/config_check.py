@@ -204,7 +204,7 @@ _RULES: list[tuple[_Rule, str]] = [
     (_above(0), "SOLVER.CLIP_GRADIENTS.CLIP_VALUE SOLVER.CLIP_GRADIENTS.NORM_TYPE"),
     (_Rule("below 2147483648", lambda value: value < 2**31), "SEED"),
     # Tests.
-    (_at_least(0), "TEST.EVAL_PERIOD TEST.CHECK_FILES"),
+    (_at_least(0), "TEST.EVAL_PERIOD TEST.CHECK_FILES TEST.PICTURES"),
     (_at_least(1), "TEST.DETECTIONS_PER_IMAGE TEST.AUG.MAX_SIZE TEST.PRECISE_BN.NUM_ITER"),
     (
         _Rule("the side of a square in pixels, or 0 to test on whole images", lambda v: v >= 0),

@@ -1,10 +1,11 @@
-"""What is long and seldom read goes to log.txt only; names of files may have any bytes."""
+"""What is long or repeated goes to log.txt only; names of files may have any bytes."""
 
 from __future__ import annotations
 
 import copy
 import io
 import logging
+import re
 import sys
 
 from detectron2.utils import comm
@@ -17,6 +18,18 @@ _IN_THE_FILE_ONLY = (
     "Running with full config:",
     "Model:",
 )
+
+
+# What says the same as other messages, or the same at each evaluation.
+_REPEATED = re.compile(
+    r"copypaste: |Evaluation results for .* in csv format:$|Serializ(ing|ed) "
+    r"|\[DatasetMapper\] Augmentations used in inference"
+)
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """A filter for the console, without messages of Detectron2 that repeat others."""
+    return not _REPEATED.match(record.getMessage())
 
 
 class BriefFormatter(logging.Formatter):
@@ -43,7 +56,10 @@ def show_any_name() -> None:
 
 
 def setup_loggers(output_dir: str) -> None:
-    """Set up Detectron2's loggers and this package's, with a console that leaves the long out."""
+    """Set up Detectron2's loggers and this package's, with a console that leaves things out.
+
+    These are messages that are long or repeat others; log.txt has them.
+    """
     show_any_name()
     rank = comm.get_rank()
     setup_logger(output_dir, distributed_rank=rank, name="sgr")
@@ -51,4 +67,5 @@ def setup_loggers(output_dir: str) -> None:
     for handler in setup_logger(output_dir, distributed_rank=rank).handlers:
         on_console = getattr(handler, "stream", None) is sys.stdout
         if on_console and not isinstance(handler.formatter, BriefFormatter):
+            handler.addFilter(is_news)
             handler.setFormatter(BriefFormatter(handler.formatter or logging.Formatter()))

@@ -1,4 +1,4 @@
-"""Hooks and writers of a training: the use of concepts, pictures of mask classifiers, metrics."""
+"""Hooks and writers of a training: the use of concepts, and metrics."""
 
 from __future__ import annotations
 
@@ -8,17 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 
-from ..data.colors import distinct_colors
-from ..modeling.mask_classification.inference import semantic_inference
-from ..modeling.mask_classification.segmentor import MaskFormerSegmentor
 from ..modeling.supervision import ConceptCriterion, ConceptLosses
-from ..testing.semantic_views import unwrapped
-from ..visualization.overlays import overlay_labels
 
 
 class ConceptMonitor(HookBase):
@@ -100,73 +94,3 @@ class ForgivingWriter(EventWriter):
                     *(type(self._writer).__name__, error),
                 )
             self._has_warned = True
-
-
-class TrainingPictures(HookBase):
-    """Show the first image of a batch with its labels and with the prediction, for TensorBoard.
-
-    It is for mask classifiers; Detectron2's detectors make pictures of their own with VIS_PERIOD.
-
-    Args:
-        period: iterations between two pictures.
-        image_format: INPUT.FORMAT.
-    """
-
-    def __init__(self, period: int, image_format: str):
-        self.period = period
-        self.image_format = image_format
-        self._inputs: list[dict] = []
-        self._outputs: dict[str, torch.Tensor] = {}
-        self._handles: list[Any] = []
-
-    def before_step(self):
-        model = unwrapped(self.trainer.model)
-        if self.trainer.iter % self.period or not isinstance(model, MaskFormerSegmentor):
-            return
-        self._handles = [
-            model.register_forward_pre_hook(self._watch_inputs),
-            model.sem_seg_head.register_forward_hook(self._watch_outputs),
-        ]
-
-    def _watch_inputs(self, _model, arguments):
-        (self._inputs,) = arguments
-
-    def _watch_outputs(self, _head, _arguments, outputs):
-        self._outputs = outputs
-
-    def after_step(self):
-        if not self._handles:
-            return
-        for handle in self._handles:
-            handle.remove()
-        model = unwrapped(self.trainer.model)
-        picture = self._draw(model)
-        self.trainer.storage.put_image("image, labels, prediction", picture.transpose(2, 0, 1))
-        self._handles, self._inputs, self._outputs = [], [], {}
-
-    @torch.no_grad()
-    def _draw(self, model: MaskFormerSegmentor) -> np.ndarray:
-        """(H, 3 W, 3) uint8, RGB: the image, its labels and the prediction side by side."""
-        first = self._inputs[0]
-        height, width = first["image"].shape[-2:]
-        image = convert_image_to_rgb(first["image"].permute(1, 2, 0), self.image_format)
-        image = image.astype(np.uint8)
-        truth = np.full((height, width), -1)
-        instances = first["instances"]
-        masks = getattr(instances.gt_masks, "tensor", instances.gt_masks)
-        for category, mask in zip(instances.gt_classes.tolist(), masks):
-            truth[mask.cpu().numpy().astype(bool)] = category
-        # The network has seen the image in the corner of the padded batch.
-        divisor = max(model.size_divisibility, 1)
-        sides = zip(*(inputs["image"].shape[-2:] for inputs in self._inputs))
-        padded = tuple(-(-max(side) // divisor) * divisor for side in sides)
-        predicted = semantic_inference(
-            self._outputs["pred_logits"][0].float(),
-            self._outputs["pred_masks"][0].float(),
-            size=padded,
-            labels=True,
-        )
-        predicted = predicted[:height, :width].cpu().numpy()
-        colors = distinct_colors(self._outputs["pred_logits"].shape[-1] - 1)
-        pictures = [overlay_labels(image, labels, colors) for labels in (truth, predicted)]
-        return np.concatenate([image, *pictures], axis=1)

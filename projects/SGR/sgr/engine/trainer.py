@@ -55,8 +55,9 @@ from .data_check import (
     check_training_data,
     class_names,
 )
-from .hooks import ConceptMonitor, ForgivingWriter, TrainingPictures
+from .hooks import ConceptMonitor, ForgivingWriter
 from .lock import lock_folder
+from .pictures import TrainingPictures, put_evaluation_pictures
 from .preemption import PreemptionHook
 from .resume import apply_solver, check_optimizer_state, config_changes, report_changes
 from .solver import build_lr_scheduler, build_optimizer
@@ -333,6 +334,8 @@ class Trainer(DefaultTrainer):
 
     def _evaluate(self, test: PlannedTest) -> OrderedDict[str, Any]:
         results = self.run_test(test)
+        if test is self.tests[0] and self.cfg.TEST.PICTURES and comm.is_main_process():
+            put_evaluation_pictures(test, self.cfg.TEST.PICTURES)
         before: dict[str, Any] = {} if test is self.tests[0] else self._last_eval_results
         self._last_eval_results = OrderedDict({**before, **results})
         return results

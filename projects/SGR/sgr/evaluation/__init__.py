@@ -12,6 +12,7 @@ from .token_metrics import (
     label_histograms,
     present_bins,
     semantics,
+    share_on_labels,
     token_histograms,
 )
 

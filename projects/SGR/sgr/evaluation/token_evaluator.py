@@ -29,10 +29,13 @@ from ..data.truth.records import (
 from ..modeling.outputs import REGIONS, regions_of
 from ..modeling.reasoning.concept_regions import ConceptRegions
 from .json_file import write_json
-from .token_metrics import cell_label_counts, measure_tokens, present_bins
+from .token_metrics import cell_label_counts, measure_tokens, present_bins, share_on_labels
 
 # Means over the dataset, in the order of the report; "active": over the active tokens of an image.
-_METRICS = ("S_C", "D_C", "S_I", "D_I", "S_C_active", "D_C_active", "S_I_active", "D_I_active")
+_METRICS = (
+    *("S_C", "D_C", "S_I", "D_I", "S_C_active", "D_C_active", "S_I_active", "D_I_active"),
+    "share_I",
+)
 
 
 class TokenSemanticsEvaluator(DatasetEvaluator):
@@ -126,7 +129,8 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
         """
         Returns:
             ``{"tokens": {name: value}}`` with S_C, D_C, S_I, D_I, the same over active tokens
-            (S_C_active, ...), active_tokens (the mean number per image), and images_C and images_I
+            (S_C_active, ...), share_I (the mean share of a token's weight that lies on
+            instances), active_tokens (the mean number per image), and images_C and images_I
             (the number of measured images). Values that no image has are absent. If outputs have
             ``query_regions``, ``"queries"`` has the same for them. None if the process is not the
             main one.
@@ -156,10 +160,13 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
             )
         for block, values in results.items():
             if values:
+                share = ""
+                if "share_I" in values:
+                    share = ", and the share of their weight that lies on instances (share_I),"
                 what = "queries, one for each mask," if block == "queries" else block
                 self._logger.info(
                     "Semantics (S, lower is better) and diversity (D, higher is better), by class "
-                    f"(C) and instance (I), of the {what} on {self._dataset_name}:\n"
+                    f"(C) and instance (I){share} of the {what} on {self._dataset_name}:\n"
                     f"{create_small_table(values)}"
                 )
             if self._output_dir:
@@ -180,7 +187,8 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
             active[block] = probabilities[block].flatten(1).amax(dim=1) > self._active_threshold
             values[block, "active_tokens"] = active[block].sum().float()
 
-        def add(names: tuple[str, ...], labels: np.ndarray) -> None:
+        def add(kind: str, labels: np.ndarray) -> None:
+            names = (f"S_{kind}", f"D_{kind}", f"S_{kind}_active", f"D_{kind}_active")
             on_device = torch.from_numpy(apply_test_transform(input_, labels))
             bins, present = present_bins(on_device.to(probabilities["tokens"].device))
             for block, regions in measured.items():
@@ -194,15 +202,20 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
                 )
                 results = measure_tokens(probabilities[block], counts, active[block])
                 values.update(((block, name), value) for name, value in zip(names, results))
+                if kind == "I" and len(present):
+                    shares = share_on_labels(
+                        probabilities[block], bins, regions.stride, input_size=input_size
+                    )
+                    values[block, "share_I"] = shares.mean()
 
         if has_classes(record):
             labels = read_class_map(
                 record, num_classes=self._num_classes, ignore_label=self._ignore_label
             )
-            add(("S_C", "D_C", "S_C_active", "D_C_active"), labels)
+            add("C", labels)
         if has_instances(record):
             instances = read_instance_map(record, file_size(record, input_), self._thing_ids)
-            add(("S_I", "D_I", "S_I_active", "D_I_active"), instances)
+            add("I", instances)
         return values
 
 

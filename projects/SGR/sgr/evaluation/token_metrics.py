@@ -168,6 +168,33 @@ def token_histograms(regions: Tensor, counts: Tensor) -> Tensor:
     return torch.where(total > 0, mass / total, 0.0)
 
 
+def share_on_labels(
+    regions: Tensor, bins: Tensor, stride: int, *, input_size: tuple[int, int]
+) -> Tensor:
+    """The share of the weight of each region that lies on pixels with a label.
+
+    A histogram tells how the weight on labels is divided, and not how much it is. Under a region of
+    the sky, the histogram of instances is that of the little weight that reaches them.
+
+    Args:
+        regions: (K, h, w) weights in [0, 1].
+        bins: (H, W), negative where a pixel has no label, see :func:`present_bins`.
+        stride, input_size: see :func:`cell_label_counts`.
+
+    Returns:
+        (K,) float32 in [0, 1]; 0 for a region without weight.
+
+    Raises:
+        ValueError: the regions do not cover the image, or have no stride.
+    """
+    counts = cell_label_counts(
+        (bins < 0).long(), tuple(regions.shape[-2:]), stride, input_size=input_size, num_bins=2
+    )
+    labelled, unlabelled = (regions.flatten(1).float() @ counts).unbind(dim=1)
+    total = labelled + unlabelled
+    return torch.where(total > 0, labelled / total, 0.0)
+
+
 def semantics(histograms: Tensor) -> Tensor:
     """S of one image: the mean entropy of the histograms of its tokens; lower is more semantic.
 

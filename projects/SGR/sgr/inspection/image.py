@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data.catalog import Metadata
+from detectron2.structures import Instances
 from torch import nn
 
 from ..data.components import ComponentMap, connected_components
 from ..data.mappers.build import FileNamingMapper
 from ..data.truth.image_files import read_image
 from ..data.truth.records import has_classes, has_instances, read_class_map, read_instance_map
-from ..modeling.outputs import REGIONS, predicted_labels, regions_of
+from ..modeling.outputs import REGIONS, outputs_of, predicted_labels, regions_of
 from ..modeling.supervision.matcher import ConceptMatcher
 from .tokens import Tokens, inspect_tokens
 
@@ -32,7 +33,8 @@ class InspectedImage:
         labels: (H, W) int32, the class of each pixel, -1 for none.
         components: the connected components of the labels.
         instance_names: the class of each instance in ``tokens.instances.labels``.
-        prediction: (H, W) integers, the predicted class of each pixel.
+        prediction: (H, W) integers, the predicted class of each pixel, of a model with as many
+            classes as the dataset; of a detector, -1 where it finds no instance.
     """
 
     image: np.ndarray
@@ -101,7 +103,8 @@ class Inspector:
 
         input_ = self._mapper(record)
         input_size = tuple(input_["image"].shape[-2:])
-        with torch.inference_mode():
+        # Not inference_mode: what a module keeps then would be of no use to a training.
+        with torch.no_grad():
             output = self._model([input_])[0]
 
         def inspect(key: str) -> Tokens:
@@ -119,12 +122,28 @@ class Inspector:
         queries = inspect(REGIONS["queries"]) if REGIONS["queries"] in output else None
         if tokens is not None and tokens.instances is not None:
             instance_names = self._instance_names(record, tokens.instances.labels)
-        prediction = None
-        if "sem_seg" in output:
-            prediction = predicted_labels(output["sem_seg"]).cpu().numpy()
+        prediction = self._predicted_classes(output)
         return InspectedImage(
             image, input_size, tokens, queries, labels, components, instance_names, prediction
         )
+
+    def _predicted_classes(self, output: dict) -> np.ndarray | None:
+        outputs = outputs_of(self._model)
+        joint = outputs is None or outputs.joint_classes
+        number = None if outputs is None else outputs.num_classes(self._model)
+        if number not in (None, len(self.class_names)):  # a model of other data
+            return None
+        if "sem_seg" in output and joint:
+            return predicted_labels(output["sem_seg"]).cpu().numpy()
+        if "panoptic_seg" in output and joint:
+            ids, segments = output["panoptic_seg"]
+            classes = torch.full((int(ids.max()) + 1,), -1, device=ids.device)
+            for segment in segments:
+                classes[segment["id"]] = segment["category_id"]
+            return classes[ids.long()].cpu().numpy()
+        if "instances" in output and (joint or not self._metadata.get("stuff_classes")):
+            return _paint_instances(output["instances"])
+        return None
 
     def _instance_names(self, record: dict, indices: np.ndarray) -> list[str]:
         # The categories of annotations count over the things, those of segments over all classes.
@@ -132,3 +151,15 @@ class Inspector:
         if "annotations" in record:
             key, names = "annotations", self._metadata.get("thing_classes") or names
         return [names[record[key][index]["category_id"]] for index in indices]
+
+
+def _paint_instances(instances: Instances, score_threshold: float = 0.5) -> np.ndarray | None:
+    """(H, W) classes of instances with masks, the surest on top; -1 where there is none."""
+    if not instances.has("pred_masks"):
+        return None
+    instances = instances[instances.scores >= score_threshold].to("cpu")
+    classes = np.full(instances.image_size, -1)
+    masks = getattr(instances.pred_masks, "tensor", instances.pred_masks).bool().numpy()
+    for index in instances.scores.argsort().tolist():
+        classes[masks[index]] = instances.pred_classes[index]
+    return classes

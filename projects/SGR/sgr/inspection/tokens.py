@@ -11,7 +11,7 @@ from scipy.special import entr
 from torch import Tensor
 
 from ..data.components import ComponentMap
-from ..evaluation.token_metrics import label_histograms
+from ..evaluation.token_metrics import label_histograms, share_on_labels
 from ..modeling.reasoning.concept_regions import ConceptRegions
 from ..modeling.supervision.matcher import ConceptMatcher
 from ..modeling.supervision.targets import component_targets
@@ -26,6 +26,7 @@ class Histograms:
         bins: (H, W) int64, for each pixel the index of its label in ``labels``, or -1 for none.
         values: (K, N) float32. A row sums to 1, or to 0 for a region without weight on a labelled
             pixel.
+        share: (K,) float32 in [0, 1], how much of the region's weight lies on labelled pixels.
         semantics: (K,) float32, the entropy of each row, in nats; NaN for rows of zeros.
         diversity: (K,) float32, the squared distance of each row to the mean row; NaN for rows of
             zeros.
@@ -36,6 +37,7 @@ class Histograms:
     labels: np.ndarray
     bins: np.ndarray
     values: np.ndarray
+    share: np.ndarray
     semantics: np.ndarray
     diversity: np.ndarray
     S: float
@@ -137,12 +139,11 @@ def _histograms(
 ) -> Histograms | None:
     if labels is None:
         return None
-    values, present, bins = (
-        result.numpy()
-        for result in label_histograms(
-            probabilities, torch.from_numpy(labels), stride, input_size=input_size
-        )
+    measured_labels = label_histograms(
+        probabilities, torch.from_numpy(labels), stride, input_size=input_size
     )
+    share = share_on_labels(probabilities, measured_labels[2], stride, input_size=input_size)
+    values, present, bins = (result.numpy() for result in measured_labels)
     measured = values.any(axis=1)
     mean = values[measured].mean(axis=0) if measured.any() else 0
     entropies = np.where(measured, entr(values).sum(axis=1), np.nan)
@@ -151,7 +152,7 @@ def _histograms(
         float(values_of_tokens[measured].mean()) if measured.any() else float("nan")
         for values_of_tokens in (entropies, distances)
     )
-    return Histograms(present, bins, values, entropies, distances, S, D)
+    return Histograms(present, bins, values, share.numpy(), entropies, distances, S, D)
 
 
 def _match(

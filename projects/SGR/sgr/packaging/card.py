@@ -10,7 +10,8 @@ from detectron2.config import CfgNode
 
 from ..checkpoints.model_folder import LICENSE
 from ..evaluation.build import declared_outputs
-from ..visualization import higher_is_better
+from ..modeling.outputs import REGIONS
+from ..visualization.metric_names import TOKEN_METRICS, higher_is_better
 
 # The kinds of results -> the tags of the hub.
 _TAGS = {
@@ -73,6 +74,8 @@ def model_card(description: Mapping[str, Any], cfg: CfgNode) -> str:
     parts.append(
         _table(("dataset", "task", "metric", "value"), cells) if cells else "There is none."
     )
+    if any(task in REGIONS for _, task, _ in found):
+        parts.append(TOKEN_METRICS)
     return f"---\n{head}---\n\n" + "\n\n".join(parts) + "\n"
 
 

@@ -49,6 +49,8 @@ def read_metrics(path: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def draw_training_curves(
     runs: Mapping[str, str | Path],
     metrics: Sequence[str] = ("total_loss", "sem_seg/mIoU", "tokens/S_C"),
+    *,
+    columns: int = 3,
 ) -> np.ndarray:
     """Draw one plot for each metric, with one line for each training, over the iterations.
 
@@ -57,6 +59,7 @@ def draw_training_curves(
     Args:
         runs: name of a training -> its metrics.json, or the folder that holds it.
         metrics: names in metrics.json.
+        columns: plots in a row.
 
     Returns:
         (height, width, 3) uint8, RGB.
@@ -72,13 +75,16 @@ def draw_training_curves(
             raise ValueError(f"no training has the metric {metric!r}; they have {known}")
 
     legend_height = 0.3 if len(runs) > 1 else 0.05
+    row_height = _TOP + _HEIGHT + _BOTTOM
     figure = new_figure(
-        len(metrics) * (_LEFT + _WIDTH) + 0.2, _TOP + _HEIGHT + _BOTTOM + legend_height
+        min(columns, len(metrics)) * (_LEFT + _WIDTH) + 0.2,
+        -(-len(metrics) // columns) * row_height + legend_height,
     )
     handles = {}
-    for column, metric in enumerate(metrics):
+    for place, metric in enumerate(metrics):
+        row, column = divmod(place, columns)
         left = _LEFT + column * (_WIDTH + _LEFT)
-        axes = add_axes(figure, left, _TOP, _WIDTH, _HEIGHT)
+        axes = add_axes(figure, left, row * row_height + _TOP, _WIDTH, _HEIGHT)
         for index, (run, values) in enumerate(series.items()):
             if metric in values:
                 handles[run] = _show_curve(axes, *values[metric], f"C{index}")

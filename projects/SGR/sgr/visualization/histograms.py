@@ -29,13 +29,15 @@ def draw_token_histograms(
     instance_map: np.ndarray | None = None,
     instance_histograms: np.ndarray | None = None,
     instance_names: Sequence[str] = (),
+    instance_shares: np.ndarray | None = None,
     max_bars: int = 10,
 ) -> np.ndarray:
     """Draw one row for each token: its region and its histograms over instances and classes.
 
-    P(w) is the share of the region's weight that lies on a class or an instance. The title gives
-    the entropy of the histogram, in nats; the token metrics are means of it. If there are
-    instances, the first column shows them. A kind of histogram without names is left out.
+    P(w) is the share of the region's labelled weight that lies on a class or an instance. The title
+    gives the entropy of the histogram, in nats; the token metrics are means of it. If there are
+    instances, the first column shows them, and the title says how much of the weight is on any of
+    them. A kind of histogram without names is left out.
 
     Args:
         image: (H, W, 3) uint8, RGB.
@@ -47,6 +49,7 @@ def draw_token_histograms(
         instance_map: (H, W) integers in [0, M); other values stand for no instance.
         instance_histograms: (T, M), as ``class_histograms``.
         instance_names: M names.
+        instance_shares: (T,) in [0, 1], the share of each region's weight that lies on instances.
         max_bars: number of bars. If there are more bins, the heaviest over all T tokens are shown
             and the others are summed up as "other".
 
@@ -82,7 +85,10 @@ def draw_token_histograms(
         for kind, histograms, names, colors in kinds:
             axes = add_axes(figure, left, top, _BARS_WIDTH, bars_height)
             bars = _heaviest(histograms, names, colors, row, max_bars)
-            _show_bars(axes, *bars, f"{kind}, {_entropy_text(histograms[row])}")
+            share = ""
+            if kind == "instances" and instance_shares is not None:
+                share = f" ({100 * instance_shares[row]:.0f} % of the weight)"
+            _show_bars(axes, *bars, f"{kind}{share}, {_entropy_text(histograms[row])}")
             left += _BARS_WIDTH + _AXIS_NUMBERS + _LEFT
     return render(figure)
 

@@ -16,6 +16,13 @@ _TITLES = {
     "tokens/D_I": "$D_I$ (higher is better)",
 }
 
+# For tables of token metrics. The direction is an arrow at each name there.
+TOKEN_METRICS = (
+    "S is how mixed the labels under a token are (their entropy in nats), D how much the tokens of "
+    "an image differ; C counts classes, I instances. Queries are the masks of a mask classifier, "
+    "measured as if they were tokens."
+)
+
 # A project adds its own metrics here: the last part of a name in metrics.json -> whether higher is
 # better.
 HIGHER_IS_BETTER: dict[str, bool] = {}

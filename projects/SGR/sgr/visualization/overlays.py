@@ -10,6 +10,7 @@ from ..data.colors import UNLABELLED
 
 # Without the darkest third of the map, which would be black on a dark image.
 HEAT = matplotlib.colormaps["inferno"](np.linspace(0.35, 1, 256))[:, :3] * 255
+_ERROR = np.array([230, 60, 40])
 # The grey levels of the image below the heat, and the least spread of levels that fills them: the
 # noise of an image of one colour is not raised.
 _GREY, _LEAST_SPREAD = (60, 150), 48
@@ -81,6 +82,25 @@ def overlay_heat(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
         HEAT[np.round(255 * heat).astype(np.int32)],
         0.8 * np.sqrt(heat)[..., None],
     )
+
+
+def overlay_errors(image: np.ndarray, wrong: np.ndarray, labelled: np.ndarray) -> np.ndarray:
+    """Draw wrong pixels in red over a pale image, whose pixels without a label are dark grey.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        wrong, labelled: (H, W) bool.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+    """
+    check_same_size(image, wrong)
+    check_same_size(image, labelled)
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
+    picture = _blend(grey.repeat(3, axis=-1), np.array(255), 0.5)
+    picture[~labelled] = UNLABELLED
+    picture[wrong] = _blend(picture[wrong], _ERROR, 0.75)
+    return picture
 
 
 def check_same_size(image: np.ndarray, other: np.ndarray) -> None:

@@ -9,7 +9,13 @@ import numpy as np
 from ..data.colors import distinct_colors
 from .figure import new_figure, picture_axes, render
 from .legend import Legend
-from .overlays import check_same_size, color_labels, overlay_heat, overlay_labels
+from .overlays import (
+    check_same_size,
+    color_labels,
+    overlay_errors,
+    overlay_heat,
+    overlay_labels,
+)
 from .segments import number_names, show_segments
 
 _TILE_WIDTH, _GAP, _MARGIN = 3.0, 0.12, 0.12
@@ -23,11 +29,12 @@ def draw_panel(
     ground_truth: np.ndarray | None = None,
     components: tuple[np.ndarray, np.ndarray] | None = None,
     prediction: np.ndarray | None = None,
+    errors: bool = False,
     regions: np.ndarray | None = None,
     region_names: Sequence[str] = (),
     columns: int = 4,
 ) -> np.ndarray:
-    """Draw image, ground truth, components, prediction, concept regions and a legend.
+    """Draw image, ground truth, components, prediction, errors, concept regions and a legend.
 
     The page leaves out what is None.
 
@@ -38,6 +45,7 @@ def draw_panel(
         ground_truth, prediction: (H, W) integers. Values outside of [0, N) are unlabelled.
         components: an ``sgr.data.components.ComponentMap``: the (H, W) index of each pixel's
             component, -1 for none, and the (C,) classes of the components.
+        errors: draw where the prediction differs from the ground truth, if there are both.
         regions: (T, H, W) in [0, 1], at the size of the image.
         region_names: T titles, of one or two lines.
         columns: number of pictures in a row.
@@ -68,6 +76,12 @@ def draw_panel(
         components_at = divmod(len(tiles) - 1, columns)
     if prediction is not None:
         tiles.append(("prediction", color_labels(prediction, class_colors)))
+    if errors and ground_truth is not None and prediction is not None:
+        labelled = (ground_truth >= 0) & (ground_truth < len(class_names))
+        wrong = labelled & (prediction != ground_truth)
+        share = 100 * wrong.sum() / max(labelled.sum(), 1)
+        picture = overlay_errors(image, wrong, labelled)
+        tiles.append((f"errors: {share:.1f} % of the labelled pixels", picture))
     # The regions begin a row of their own.
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
     heat = [(name, overlay_heat(image, region)) for name, region in zip(region_names, regions)]
