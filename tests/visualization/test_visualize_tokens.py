@@ -94,6 +94,18 @@ def test_panoptic_records(panoptic, monkeypatch):
     assert seen["components"].classes.tolist() == [0, 1, 2, 2]
 
 
+def test_instances_are_the_ground_truth_where_there_is_no_other(dataset, scene, monkeypatch):
+    _, _, segments, _ = scene
+    (record,) = DatasetCatalog.get(dataset)
+    del record["sem_seg_file_name"]
+    seen = {}
+    monkeypatch.setattr(pictures, "draw_panel", lambda *args, **options: seen.update(options))
+    inspector = Inspector(RandomTokens(None), load_config(""), MetadataCatalog.get(dataset))
+    pictures.draw_inspected(inspector(record), ["sky", "road", "car"], distinct_colors(3))
+    assert np.unique(seen["ground_truth"]).tolist() == [-1, 2]
+    assert (seen["ground_truth"][36:45, 10:26] == 2).all() and seen["ground_truth"][0, 0] == -1
+
+
 @pytest.mark.parametrize("gives_labels", [False, True])
 def test_pictures_are_written(dataset, tmp_path, monkeypatch, gives_labels):
     monkeypatch.setattr(RandomTokens, "gives_labels", gives_labels)

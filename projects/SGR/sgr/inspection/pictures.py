@@ -38,7 +38,7 @@ def draw_inspected(
         inspected.image,
         class_names=class_names,
         class_colors=class_colors,
-        ground_truth=inspected.labels,
+        ground_truth=_ground_truth(inspected, class_names),
         components=None if errors else inspected.components,
         prediction=inspected.prediction,
         errors=errors,
@@ -81,6 +81,15 @@ def draw_inspected_tokens(
         return None
     regions, titles = _regions(inspected, shown), _titles(inspected, class_names, shown)
     return draw_token_histograms(inspected.image, regions, titles, **histograms)
+
+
+def _ground_truth(inspected: InspectedImage, class_names: Sequence[str]) -> np.ndarray | None:
+    """(H, W) classes: the labels, or of data with instances only the classes of these."""
+    tokens = inspected.tokens
+    if inspected.labels is not None or tokens is None or tokens.instances is None:
+        return inspected.labels
+    classes = [list(class_names).index(name) for name in inspected.instance_names or []]
+    return np.array([*classes, -1])[tokens.instances.bins]
 
 
 def _regions(inspected: InspectedImage, shown: np.ndarray) -> np.ndarray:
