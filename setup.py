@@ -39,8 +39,9 @@ COMMANDS = {
     **{
         f"sgr-{tool.replace('_', '-')}": f"sgr.tools.{tool}:main"
         for tool in (
-            "analyze_model benchmark check_dataset demo explore export_model extract_backbone "
-            "install_detectron2 join_predictions package_model run_experiments visualize_tokens"
+            "analyze_model benchmark check_dataset demo draw_figures explore export_model "
+            "extract_backbone install_detectron2 join_predictions package_model run_experiments "
+            "visualize_tokens"
         ).split()
     },
 }

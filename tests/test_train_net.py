@@ -35,6 +35,10 @@ def test_train_resume_and_evaluate(train_net, tiny_shapes, tmp_path):
     results = train_net.main(arguments(tmp_path, "--eval-only", MODEL__WEIGHTS=weights))
     assert 0 <= results["sem_seg"]["mIoU"] <= 100 and results["tokens"]["images_C"] == 5
 
+    explorer = tmp_path / "explorer"
+    train_net.main(arguments(tmp_path, "--eval-only", "--resume", "--explorer", str(explorer)))
+    assert (explorer / "data" / "00004.js").is_file() and (explorer / "index.html").is_file()
+
     # The config that a run has written starts the next one.
     again = argument_parser().parse_args(
         [
@@ -46,3 +50,8 @@ def test_train_resume_and_evaluate(train_net, tiny_shapes, tmp_path):
         ]
     )
     assert train_net.main(again)["sem_seg"]["mIoU"] == results["sem_seg"]["mIoU"]
+
+
+def test_an_explorer_needs_a_trained_model(train_net, tmp_path):
+    with pytest.raises(ValueError, match="add --eval-only"):
+        train_net.main(arguments(tmp_path, "--explorer", str(tmp_path / "explorer")))

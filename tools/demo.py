@@ -44,8 +44,10 @@ from PIL import Image
 from torch import distributed
 from tqdm import tqdm
 
+from sgr.dataset_check import spread
 from sgr.engine.console import show_any_name
 from sgr.engine.launch import join, place_of
+from sgr.explorer import load_explorer_model, write_explorer
 from sgr.inference import (
     IMAGE_SUFFIXES,
     PICTURE_SUFFIXES,
@@ -100,6 +102,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--regions", type=int, default=0, metavar="N", help="concept regions to draw beside"
     )
     parser.add_argument(
+        "--explorer",
+        type=Path,
+        metavar="DIR",
+        help="also write a token explorer of the images, of 200 at most (docs/explorer.md)",
+    )
+    parser.add_argument(
         "--batch-size",
         type=int,
         default=1,
@@ -129,6 +137,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error("--batch-size must be at least 1")
     if args.resume and not args.input:
         parser.error("--resume is for images; a video is predicted from its start")
+    if args.explorer and not args.input:
+        parser.error("--explorer shows images: use --input")
     for name in args.input or args.video_input:
         if re.fullmatch(r"[A-Z0-9_]+(\.[A-Z0-9_]+)+", name) and not Path(name).exists():
             parser.error(f"{name} looks like a key of the config; put --opts before it")
@@ -308,6 +318,21 @@ def run_on_video(predictor: Predictor, file: Path, result: Path, args: argparse.
         reader.check_end()
 
 
+def explore(args: argparse.Namespace, files: list[Path]) -> None:
+    """Write the explorer of the images that could be predicted."""
+    model = load_explorer_model(
+        Path(args.config_file).stem,
+        [args.config_file, *args.mixins],
+        args.weights,
+        *args.opts,
+        allow_pickle=args.allow_pickle,
+        allow_unsafe_yaml=args.allow_unsafe_yaml,
+    )
+    records = [{"file_name": str(files[index])} for index in spread(200, len(files))]
+    report = write_explorer(args.explorer, [model], records)
+    print(f"{report}: open {args.explorer / 'index.html'} in a browser")
+
+
 def _reason(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).partition("\n")[0]
 
@@ -317,7 +342,8 @@ def run(args: argparse.Namespace) -> int:
     setup_logger(name="sgr", distributed_rank=comm.get_rank())
     predictor = load_predictor(args)
     start = time.perf_counter()
-    total = len(args.jobs) + len(args.problems)
+    files = [file for file, *_ in args.jobs]
+    total = len(files) + len(args.problems)
     # First the share, then what is left of it: the others may be at work already.
     share = args.jobs[comm.get_rank() :: comm.get_world_size()]
     args.jobs = [job for job in share if not (args.resume and job[1].exists())]
@@ -337,6 +363,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"{len(problems)} failed:", file=sys.stderr)
         for name, problem in problems.items():
             print(f"  {name}: {problem}", file=sys.stderr)
+    if args.explorer:
+        explore(args, [file for file in files if str(file) not in problems])
     return 1 if problems else 0
 
 

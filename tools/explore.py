@@ -17,19 +17,21 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
-from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.catalog import Metadata
+from detectron2.data import DatasetCatalog
 from detectron2.utils.logger import setup_logger
 
-from sgr.data.loading import load_dataset
 from sgr.dataset_check import spread
 from sgr.engine.console import show_any_name
-from sgr.explorer import ExplorerReport, load_explorer_model, write_explorer
+from sgr.explorer import (
+    ExplorerModel,
+    ExplorerReport,
+    add_models_arguments,
+    explore_dataset,
+    load_models,
+    write_explorer,
+)
 from sgr.inference import IMAGE_SUFFIXES, find_files
-from sgr.load import add_model_arguments
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -59,63 +61,34 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="PIXELS",
         help="the longer side of images in the explorer (default: 512)",
     )
-    parser.add_argument("--name", default="", help="of the model; default: that of the config")
-    parser.add_argument(
-        "--models",
-        nargs="+",
-        type=_named_model,
-        default=[],
-        metavar="NAME=CONFIG[+CONFIG...][@WEIGHTS]",
-        help="more models to compare; several configs are merged; a model folder needs no weights",
-    )
-    add_model_arguments(parser)
+    add_models_arguments(parser)
     args = parser.parse_args(arguments)
     if args.num_images < 1:
         parser.error("--num-images must be at least 1")
     return args
 
 
-def _named_model(text: str) -> tuple[str, list[str], str | None]:
-    name, equals, rest = text.partition("=")
-    configs, at, weights = rest.rpartition("@") if "@" in rest else (rest, "", None)
-    if not (name and equals and configs) or (at and not weights):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=CONFIG[+CONFIG...][@WEIGHTS]")
-    return name, configs.split("+"), weights
-
-
-def find_records(
-    inputs: list[str], cfg: CfgNode, num_images: int
-) -> tuple[list[dict[str, Any]], Metadata | None, dict[str, str]]:
-    """The images to explore, the metadata of their dataset, and inputs without a file -> reason.
+def explore(args: argparse.Namespace, models: list[ExplorerModel]) -> ExplorerReport:
+    """Write the explorer of a dataset, or of files.
 
     Raises:
-        ValueError: there is no image.
+        ValueError: there is no image; see also :func:`sgr.explorer.write_explorer`.
     """
-    problems: dict[str, str] = {}
-    metadata = None
-    if not inputs and not cfg.DATASETS.TEST:
+    test_sets = models[0].cfg.DATASETS.TEST
+    if not args.input and not test_sets:
         raise ValueError("DATASETS.TEST is empty; name images or a dataset with --input")
-    names = inputs or [cfg.DATASETS.TEST[0]]
+    names = args.input or [test_sets[0]]
+    options = {"max_side": args.max_side}
     if len(names) == 1 and names[0] in DatasetCatalog and not Path(names[0]).exists():
-        records = load_dataset(names[0])
-        metadata = MetadataCatalog.get(names[0])
-    else:
-        files, problems = find_files(names, IMAGE_SUFFIXES)
-        records = [{"file_name": str(file)} for file in files]
-    if not records:
+        return explore_dataset(args.output, models, names[0], args.num_images, **options)
+    files, problems = find_files(names, IMAGE_SUFFIXES)
+    if not files:
         listed = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
-        raise ValueError(f"there is no image to explore: {listed or names[0]}")
-    return [records[i] for i in spread(num_images, len(records))], metadata, problems
-
-
-def report_result(report: ExplorerReport, folder: Path) -> None:
-    """Print what was written, and on the standard error what was not."""
-    print(
-        f"{report.images} images in {report.seconds:.0f} s, {report.size / 1e6:.1f} MB: "
-        f"open {folder / 'index.html'} in a browser"
-    )
-    for name, problem in report.problems.items():
-        print(f"left out {name}: {problem}", file=sys.stderr)
+        raise ValueError(f"there is no image to explore: {listed}")
+    chosen = [{"file_name": str(files[i])} for i in spread(args.num_images, len(files))]
+    report = write_explorer(args.output, models, chosen, **options)
+    report.problems = {**problems, **report.problems}
+    return report
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -123,21 +96,10 @@ def main(arguments: list[str] | None = None) -> int:
     show_any_name()
     args = parse_args(arguments)
     setup_logger(name="sgr")
-    safety = {"allow_pickle": args.allow_pickle, "allow_unsafe_yaml": args.allow_unsafe_yaml}
-    name = args.name or Path(args.config_file).stem
-    first = load_explorer_model(
-        name, [args.config_file, *args.mixins], args.weights, *args.opts, **safety
-    )
-    records, metadata, problems = find_records(args.input, first.cfg, args.num_images)
-    others = [
-        load_explorer_model(name, configs, weights, *args.opts, **safety)
-        for name, configs, weights in args.models
-    ]
-    report = write_explorer(
-        args.output, [first, *others], records, metadata, max_side=args.max_side
-    )
-    report.problems = {**problems, **report.problems}
-    report_result(report, args.output)
+    report = explore(args, load_models(args))
+    print(f"{report}: open {args.output / 'index.html'} in a browser")
+    for name, problem in report.problems.items():
+        print(f"left out {name}: {problem}", file=sys.stderr)
     return 1 if report.problems else 0
 
 

@@ -8,6 +8,7 @@ It makes the Shapes dataset, trains MaskFormer with SGR on it, and writes to DIR
     metrics.json          mIoU, S_C, D_C, S_I and D_I on the validation scenes
     curves.png            these metrics during the training
     pictures/*.png        panels and token histograms of some scenes
+    explorer/index.html   what the tokens do in twelve scenes, for a browser (docs/explorer.md)
     train/                what train_net.py writes: log.txt, metrics.json, checkpoints, TensorBoard
 
 Options at the end change the config, as in train_net.py.
@@ -91,6 +92,18 @@ def main(arguments: list[str] | None = None) -> None:
         pictures,
         *args.opts,
     )
+    run(
+        "Token explorer",
+        "tools/explore.py",
+        *config,
+        "--weights",
+        train / "model_final.pth",
+        "--num-images",
+        2 * args.num_images,
+        "--output",
+        args.output / "explorer",
+        *args.opts,
+    )
 
     series = read_metrics(train)
     results = {name: float(series[key][1][-1]) for name, key in METRICS.items() if key in series}
@@ -104,6 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{name:>6}  {value:.3f}  ({better} is better)")
     print(TOKEN_METRICS)
     print(f"\nLook at {pictures}/*.panel.png, {pictures}/*.tokens.png and {args.output}/curves.png")
+    print(f"Open {args.output}/explorer/index.html in a browser")
 
 
 if __name__ == "__main__":

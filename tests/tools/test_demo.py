@@ -169,6 +169,13 @@ def test_two_processes_share_the_images(models, photos, tmp_path):
     assert instances.name == "instances.json"
 
 
+def test_an_explorer_beside(tool, models, photos, tmp_path):
+    folder = tmp_path / "explorer"
+    command = ["--input", str(photos), "--output", str(tmp_path / "out")]
+    assert tool.main([*command, "--explorer", str(folder), *models("semantic")]) == 0
+    assert len(list((folder / "images").iterdir())) == len(list((tmp_path / "out").glob("*.*")))
+
+
 def test_results_of_equal_stems(tool, models, photos, tmp_path):
     shutil.copy(photos / "grey.png", photos / "colour.png")
     arguments = [*models("per-pixel"), "--input", str(photos), "--output", str(tmp_path / "out")]

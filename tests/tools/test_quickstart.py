@@ -24,4 +24,5 @@ def test_trains_evaluates_and_draws(tiny_shapes, tmp_path):
     pictures = {path.name for path in (output / "pictures").iterdir()}
     assert {"00000.panel.png", "00000.tokens.png", "00004.panel.png"} <= pictures
     assert (output / "curves.png").is_file() and (output / "train" / "model_final.pth").is_file()
+    assert (output / "explorer" / "data" / "00003.js").is_file()
     assert "eta" in done.stdout  # the log shows what is left

@@ -1,10 +1,39 @@
 """``sgr-train`` and ``python -m sgr``: what train_net.py does, also where there is no checkout."""
 
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from torch import nn
+
 from .engine import argument_parser, launch, setup_config, train_or_evaluate
+from .explorer import explore_dataset, load_explorer_model
 
 
-def main(args):
-    return train_or_evaluate(setup_config(args), args)
+def main(args: argparse.Namespace) -> dict[str, Any]:
+    """Train or evaluate; after an evaluation, write the explorer that ``--explorer`` asks for."""
+    if args.explorer and not args.eval_only:
+        raise ValueError("--explorer shows a trained model: add --eval-only")
+    cfg = setup_config(args)
+    results = train_or_evaluate(cfg, args)
+    if args.explorer and comm.is_main_process():
+        _explore(cfg, args)
+    return results
+
+
+def _explore(cfg: CfgNode, args: argparse.Namespace) -> None:
+    last = DetectionCheckpointer(nn.Identity(), cfg.OUTPUT_DIR)
+    weights = last.get_checkpoint_file() if args.resume and last.has_checkpoint() else None
+    model = load_explorer_model(
+        Path(args.config_file).stem, cfg, weights, allow_pickle=args.allow_pickle
+    )
+    report = explore_dataset(args.explorer, [model], cfg.DATASETS.TEST[0], 200)
+    print(f"{report}: open {Path(args.explorer) / 'index.html'} in a browser")
 
 
 def run() -> None:

@@ -40,9 +40,14 @@ PACKAGED = CHECKOUT if (CHECKOUT / "projects").is_dir() else Path(__file__).reso
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's arguments, ``--with``, and two flags that let a stranger's file run code."""
+    """Detectron2's arguments and ours: ``--with``, ``--explorer``, and two flags for safety."""
     parser = default_argument_parser()
     add_mixins_flag(parser)
+    parser.add_argument(
+        "--explorer",
+        metavar="DIR",
+        help="with --eval-only: write a token explorer of the first test set (docs/explorer.md)",
+    )
     add_safety_flags(parser)
     return parser
 

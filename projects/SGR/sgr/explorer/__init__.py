@@ -4,5 +4,5 @@
 as it is shipped (docs/explorer.md).
 """
 
-from .models import ExplorerModel, load_explorer_model
-from .writer import ExplorerReport, write_explorer
+from .models import ExplorerModel, add_models_arguments, load_explorer_model, load_models
+from .writer import ExplorerReport, explore_dataset, write_explorer

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -13,7 +15,7 @@ from torch import nn
 
 from ..inference import puts_out_regions
 from ..inference.metadata import dataset_metadata, numbers_of_classes, output_metadata
-from ..load import load_model
+from ..load import add_model_arguments, load_model
 from ..modeling.outputs import outputs_of
 
 
@@ -68,3 +70,43 @@ def load_explorer_model(
         allow_unsafe_yaml=allow_unsafe_yaml,
     )
     return ExplorerModel(name, model, cfg)
+
+
+def add_models_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name a model and others to compare; call it after all other arguments.
+
+    These are ``--name``, ``--models``, and those of :func:`~sgr.load.add_model_arguments`.
+    """
+    parser.add_argument("--name", default="", help="of the model; default: that of the config")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        type=_named_model,
+        default=[],
+        metavar="NAME=CONFIG[+CONFIG...][@WEIGHTS]",
+        help="more models to compare; several configs are merged; a model folder needs no weights",
+    )
+    add_model_arguments(parser)
+
+
+def _named_model(text: str) -> tuple[str, list[str], str | None]:
+    name, equals, rest = text.partition("=")
+    configs, at, weights = rest.rpartition("@") if "@" in rest else (rest, "", None)
+    if not (name and equals and configs) or (at and not weights):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=CONFIG[+CONFIG...][@WEIGHTS]")
+    return name, configs.split("+"), weights
+
+
+def load_models(args: argparse.Namespace) -> list[ExplorerModel]:
+    """Load the models that the arguments of :func:`add_models_arguments` name."""
+    name = args.name or Path(args.config_file).stem
+    first = (name, [args.config_file, *args.mixins], args.weights)
+    return [
+        load_explorer_model(
+            *named,
+            *args.opts,
+            allow_pickle=args.allow_pickle,
+            allow_unsafe_yaml=args.allow_unsafe_yaml,
+        )
+        for named in (first, *args.models)
+    ]

@@ -13,10 +13,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from detectron2.data.catalog import Metadata
+from detectron2.data.catalog import Metadata, MetadataCatalog
 from PIL import Image
 from tqdm import tqdm
 
+from ..data.loading import load_dataset
+from ..dataset_check import spread
 from ..inspection.attention import record_attention
 from ..inspection.image import InspectedImage, Inspector
 from ..modeling.outputs import outputs_of
@@ -49,6 +51,10 @@ class ExplorerReport:
     problems: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     size: int = 0
+
+    def __str__(self) -> str:
+        left_out = f", {len(self.problems)} left out" if self.problems else ""
+        return f"{self.images} images{left_out} in {self.seconds:.0f} s, {self.size / 1e6:.1f} MB"
 
 
 def write_explorer(
@@ -125,6 +131,15 @@ def write_explorer(
     report.seconds = time.perf_counter() - start
     report.size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return report
+
+
+def explore_dataset(
+    folder: str | Path, models: Sequence[ExplorerModel], name: str, num_images: int, **options: Any
+) -> ExplorerReport:
+    """Call :func:`write_explorer` for images that are spread over a registered dataset."""
+    records = load_dataset(name)
+    chosen = [records[index] for index in spread(num_images, len(records))]
+    return write_explorer(folder, models, chosen, MetadataCatalog.get(name), **options)
 
 
 def _clear(folder: Path) -> None:

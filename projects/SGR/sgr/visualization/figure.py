@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -102,8 +106,27 @@ def picture_axes(
     return axes
 
 
+_svg: ContextVar[Path | None] = ContextVar("svg", default=None)
+
+
+@contextmanager
+def also_as_svg(path: str | Path) -> Iterator[None]:
+    """Inside the ``with`` block, what a function of this package draws is written as SVG, too.
+
+    Texts become outlines, and pictures in it stay pictures.
+    """
+    token = _svg.set(Path(path))
+    try:
+        yield
+    finally:
+        _svg.reset(token)
+
+
 def render(figure: Figure) -> np.ndarray:
     """Draw the figure and return it as an (H, W, 3) uint8 picture, RGB."""
     add_fallback_fonts(figure)
+    if svg := _svg.get():
+        with matplotlib.rc_context({"svg.hashsalt": "sgr"}):  # the same file each time
+            figure.savefig(svg, format="svg", metadata={"Date": None})
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()

@@ -1,0 +1,65 @@
+"""The paper's figures, of models that know nothing."""
+
+import runpy
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sgr.load import load_model
+from tiny_model import CHECKOUT, tiny_options
+
+SHAPES = CHECKOUT / "configs" / "shapes"
+TOOL = runpy.run_path(str(CHECKOUT / "tools" / "draw_figures.py"))
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    import torch
+
+    folder = tmp_path_factory.mktemp("weights")
+    for name in ("maskformer_R50_sgr", "maskformer_R50"):
+        model, _ = load_model(str(SHAPES / f"{name}.yaml"), "", *tiny_options())
+        torch.save({"model": model.state_dict()}, folder / f"{name}.pth")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("figure", "names"),
+    [
+        ("components", ["components_00000", "components_00003"]),
+        ("tokens", ["tokens_00000", "tokens_00003"]),
+        ("matching", ["matching_00000", "matching_00003"]),
+        ("regions", ["regions"]),
+        ("predictions", ["predictions"]),
+    ],
+)
+def test_each_figure_is_written_twice(tiny_shapes, checkpoints, tmp_path, figure, names):
+    queries = f"queries={SHAPES / 'maskformer_R50.yaml'}@{checkpoints / 'maskformer_R50.pth'}"
+    config = SHAPES / "maskformer_R50_sgr.yaml"
+    TOOL["main"](
+        ["--figure", figure, "--images", "0", "3", "--output", str(tmp_path), "--models", queries]
+        + ["--config-file", str(config)]
+        + ["--weights", str(checkpoints / f"{config.stem}.pth"), *tiny_options()]
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{name}.{kind}" for name in names for kind in ("png", "svg")
+    }
+    for name in names:
+        picture = np.array(Image.open(tmp_path / f"{name}.png"))
+        assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
+        root = ElementTree.parse(tmp_path / f"{name}.svg").getroot()
+        images = list(root.iter("{http://www.w3.org/2000/svg}image"))
+        assert len(images) >= {"regions": 16, "predictions": 8, "matching": 3}.get(figure, 2)
+        ratio = float(root.get("width")[:-2]) / float(root.get("height")[:-2])
+        assert picture.shape[1] / picture.shape[0] == pytest.approx(ratio, rel=0.02)
+
+
+def test_mistakes_are_told(tiny_shapes, checkpoints, tmp_path, capsys):
+    config = ["--config-file", str(SHAPES / "maskformer_R50_sgr.yaml")]
+    weights = ["--weights", str(checkpoints / "maskformer_R50_sgr.pth"), *tiny_options()]
+    with pytest.raises(ValueError, match="images 0 to 4, not 5"):
+        TOOL["main"](["--figure", "tokens", "--images", "5", *config, *weights])
+    with pytest.raises(SystemExit):
+        TOOL["main"](["--figure", "tokens", "--num-regions", "0", *config, *weights])
