@@ -9,7 +9,7 @@ from PIL import Image
 
 from explorer_data import read_script, unpack
 from sgr.explorer import ExplorerModel, write_explorer
-from sgr.explorer.image_data import image_content, image_summary, shown_pixels
+from sgr.explorer.image_data import coarser_regions, image_content, image_summary, shown_pixels
 from sgr.inspection.attention import record_attention
 from sgr.inspection.image import Inspector
 
@@ -43,7 +43,10 @@ def test_an_image_is_what_the_inspection_says(explorer, inspected, index):
         assert found["kinds"].keys() == {kind for kind, one in kinds.items() if one is not None}
         for kind, tokens in found["kinds"].items():
             expected = kinds[kind]
-            assert tokens["stride"] == expected.stride and tokens["input"] == [96, 96]
+            assert tokens["stride"] == tokens["cell"] == expected.stride and tokens["input"] == [
+                96,
+                96,
+            ]
             regions = unpack(tokens["regions"]) / 255
             np.testing.assert_allclose(regions, expected.probabilities, atol=0.51 / 255)
             for key in ("mass", "peak", "centroids", "components"):
@@ -235,3 +238,13 @@ def test_unlabelled_pixels_do_not_count(inspected):
     assert torch.is_tensor(attention["SGR"]["concept_regions"])
     content = image_content(blank, attention, [str(n) for n in range(9)], (96, 96))
     assert not unpack(content["labels"]).any()
+
+
+def test_fine_regions_become_coarser():
+    regions = np.random.default_rng(0).random((2, 70, 129)).astype(np.float32)
+    found, stride = coarser_regions(regions, 4)
+    assert found.shape == (2, 18, 33) and stride == 16
+    np.testing.assert_allclose(found[:, 3, 5], regions[:, 12:16, 20:24].mean(axis=(1, 2)), 1e-5)
+    np.testing.assert_allclose(found[:, 0, 32], regions[:, 0:4, 128].mean(axis=1), 1e-5)
+    same, stride = coarser_regions(regions[:, :64, :64], 4)
+    assert stride == 4 and same.shape == (2, 64, 64)

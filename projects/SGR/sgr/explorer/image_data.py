@@ -16,6 +16,7 @@ from .packing import pack, pack_fractions, pack_labels, pack_shares, rounded
 # Tokens of an image with their attention: those that it uses most. For each of them, this many are
 # listed to which it attends most, and which attend most to it.
 ATTENTION_TOKENS, ATTENTION_PARTNERS = 64, 8
+MOST_CELLS = 64
 
 
 def shown_pixels(size: tuple[int, int], shown: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -71,13 +72,31 @@ def image_content(
     return content
 
 
+def coarser_regions(regions: np.ndarray, stride: int) -> tuple[np.ndarray, int]:
+    """Regions (K, h, w) with at most :data:`MOST_CELLS` cells along a side, and their stride.
+
+    Query masks are fine, and would be most of an explorer. Four cells become their mean, and so on.
+    """
+    while max(regions.shape[1:]) > MOST_CELLS:
+        # A cell at the end that has no partner counts twice.
+        padding = [(0, length % 2) for length in regions.shape[1:]]
+        regions = np.pad(regions, [(0, 0), *padding], mode="edge")
+        count, rows, columns = regions.shape
+        regions = regions.reshape(count, rows // 2, 2, columns // 2, 2).mean(axis=(2, 4))
+        stride *= 2
+    return regions, stride
+
+
 def _token_content(
     tokens: Tokens, input_size: tuple[int, int], attention: torch.Tensor | None
 ) -> dict[str, Any]:
+    regions, stride = coarser_regions(tokens.probabilities, tokens.stride)
     return {
-        "stride": tokens.stride,
+        "stride": stride,
+        # Pixels of the input along a cell in which centroids are counted.
+        "cell": tokens.stride,
         "input": input_size,
-        "regions": pack_shares(tokens.probabilities),
+        "regions": pack_shares(regions),
         "mass": pack(tokens.mass),
         "peak": pack(tokens.peak),
         "centroids": pack(tokens.centroids),

@@ -76,6 +76,8 @@ interface PackedPartners {
 
 interface PackedTokens {
   stride: number;
+  /** Pixels of the input along a cell in which centroids are counted. */
+  cell: number;
   input: [number, number];
   regions: Packed;
   mass: Packed;

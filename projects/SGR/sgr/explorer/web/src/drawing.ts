@@ -150,7 +150,7 @@ export function placeCells(canvas: HTMLElement, tokens: Tokens): void {
 /** The centroid of a token in shares of the image, from cells counted from 1. */
 export function centroidOf(tokens: Tokens, token: number): [number, number] {
   const [x, y] = tokens.centroids.data.subarray(2 * token, 2 * token + 2);
-  const share = (cell: number, length: number) => ((cell - 0.5) * tokens.stride) / length;
+  const share = (place: number, length: number) => ((place - 0.5) * tokens.cell) / length;
   return [share(x, tokens.input[1]), share(y, tokens.input[0])];
 }
 
