@@ -323,6 +323,8 @@ def test_of_a_square_of_each_image(dataset, sizes_known):
         diversity = ((histograms - histograms.mean(0)) ** 2).sum(1).mean()
         assert tokens[f"S_{kind}"] == pytest.approx(semantics)
         assert tokens[f"D_{kind}"] == pytest.approx(diversity)
+    share = (full * (things >= 0)).sum((1, 2)) / full.sum((1, 2))
+    assert tokens["share_I"] == pytest.approx(share.mean())
 
 
 def test_a_square_image_is_measured_as_without_the_transform(dataset):

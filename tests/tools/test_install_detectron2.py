@@ -5,6 +5,7 @@ import importlib.util
 import io
 import os
 import subprocess
+import sys
 import tarfile
 import venv
 import zipfile
@@ -165,6 +166,16 @@ def test_wrong_file_on_the_index_is_not_installed(tmp_path, bare_environment):
     assert "has the wrong SHA-256 checksum and was not used" in result.stderr
     assert "must not run" not in result.stderr
     assert not list((tmp_path / "venv").rglob("detectron2*"))
+
+
+def test_imports_show_no_warnings_of_torch():
+    version, _ = installer.find_installed() or ("none", None)
+    if version != installer.VERSION:
+        pytest.skip(f"Detectron2 is {version}, not this script's {installer.VERSION}")
+    code = "import detectron2.data, detectron2.modeling"
+    command = [sys.executable, "-W", "default", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "torch.jit.script" not in done.stderr
 
 
 def test_earlier_edition_is_replaced_and_others_are_not(monkeypatch, capsys):

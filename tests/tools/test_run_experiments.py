@@ -500,6 +500,14 @@ def test_of_an_unknown_metric_none_is_the_best(tool):
     assert cells_of(table) == [["config", "seeds", "new"], ["a", "1", "1.0"], ["b", "1", "1.0"]]
 
 
+def test_token_metrics_are_explained_where_there_are_any(tool, tmp_path):
+    outcomes = [outcome(tool, "a", 0, miou=9.0, s_c=0.3)]
+    for metrics, explained in (([MIOU], False), ([MIOU, S_C], True)):
+        tool.results.write_report(outcomes, metrics, tmp_path)
+        text = (tmp_path / "results.md").read_text()
+        assert ("S is how mixed the labels under a token are" in text) == explained
+
+
 def test_headers_are_short_where_that_is_clear(tool):
     outcomes = [outcome(tool, "a", 0, miou=9.0, s_c=0.3, queries=0.6)]
     table = tool.results.format_table(tool.results.summarize(outcomes), [MIOU, S_C, "queries/S_C"])
