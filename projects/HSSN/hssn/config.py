@@ -13,11 +13,12 @@ def add_hssn_config(cfg: CfgNode) -> None:
     # The tree of the classes, as a list of [{superclass: children}, class, ...]. An empty list
     # takes that of the data: ``class_tree`` in the metadata of the first dataset that has one.
     cfg.MODEL.HSSN.TREE = []
-    # MODEL.SEM_SEG_HEAD.LOSS_TYPE "hssn": the loss of the nodes' scores, "tree_min" (Eq. 4, 5),
-    # "focal_tree_min" (Eq. 6) or "bce" (without the tree), its weight, and the exponent of the
-    # focal one. The public code weights both by 5; the paper has no weight.
+    # The loss of the nodes' scores of MODEL.SEM_SEG_HEAD.LOSS_TYPE "hssn": "tree_min" (Eq. 4, 5),
+    # "focal_tree_min" (Eq. 6) or "bce", which does not use the tree.
     cfg.MODEL.HSSN.LOSS = "tree_min"
+    # Weight of this loss. The public code for Cityscapes has 5; the paper names none.
     cfg.MODEL.HSSN.WEIGHT = 5.0
+    # Exponent of the factors of "focal_tree_min" (Eq. 6).
     cfg.MODEL.HSSN.GAMMA = 2.0
     # Weight of the cross entropy of each level (public code); 0 leaves it out.
     cfg.MODEL.HSSN.CE_WEIGHT = 1.0
@@ -28,7 +29,7 @@ def add_hssn_config(cfg: CfgNode) -> None:
     # MODEL.SIDE_CRITERIA "TreeTripletSupervision": its weight at the end of the training. It rises
     # along a cosine from 0.
     cfg.MODEL.HSSN.TRIPLET_WEIGHT = 0.5
-    # Margin, a cosine distance; -1.0 computes it from the tree (0.35 in a tree of two levels). The
+    # Margin of the triplets, a cosine distance; -1.0 computes it from the tree (0.35 in a tree of two levels). The
     # public code has 0.6.
     cfg.MODEL.HSSN.TRIPLET_MARGIN = -1.0
     # At most this many triplets of each class in the images of a worker.
