@@ -26,11 +26,11 @@ def add_hssn_config(cfg: CfgNode) -> None:
     cfg.MODEL.HSSN.RMI_WEIGHT = 0.0
     # What is summed up along the path of a class: "logits" (public code) or "scores" (paper).
     cfg.MODEL.HSSN.PATH_SCORE = "logits"
-    # MODEL.SIDE_CRITERIA "TreeTripletSupervision": its weight at the end of the training. It rises
-    # along a cosine from 0.
+    # Weight of "TreeTripletSupervision" (MODEL.SIDE_CRITERIA) at the end of the training. It rises
+    # along a cosine from 0; 0 leaves the loss out.
     cfg.MODEL.HSSN.TRIPLET_WEIGHT = 0.5
-    # Margin of the triplets, a cosine distance; -1.0 computes it from the tree (0.35 in a tree of two levels). The
-    # public code has 0.6.
+    # Margin of the triplets, a cosine distance; -1.0 computes it from the tree, which gives 0.35 in
+    # a tree of two levels. The public code has 0.6.
     cfg.MODEL.HSSN.TRIPLET_MARGIN = -1.0
     # At most this many triplets of each class in the images of a worker.
     cfg.MODEL.HSSN.TRIPLET_SAMPLES = 200
