@@ -103,7 +103,7 @@ def test_a_model_without_tokens(inspect):
 
 def test_panoptic_predictions(inspect):
     ids = torch.tensor([[0, 1], [3, 1]])
-    segments = [{"id": 1, "category_id": 4}, {"id": 3, "category_id": 0}]
+    segments = [{"id": number, "category_id": label} for number, label in ((1, 4), (3, 0), (9, 2))]
     assert inspect(Fixed({"panoptic_seg": (ids, segments)})).tolist() == [[-1, 4], [0, 4]]
 
 

@@ -137,7 +137,9 @@ class Inspector:
             return predicted_labels(output["sem_seg"]).cpu().numpy()
         if "panoptic_seg" in output and joint:
             ids, segments = output["panoptic_seg"]
-            classes = torch.full((int(ids.max()) + 1,), -1, device=ids.device)
+            # A segment may have no pixel that is left.
+            last = max([int(ids.max()), *(segment["id"] for segment in segments)])
+            classes = torch.full((last + 1,), -1, device=ids.device)
             for segment in segments:
                 classes[segment["id"]] = segment["category_id"]
             return classes[ids.long()].cpu().numpy()
