@@ -141,6 +141,7 @@ def draw_tokens(images: Images, num_regions: int) -> Iterator[Drawing]:
             options["instance_map"] = bins.numpy()
             options["instance_histograms"] = values.numpy()
             options["instance_names"] = [names[index] for index in present]
+            options["instance_title"] = "components"
         titles = [f"token {token}, peak {tokens.peak[token]:.2f}" for token in shown]
         heat = _heat(one, tokens, shown)
         yield f"tokens_{name}", lambda: draw_token_histograms(one.image, heat, titles, **options)
@@ -158,7 +159,8 @@ def draw_matching(images: Images, num_regions: int) -> Iterator[Drawing]:
             matched = np.flatnonzero(tokens.components == index)
             unions.append(1 - np.prod(1 - tokens.probabilities[matched], axis=0))
             listed = ", ".join(map(str, matched[:6])) + (", ..." if len(matched) > 6 else "")
-            titles.append(f"{component}\n{len(matched)} regions: {listed}")
+            regions = "region" if len(matched) == 1 else f"{len(matched)} regions"
+            titles.append(f"{component}\n{regions}: {listed}")
         heat = upsample_regions(
             np.stack(unions), tokens.stride, one.input_size, one.image.shape[:2]
         )

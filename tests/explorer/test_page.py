@@ -437,6 +437,8 @@ class TestLooks:
         page.wait_for_timeout(100)
         assert page.evaluate("document.documentElement.dataset.theme") == scheme
         assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+        if page.locator(".frame").count():
+            assert frame(page).bounding_box()["width"] > 300
 
     @pytest.mark.parametrize(("size", "scheme"), [(DESKTOP, "light"), (PHONE, "dark")])
     @pytest.mark.parametrize("name", ["class", "image", "concepts", "concept"])

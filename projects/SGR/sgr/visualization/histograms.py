@@ -30,6 +30,7 @@ def draw_token_histograms(
     instance_histograms: np.ndarray | None = None,
     instance_names: Sequence[str] = (),
     instance_shares: np.ndarray | None = None,
+    instance_title: str = "instances",
     max_bars: int = 10,
 ) -> np.ndarray:
     """Draw one row for each token: its region and its histograms over instances and classes.
@@ -50,6 +51,7 @@ def draw_token_histograms(
         instance_histograms: (T, M), as ``class_histograms``.
         instance_names: M names.
         instance_shares: (T,) in [0, 1], the share of each region's weight that lies on instances.
+        instance_title: what these are, such as "components" where a dataset has no instances.
         max_bars: number of bars. If there are more bins, the heaviest over all T tokens are shown
             and the others are summed up as "other".
 
@@ -59,7 +61,7 @@ def draw_token_histograms(
     kinds = []
     if instance_histograms is not None and len(instance_names):
         instance_colors = distinct_colors(len(instance_names))
-        kinds.append(("instances", instance_histograms, instance_names, instance_colors))
+        kinds.append((instance_title, instance_histograms, instance_names, instance_colors))
     if class_histograms is not None and len(class_names):
         if class_colors is None:
             class_colors = distinct_colors(len(class_names))
@@ -75,7 +77,7 @@ def draw_token_histograms(
 
     if instance_map is not None and len(instance_names):
         picture = overlay_labels(image, instance_map, instance_colors)
-        axes = picture_axes(figure, picture, _LEFT, _TITLE, _PICTURE_WIDTH, "instances")
+        axes = picture_axes(figure, picture, _LEFT, _TITLE, _PICTURE_WIDTH, instance_title)
         show_segments(axes, instance_map, instance_names)
     for row, (region, name) in enumerate(zip(regions, token_names)):
         top = _TITLE + row * row_height
@@ -86,7 +88,7 @@ def draw_token_histograms(
             axes = add_axes(figure, left, top, _BARS_WIDTH, bars_height)
             bars = _heaviest(histograms, names, colors, row, max_bars)
             share = ""
-            if kind == "instances" and instance_shares is not None:
+            if kind == instance_title and instance_shares is not None:
                 share = f" ({100 * instance_shares[row]:.0f} % of the weight)"
             _show_bars(axes, *bars, f"{kind}{share}, {_entropy_text(histograms[row])}")
             left += _BARS_WIDTH + _AXIS_NUMBERS + _LEFT
