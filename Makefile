@@ -1,5 +1,7 @@
 # make install   create .venv once and install SGR, Detectron2 and what they need (about 5 GB)
 # make test      run all tests, in parallel; some of them:  make test ARGS="tests/data -x"
+# make test-official   the same in a second environment, .venv-official, with Detectron2 as its
+#                      repository has it today, which is built there (git, a C++ compiler)
 # make lint      check format, style, types and the layers of the package
 # make fuzz      try thousands of mutated annotations, descriptions of datasets and configs
 # make docs      build the documentation site: build/site/index.html
@@ -12,8 +14,11 @@
 PYTHON3 ?= python3
 VENV ?= .venv
 ARGS ?=
+# What pip builds Detectron2 from; nothing stands for tools/install_detectron2.py.
+DETECTRON2 ?=
+OFFICIAL := git+https://github.com/facebookresearch/detectron2.git
 
-.PHONY: install test lint docs fuzz demo clean python
+.PHONY: install test test-official lint docs fuzz demo clean python
 
 ifneq ($(strip $(VENV)),)
 
@@ -38,7 +43,7 @@ PYTHON := $(PYTHON3)
 CONSTRAINT :=
 
 install: python
-	@$(PYTHON) -c 'import detectron2, mypy, pytest, sgr, xdist' 2>/dev/null \
+	@$(PYTHON) -c 'import detectron2, mypy, pytest, pytest_randomly, sgr, xdist' 2>/dev/null \
 	  || $(MAKE) --no-print-directory active VENV=
 
 .PHONY: active
@@ -51,7 +56,8 @@ define INSTALL
 @echo "== Installing SGR and its requirements (a few minutes the first time)"
 $(PYTHON) -m pip install --disable-pip-version-check $(CONSTRAINT) -e '.[dev]'
 @echo "== Installing Detectron2"
-$(PYTHON) tools/install_detectron2.py $(CONSTRAINT)
+$(PYTHON) $(if $(DETECTRON2),-m pip install --no-build-isolation $(CONSTRAINT) \
+  '$(DETECTRON2)',tools/install_detectron2.py $(CONSTRAINT))
 endef
 
 python:
@@ -59,9 +65,13 @@ python:
 	  echo "SGR needs Python 3.10 or newer; '$(PYTHON3)' is older or missing." >&2; \
 	  echo "Name another one: make PYTHON3=python3.12 ..." >&2; exit 1; }
 
-# One thread for each of the processes: more would only wait for one another.
+# One thread for each of the processes: more would only wait for one another. The order is random;
+# the first lines have its seed, and ARGS=--randomly-seed=SEED repeats it.
 test: install
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto $(ARGS)
+
+test-official:
+	$(MAKE) test VENV=.venv-official DETECTRON2='$(OFFICIAL)'
 
 # The same checks as in .pre-commit-config.yaml.
 lint: install
@@ -83,4 +93,4 @@ demo: install
 
 clean:
 	rm -rf build *.egg-info .pytest_cache
-	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name '.venv*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

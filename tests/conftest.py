@@ -2,23 +2,14 @@
 
 import importlib.util
 import logging
-import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from detectron2.utils.logger import setup_logger
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SHARED = CHECKOUT.parent / "shared"
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    random.seed(0)
-    np.random.seed(0)
-    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
