@@ -13,6 +13,7 @@ depth. A description of one's own data has it under ``tree``.
 from __future__ import annotations
 
 import difflib
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,10 +63,10 @@ class ClassTree:
         leaves: dict[str, int] = {}
         superclasses: set[str] = set()
         labels = {name: label for label, name in enumerate(class_names)}
-        pending: list[tuple[str, Any, int, tuple[str, ...]]]
-        pending = [(*child, -1, ()) for child in _children(tree, ())]
+        pending: deque[tuple[str, Any, int, tuple[str, ...]]]
+        pending = deque((*child, -1, ()) for child in _children(tree, ()))
         while pending:
-            name, content, parent, path = pending.pop(0)
+            name, content, parent, path = pending.popleft()
             children = list(_children(content, (*path, name)))
             if not children:
                 _check_class(name, path, labels, leaves, nodes)
@@ -74,7 +75,9 @@ class ClassTree:
                 _check_superclass(name, path, children, labels, superclasses)
                 superclasses.add(name)
             nodes.append((name, parent))
-            pending = [(*child, len(nodes) - 1, (*path, name)) for child in children] + pending
+            pending.extendleft(
+                (*child, len(nodes) - 1, (*path, name)) for child in reversed(children)
+            )
         missing = [name for name in class_names if name not in leaves]
         if missing:
             raise ValueError(
