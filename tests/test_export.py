@@ -231,5 +231,7 @@ def test_models_without_semantic_results():
 
 def test_missing_packages_are_named(maskformer, monkeypatch, tmp_path):
     monkeypatch.setattr(sgr.export, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"onnx and onnxscript: pip install 'sgr\[export\]'"):
+    with pytest.raises(
+        ImportError, match=r"onnx and onnxscript: pip install 'sgr-segmentation\[export\]'"
+    ):
         export_onnx(maskformer, SIZE, tmp_path / "model.onnx")
