@@ -14,10 +14,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.utils.logger import setup_logger
 from PIL import Image
 
+from sgr.data.loading import check_registered, load_dataset
 from sgr.dataset_check import spread
 from sgr.inspection.image import Inspector
 from sgr.inspection.pictures import draw_inspected, draw_inspected_tokens
@@ -56,7 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
     dataset = args.dataset or next(iter(cfg.DATASETS.TEST), None)
     if dataset is None:
         raise ValueError("DATASETS.TEST is empty; name a dataset with --dataset")
-    records = DatasetCatalog.get(dataset)
+    check_registered(dataset, "--dataset, or DATASETS.TEST, has")
+    records = load_dataset(dataset)
     metadata = MetadataCatalog.get(dataset)
     inspect = Inspector(model, cfg, metadata)
     colors = class_colors(metadata, len(inspect.class_names))

@@ -106,27 +106,36 @@ def test_instances_are_the_ground_truth_where_there_is_no_other(dataset, scene, 
     assert (seen["ground_truth"][36:45, 10:26] == 2).all() and seen["ground_truth"][0, 0] == -1
 
 
-@pytest.mark.parametrize("gives_labels", [False, True])
-def test_pictures_are_written(dataset, tmp_path, monkeypatch, gives_labels):
-    monkeypatch.setattr(RandomTokens, "gives_labels", gives_labels)
+@pytest.fixture
+def arguments(dataset, tmp_path):
+    """Of the tool, for a model that knows nothing."""
     cfg = get_cfg()
     cfg.MODEL.META_ARCHITECTURE = "RandomTokens"
     cfg.MODEL.DEVICE = "cpu"
     cfg.INPUT.MIN_SIZE_TEST = 96
     (tmp_path / "config.yaml").write_text(cfg.dump())
     torch.save({"model": {"bias": torch.ones(1)}}, tmp_path / "weights.pth")
+    files = "--config-file", str(tmp_path / "config.yaml"), "--weights"
+    return [*files, str(tmp_path / "weights.pth"), "--output", str(tmp_path / "pictures")]
+
+
+@pytest.mark.parametrize("gives_labels", [False, True])
+def test_pictures_are_written(dataset, arguments, tmp_path, monkeypatch, gives_labels):
+    monkeypatch.setattr(RandomTokens, "gives_labels", gives_labels)
     output = tmp_path / "pictures"
 
     main = runpy.run_path(str(TOOL))["main"]
-    main(
-        ["--config-file", str(tmp_path / "config.yaml")]
-        + ["--weights", str(tmp_path / "weights.pth"), "--dataset", dataset]
-        + ["--num-images", "3", "--num-regions", "5", "--output", str(output)]
-    )
+    main([*arguments, "--dataset", dataset, "--num-images", "3", "--num-regions", "5"])
 
     panel, tokens = (np.array(Image.open(output / f"street.{n}.png")) for n in ("panel", "tokens"))
     assert panel.ndim == 3 and len(np.unique(panel)) > 50
     assert tokens.ndim == 3 and len(np.unique(tokens)) > 50
+
+
+def test_unknown_dataset(arguments):
+    main = runpy.run_path(str(TOOL))["main"]
+    with pytest.raises(ValueError, match="shapes_sem_seg_vall'.*did you mean 'shapes_sem_seg_val'"):
+        main([*arguments, "--dataset", "shapes_sem_seg_vall"])
 
 
 def test_numbers_below_one_are_refused(capsys):

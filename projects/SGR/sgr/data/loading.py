@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,6 +14,25 @@ from .truth.coco_file import explain_coco_errors
 from .truth.records import check_sizes
 
 _kept: ContextVar[dict[str, Any] | None] = ContextVar("kept", default=None)
+
+
+def check_registered(name: str, where: str) -> None:
+    """Check that there is a dataset of this name, before it is loaded.
+
+    Args:
+        name: of the dataset.
+        where: the beginning of the message, which tells who names it.
+
+    Raises:
+        ValueError: there is none. The message has the closest name.
+    """
+    if name not in DatasetCatalog:
+        close = difflib.get_close_matches(name, DatasetCatalog.list(), n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(
+            f"{where} {name!r}, and no dataset is registered under this name{hint}. A dataset of "
+            "your own is described by a file in DATASETS.FILES (see docs/your_data.md)"
+        )
 
 
 def load_dataset(name: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import logging
 import os
 import tempfile
@@ -17,7 +16,6 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.config.compat import guess_version
-from detectron2.data import DatasetCatalog
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
@@ -26,6 +24,7 @@ from ..checkpoints.sources import HUB, fetch_model_folder
 from ..config import add_sgr_config
 from ..data.datasets.descriptions import add_described_datasets
 from ..data.files import compose_yaml
+from ..data.loading import check_registered
 from ..modeling.layers.checks import check_num_classes
 from ..modeling.reasoning import apply_reasoning_defaults
 from .config_check import check_config, check_names, entry_fault, flat
@@ -390,14 +389,7 @@ def _check_writable(cfg: CfgNode) -> None:
 def _check_registered(cfg: CfgNode, keys: Iterable[str]) -> None:
     for key in keys:
         for name in cfg.DATASETS[key]:
-            if name not in DatasetCatalog:
-                close = difflib.get_close_matches(name, DatasetCatalog.list(), n=1)
-                hint = f" (did you mean {close[0]!r}?)" if close else ""
-                raise ValueError(
-                    f"DATASETS.{key} has {name!r}, and no dataset is registered under this name"
-                    f"{hint}. A dataset of your own is described by a file in DATASETS.FILES (see "
-                    "docs/your_data.md)"
-                )
+            check_registered(name, f"DATASETS.{key} has")
 
 
 def fit_to_machine(cfg: CfgNode) -> None:
