@@ -1,4 +1,4 @@
-"""The wheel, installed into an empty folder and used away from the checkout."""
+"""The wheel of the sdist, installed into an empty folder and used away from the checkout."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel of this checkout. It is built in a copy, because a build writes beside the code.
+    """The wheel of this checkout's sdist. A build writes beside the code, so it is that of a copy.
 
     The copy has what a Docker image is built from.
     """
@@ -29,9 +29,11 @@ def wheel(tmp_path_factory):
                 shutil.copytree(path, copy / path.name, ignore=without)
             else:
                 shutil.copy(path, copy)
+    subprocess.run([sys.executable, "setup.py", "-q", "sdist"], check=True, cwd=copy)
+    (source,) = (copy / "dist").iterdir()
     options = ["--no-build-isolation", "--no-deps", "--no-index", "--wheel-dir", str(copy)]
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", *options, str(copy)], check=True, cwd=copy
+        [sys.executable, "-m", "pip", "wheel", *options, str(source)], check=True, cwd=copy
     )
     (wheel,) = copy.glob("*.whl")
     return wheel
