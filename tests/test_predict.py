@@ -1,5 +1,7 @@
 """From images of all forms to results."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -129,7 +131,8 @@ def test_regions_are_none_where_there_are_none(loaded, image, key):
     cfg = loaded[1].clone()
     cfg.defrost()
     cfg.merge_from_list([key, True, "TEST.AUG.SCALES", [1.0]])
-    result = sgr.Predictor(loaded[0], cfg)(image)
+    # A copy: it is told to look for no regions.
+    result = sgr.Predictor(copy.deepcopy(loaded[0]), cfg)(image)
     assert result.regions is None and result.labels.shape == (40, 60)
 
 
