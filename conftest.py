@@ -4,7 +4,11 @@ import random
 
 import numpy as np
 import pytest
+import setuptools  # noqa: F401
 import torch
+
+# setuptools is here because Detectron2 imports it when a training begins. Where tests of a random
+# order have run before, its first import can fail: it finds Python's distutils, not its own.
 
 
 def seed():
