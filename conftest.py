@@ -1,6 +1,8 @@
-"""Seeds, for the tests of all folders: no result may depend on which test came before."""
+"""For the tests of all folders: seeds, so that none depends on which came before, and scenes."""
 
+import importlib.util
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,3 +29,29 @@ def pytest_fixture_setup(fixturedef):
 @pytest.fixture(autouse=True)
 def _seeded():
     seed()
+
+
+@pytest.fixture(scope="session")
+def make_shapes_script():
+    """The module datasets/make_shapes.py."""
+    spec = importlib.util.spec_from_file_location(
+        "make_shapes", Path(__file__).parent / "datasets" / "make_shapes.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def tiny_shapes_root(make_shapes_script, tmp_path_factory) -> Path:
+    """A root of datasets with twelve and five small scenes of Shapes."""
+    root = tmp_path_factory.mktemp("datasets")
+    make_shapes_script.make_shapes(root, num_train=12, num_val=5, size=96, seed=1)
+    return root
+
+
+@pytest.fixture
+def tiny_shapes(tiny_shapes_root, monkeypatch) -> Path:
+    """:func:`tiny_shapes_root` as the root of all datasets."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tiny_shapes_root))
+    return tiny_shapes_root

@@ -1,6 +1,5 @@
 """What the tests share."""
 
-import importlib.util
 import logging
 from pathlib import Path
 
@@ -30,32 +29,6 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no folder with reference models and data beside the checkout")
     return SHARED
-
-
-@pytest.fixture(scope="session")
-def make_shapes_script():
-    """The module datasets/make_shapes.py."""
-    spec = importlib.util.spec_from_file_location(
-        "make_shapes", CHECKOUT / "datasets" / "make_shapes.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def tiny_shapes_root(make_shapes_script, tmp_path_factory) -> Path:
-    """A root of datasets with twelve and five small scenes of Shapes."""
-    root = tmp_path_factory.mktemp("datasets")
-    make_shapes_script.make_shapes(root, num_train=12, num_val=5, size=96, seed=1)
-    return root
-
-
-@pytest.fixture
-def tiny_shapes(tiny_shapes_root, monkeypatch) -> Path:
-    """:func:`tiny_shapes_root` as the root of all datasets."""
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tiny_shapes_root))
-    return tiny_shapes_root
 
 
 def pytest_runtest_setup(item):

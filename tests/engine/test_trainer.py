@@ -49,7 +49,7 @@ def trained(tiny_shapes_root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DETECTRON2_DATASETS", str(tiny_shapes_root))
-        trainer = train(tiny_config(folder, TEST__EVAL_PERIOD=6))
+        trainer = train(tiny_config(folder, TEST__EVAL_PERIOD=6, TEST__PICTURES=2))
     return folder, trainer._last_eval_results
 
 
@@ -425,7 +425,7 @@ def test_options_are_those_of_detectron2():
 
 def test_pictures_of_the_training(tiny_shapes, tmp_path):
     """VIS_PERIOD shows image, labels and prediction, and leaves no hook on the model."""
-    trainer = Trainer(tiny_config(tmp_path, SOLVER__MAX_ITER=3, VIS_PERIOD=2, TEST__PICTURES=0))
+    trainer = Trainer(tiny_config(tmp_path, SOLVER__MAX_ITER=3, VIS_PERIOD=2))
     drawn = []
     with pytest.MonkeyPatch.context() as patch:
         put_image = EventStorage.put_image

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from hssn import NodeIndex
-from make_shapes import make_shapes
 from sgr.data.class_tree import ClassTree
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -73,16 +72,3 @@ def reference():
         return SimpleNamespace(config=json.loads(str(arrays["config"])), **values)
 
     return read
-
-
-@pytest.fixture(scope="session")
-def tiny_shapes_root(tmp_path_factory):
-    """A root of datasets with a few small scenes of Shapes."""
-    root = tmp_path_factory.mktemp("datasets")
-    make_shapes(root, num_train=6, num_val=3, size=96, seed=1)
-    return root
-
-
-@pytest.fixture
-def tiny_shapes(tiny_shapes_root, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tiny_shapes_root))

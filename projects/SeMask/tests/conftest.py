@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from make_shapes import make_shapes
-
 ROOT = Path(__file__).resolve().parents[3]
 REFERENCE = ROOT.parent / "shared" / "semask"
 
@@ -71,16 +69,3 @@ def published():
         }
 
     return read
-
-
-@pytest.fixture(scope="session")
-def tiny_shapes_root(tmp_path_factory):
-    """A root of datasets with a few small scenes of Shapes."""
-    root = tmp_path_factory.mktemp("datasets")
-    make_shapes(root, num_train=6, num_val=3, size=96, seed=1)
-    return root
-
-
-@pytest.fixture
-def tiny_shapes(tiny_shapes_root, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tiny_shapes_root))
