@@ -6,13 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.utils import comm
-from torch import nn
 
-from .engine import argument_parser, launch, setup_config, train_or_evaluate
-from .explorer import explore_dataset, load_explorer_model
+from .checkpoints.trained import TrainedCheckpointer
+from .engine import Trainer, argument_parser, launch, setup_config, train_or_evaluate
+from .explorer import ExplorerModel, explore_dataset
 
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
@@ -27,12 +26,12 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _explore(cfg: CfgNode, args: argparse.Namespace) -> None:
-    last = DetectionCheckpointer(nn.Identity(), cfg.OUTPUT_DIR)
-    weights = last.get_checkpoint_file() if args.resume and last.has_checkpoint() else None
-    model = load_explorer_model(
-        Path(args.config_file).stem, cfg, weights, allow_pickle=args.allow_pickle
-    )
-    report = explore_dataset(args.explorer, [model], cfg.DATASETS.TEST[0], 200)
+    model = Trainer.build_model(cfg).eval()
+    # The checkpoint that was evaluated.
+    checkpointer = TrainedCheckpointer(model, cfg.OUTPUT_DIR, allow_pickle=args.allow_pickle)
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    shown = ExplorerModel(Path(args.config_file).stem, model, cfg)
+    report = explore_dataset(args.explorer, [shown], cfg.DATASETS.TEST[0], 200)
     print(f"{report}: open {Path(args.explorer) / 'index.html'} in a browser")
 
 
