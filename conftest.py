@@ -1,6 +1,5 @@
 """For the tests of all folders: seeds, so that none depends on which came before, and scenes."""
 
-import importlib.util
 import random
 from pathlib import Path
 
@@ -8,6 +7,8 @@ import numpy as np
 import pytest
 import setuptools  # noqa: F401
 import torch
+
+from make_shapes import make_shapes
 
 # setuptools is here because Detectron2 imports it when a training begins. Where tests of a random
 # order have run before, its first import can fail: it finds Python's distutils, not its own.
@@ -32,21 +33,10 @@ def _seeded():
 
 
 @pytest.fixture(scope="session")
-def make_shapes_script():
-    """The module datasets/make_shapes.py."""
-    spec = importlib.util.spec_from_file_location(
-        "make_shapes", Path(__file__).parent / "datasets" / "make_shapes.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def tiny_shapes_root(make_shapes_script, tmp_path_factory) -> Path:
+def tiny_shapes_root(tmp_path_factory) -> Path:
     """A root of datasets with twelve and five small scenes of Shapes."""
     root = tmp_path_factory.mktemp("datasets")
-    make_shapes_script.make_shapes(root, num_train=12, num_val=5, size=96, seed=1)
+    make_shapes(root, num_train=12, num_val=5, size=96, seed=1)
     return root
 
 

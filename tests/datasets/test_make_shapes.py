@@ -7,12 +7,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from pycocotools.coco import COCO
 
+import make_shapes as script
 from sgr.data.datasets import shapes
-
-
-@pytest.fixture(scope="module")
-def script(make_shapes_script):
-    return make_shapes_script
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +24,7 @@ def content(folder):
     }
 
 
-def test_classes_are_those_of_the_package(script):
+def test_classes_are_those_of_the_package():
     assert script.STUFF == shapes.SHAPES_STUFF
     assert script.THINGS == shapes.SHAPES_THINGS
     assert script.CLASSES == shapes.SHAPES_CLASSES
@@ -46,7 +42,7 @@ def test_layout(root):
             assert image.mode == "RGB" and labels.mode == "L"
 
 
-def test_annotations_agree_with_labels(root, script):
+def test_annotations_agree_with_labels(root):
     seen = set()
     for split in ("train", "val"):
         coco = COCO(root / f"shapes/annotations/instances_{split}.json")
@@ -74,7 +70,7 @@ def test_annotations_agree_with_labels(root, script):
     assert seen == {*range(len(script.CLASSES)), 255}
 
 
-def test_same_seed_same_bytes(root, script, tmp_path):
+def test_same_seed_same_bytes(root, tmp_path):
     script.make_shapes(tmp_path / "again", num_train=12, num_val=5, size=96, seed=1)
     assert content(tmp_path / "again" / "shapes") == content(root / "shapes")
     script.make_shapes(tmp_path / "other", num_train=2, num_val=1, size=96, seed=2)
@@ -85,7 +81,7 @@ def test_same_seed_same_bytes(root, script, tmp_path):
     assert content(tmp_path / "other" / "shapes")[name] != expected
 
 
-def test_running_again_changes_nothing(root, script):
+def test_running_again_changes_nothing(root):
     def times():
         return {path: path.stat().st_mtime_ns for path in root.rglob("*")}
 
@@ -95,7 +91,7 @@ def test_running_again_changes_nothing(root, script):
     assert len(lines) == 1 and "already" in lines[0]
 
 
-def test_refuses_to_overwrite(script, tmp_path):
+def test_refuses_to_overwrite(tmp_path):
     script.make_shapes(tmp_path, num_train=1, num_val=1, size=48)
     with pytest.raises(FileExistsError, match="'size': 48.*'size': 64.*remove it"):
         script.make_shapes(tmp_path, num_train=1, num_val=1, size=64)
@@ -107,7 +103,7 @@ def test_refuses_to_overwrite(script, tmp_path):
         script.make_shapes(tmp_path, num_train=1, num_val=1, size=48)
 
 
-def test_broken_off_run_leaves_nothing(script, tmp_path, monkeypatch):
+def test_broken_off_run_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
 
@@ -117,13 +113,13 @@ def test_broken_off_run_leaves_nothing(script, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_arguments(script, tmp_path):
+def test_wrong_arguments(tmp_path):
     for name, value in [("num_train", 0), ("num_val", -1), ("size", 8), ("seed", -1)]:
         with pytest.raises(ValueError, match=f"{name} must be at least .*{value}"):
             script.make_shapes(tmp_path, **{name: value})
 
 
-def test_command_line(script, tmp_path, monkeypatch, capsys):
+def test_command_line(tmp_path, monkeypatch, capsys):
     argv = ["make_shapes.py", "--num-train", "1", "--num-val", "1", "--size", "32"]
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     monkeypatch.setattr("sys.argv", argv)
@@ -140,7 +136,7 @@ def test_command_line(script, tmp_path, monkeypatch, capsys):
         script.main()
 
 
-def test_run_lengths(script):
+def test_run_lengths():
     for text in ("0", "1", "01", "10", "0011", "110100"):
         mask = np.array([[int(c)] for c in text], bool)
         runs = script._run_lengths(mask)
@@ -148,7 +144,7 @@ def test_run_lengths(script):
         assert decoded == text
 
 
-def test_loads_into_detectron2(root, script, monkeypatch):
+def test_loads_into_detectron2(root, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
     raw = json.loads((root / "shapes/annotations/instances_val.json").read_text())
     by_kind = {}
@@ -173,7 +169,7 @@ def test_loads_into_detectron2(root, script, monkeypatch):
         assert "sem_seg_file_name" not in instance
 
 
-def test_missing_label_map(script, tmp_path, monkeypatch):
+def test_missing_label_map(tmp_path, monkeypatch):
     script.make_shapes(tmp_path, num_train=1, num_val=1, size=48)
     (tmp_path / "shapes/sem_seg/val/00000.png").unlink()
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
