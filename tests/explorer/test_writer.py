@@ -240,6 +240,18 @@ def test_unlabelled_pixels_do_not_count(inspected):
     assert not unpack(content["labels"]).any()
 
 
+def test_pixels_without_a_prediction_are_wrong(inspected):
+    """Panoptic and instance results leave pixels out; the first and the last class count too."""
+    one = inspected[0]["SGR"]
+    labels, prediction = np.zeros((2, 96, 96), int)
+    labels[48:], prediction[48:] = 8, 8
+    prediction[:24] = prediction[90:] = -1
+    one = type(one)(**{**vars(one), "labels": labels, "prediction": prediction})
+    (figures,), _ = image_summary({"one": one}, 9)
+    assert figures["iou"] == [[0, 24 * 96, 48 * 96], [8, 42 * 96, 48 * 96]]
+    assert figures["accuracy"] == pytest.approx(66 / 96, rel=1e-3)
+
+
 def test_fine_regions_become_coarser():
     regions = np.random.default_rng(0).random((2, 70, 129)).astype(np.float32)
     found, stride = coarser_regions(regions, 4)

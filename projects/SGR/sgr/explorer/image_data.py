@@ -179,10 +179,12 @@ def image_summary(
 def _agreement(labels: np.ndarray, prediction: np.ndarray, num_classes: int) -> dict[str, Any]:
     counted = labels >= 0
     labels, prediction = labels[counted].astype(np.int64), prediction[counted]
-    matrix = np.bincount(labels * num_classes + prediction, minlength=num_classes**2)
-    matrix = matrix.reshape(num_classes, num_classes)
-    right = matrix.diagonal()
-    union = matrix.sum(axis=0) + matrix.sum(axis=1) - right
+    # The first column counts pixels for which nothing is predicted (-1).
+    matrix = np.bincount(
+        labels * (num_classes + 1) + prediction + 1, minlength=num_classes * (num_classes + 1)
+    ).reshape(num_classes, num_classes + 1)
+    right = matrix.diagonal(1)
+    union = matrix[:, 1:].sum(axis=0) + matrix.sum(axis=1) - right
     present = np.flatnonzero(union)
     if not len(present):
         return {}
