@@ -15,11 +15,6 @@ ROOT = Path(__file__).resolve().parents[3]
 REFERENCE = ROOT.parent / "shared" / "systems"
 
 
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
-
-
 def nested(parents, num_leaves, node=-1):
     """The tree of a list of parents, as a dataset has it; names are numbers."""
     children = [child for child, parent in enumerate(parents) if parent == node]

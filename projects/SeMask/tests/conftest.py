@@ -12,11 +12,6 @@ ROOT = Path(__file__).resolve().parents[3]
 REFERENCE = ROOT.parent / "shared" / "semask"
 
 
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
-
-
 @pytest.fixture
 def assert_near():
     """Compare a result with a public float32 one: within 1e-5 of its largest value, or of 1."""
