@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
+from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -16,7 +17,7 @@ from sgr.modeling.per_pixel.classifiers import PIXEL_CLASSIFIER_REGISTRY
 from sgr.modeling.reasoning import ConceptRegions
 
 from .clustering import equal_shares
-from .workers import num_workers, sum_over_workers
+from .workers import sum_over_workers
 
 ASSIGNMENTS = ("argmax", "gumbel")
 PROJECTION_NORMS = ("", "width")
@@ -362,7 +363,7 @@ class PrototypeClassifier(nn.Module):
         has_cells = sums.abs().amax(dim=2, keepdim=True) > 0
         moved = moved.where(has_cells & (numbers[1] == 0), start)
         self.prototypes.copy_(moved)
-        return (numbers[0] / num_workers()).clamp_min(1)
+        return (numbers[0] / comm.get_world_size()).clamp_min(1)
 
 
 def gumbel_noise(like: Tensor) -> Tensor:
