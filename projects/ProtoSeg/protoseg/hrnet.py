@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, SEM_SEG_HEADS_REGISTRY
+from detectron2.modeling import BACKBONE_REGISTRY, SEM_SEG_HEADS_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from sgr.modeling.backbone.timm_backbone import TimmBackbone
+from sgr.modeling.backbone import build_timm_backbone
 from sgr.modeling.per_pixel.head import PerPixelHead, check_no_reasoning, conv_norm_relu
 from sgr.modeling.per_pixel.losses import resize
 
@@ -19,20 +19,19 @@ PUBLIC = "cls_head."  # what only the names of a public file begin with
 
 
 @BACKBONE_REGISTRY.register()
-def build_hrnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
+def build_hrnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """Build timm's HRNet ``cfg.MODEL.TIMM.NAME`` as networks for segmentation have it.
 
     Features are those of the branches, at strides 4 to 32. Where branches are added up, the coarse
     ones are resized bilinearly between corners; timm's own HRNet takes the nearest cell.
     """
-    options = TimmBackbone.from_config(cfg, input_shape)
-    options["options"] = {**options["options"], "head": ""}
-    backbone = TimmBackbone(**options)
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.TIMM.OPTIONS.head = ""
+    backbone = build_timm_backbone(cfg, input_shape)
     for module in backbone.modules():
         if isinstance(module, nn.Upsample):
             module.mode, module.align_corners = "bilinear", True
-    if cfg.MODEL.WEIGHTS:
-        backbone.warn_of_other_pixels(cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
     return backbone
 
 
