@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from explorer_data import read_script, unpack
+from sgr.explorer.packing import pack, write_script
 
 WEB = Path(__file__).resolve().parents[2] / "projects" / "SGR" / "sgr" / "explorer" / "web"
 DESKTOP, PHONE = (1280, 900), (390, 800)
@@ -237,6 +239,26 @@ class TestImage:
         best = int(np.argmax(overlaps))
         note = page.locator("figcaption .note").nth(1).inner_text()
         assert note == f"closest: token {best}, overlap {100 * overlaps[best]:.0f} %"
+
+    def test_the_nearest_token_is_that_of_the_model_that_is_asked(
+        self, open_page, explorer, content, tmp_path
+    ):
+        """A third model has the tokens of the first one, in the opposite order."""
+        folder = tmp_path / "explorer"
+        shutil.copytree(explorer, folder)
+        tokens = dict(content["models"][0]["kinds"]["tokens"])
+        regions = unpack(tokens["regions"])[::-1]
+        tokens["regions"] = pack(regions)
+        content["models"][2]["kinds"] = {"tokens": tokens}
+        write_script(folder / "data" / "00000.js", "explorerImage", 0, content)
+        twin = len(regions) - 1 - 5
+        expected = open_page(f"view=image&token={twin}").locator("figcaption .note").nth(1)
+        page = open_page("view=image&token=5", folder=folder)
+        note = page.locator("figcaption .note").nth(1)
+        before = note.inner_text()
+        page.get_by_label("of the model").select_option(label="FCN")
+        page.locator(".list tbody [data-key=row5]").click()
+        assert note.inner_text() == expected.inner_text() != before
 
     def test_layers(self, open_page, content):
         page = open_page("view=image&models=0")

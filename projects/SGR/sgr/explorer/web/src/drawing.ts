@@ -1,7 +1,6 @@
 /** Label maps and regions as pictures. */
 
 import type { Color, ImageData_, Index, Tokens, Values } from "./data";
-import { closestToken } from "./data";
 
 export const LAYERS = [
   ["image", "Image"],
@@ -152,18 +151,6 @@ export function centroidOf(tokens: Tokens, token: number): [number, number] {
   const [x, y] = tokens.centroids.data.subarray(2 * token, 2 * token + 2);
   const share = (place: number, length: number) => ((place - 0.5) * tokens.cell) / length;
   return [share(x, tokens.input[1]), share(y, tokens.input[0])];
-}
-
-const found = new WeakMap<Tokens, Map<string, [number, number]>>();
-
-/** {@link closestToken}, each pair once. */
-export function closest(tokens: Tokens, token: number, others: Tokens): [number, number] {
-  let known = found.get(others);
-  if (!known) found.set(others, (known = new Map()));
-  const key = `${token}/${tokens.regions.data.byteLength}/${tokens.stride}`;
-  let result = known.get(key);
-  if (!result) known.set(key, (result = closestToken(tokens, token, others)));
-  return result;
 }
 
 /** Draw a part of an image, (left, top, right, bottom) in shares, with a margin; and a region. */

@@ -1,10 +1,10 @@
 /** One image: stages of the models, the pointer, the token, and the table of tokens. */
 
 import type { Histograms, ImageData_, Index, Kind, Tokens } from "./data";
-import { fileNumber, histogramOf, loadImage, mainBin, ownersAt, tokenCount } from "./data";
+import { closestToken, fileNumber, histogramOf, loadImage, mainBin, ownersAt, tokenCount } from "./data";
 import type { Column } from "./dom";
 import { bars, fill, filterField, h, number, percent, select, sorted, swatch, table } from "./dom";
-import { classColors, closest, LAYERS, layerMap, valueAt } from "./drawing";
+import { classColors, LAYERS, layerMap, valueAt } from "./drawing";
 import type { Partner } from "./stage";
 import { Stage } from "./stage";
 import type { State } from "./state";
@@ -246,7 +246,7 @@ export class ImageView {
       shownToken = token;
       note = `${kindWord(this.image!.models[model].kinds, state)} ${token}`;
     } else if (token !== null && tokens && own) {
-      const [near, overlap] = closest(own, token, tokens);
+      const [near, overlap] = closestToken(own, token, tokens);
       const word = kindWord(this.image!.models[model].kinds, state);
       shownToken = overlap >= 0.01 ? near : null;
       note =
