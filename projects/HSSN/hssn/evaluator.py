@@ -82,11 +82,6 @@ class TreeEvaluator(MeanIoUEvaluator):
         self._contradicted: Tensor | int = 0  # pixels, for each level above the classes
         self._measured: Tensor | int = 0  # labelled pixels of outputs with scores
 
-    def _prediction(self, file_name: str, output: dict, size: tuple[int, int]) -> Tensor:
-        labels = super()._prediction(file_name, output, size)
-        self._said = self._by_itself(output)
-        return labels
-
     def _by_itself(self, output: dict) -> Tensor | None:
         """(levels - 1, H, W): the node, counted in its level, that each higher level says."""
         if "levels" in output:
@@ -104,14 +99,15 @@ class TreeEvaluator(MeanIoUEvaluator):
             said.append(sums.index_add_(0, index, scores).argmax(dim=0))
         return torch.stack(said) if said else None
 
-    def _process_image(self, input_: dict, truth: np.ndarray, labels: Tensor) -> None:
-        super()._process_image(input_, truth, labels)
-        if self._said is None:
+    def _process_image(self, input_: dict, output: dict, truth: np.ndarray, labels: Tensor) -> None:
+        super()._process_image(input_, output, truth, labels)
+        said = self._by_itself(output)
+        if said is None:
             return
         groups = torch.from_numpy(self._tree.groups[1:]).to(labels.device)
         is_labelled = torch.from_numpy(truth >= 0).to(labels.device)
         named = groups[:, labels.clamp(0, self._num_classes - 1).long()]
-        differs = (self._said.to(labels.device) != named) & is_labelled
+        differs = (said.to(labels.device) != named) & is_labelled
         self._contradicted = self._contradicted + differs.sum(dim=(1, 2))
         self._measured = self._measured + is_labelled.sum()
 

@@ -106,14 +106,14 @@ class CityscapesMeanIoUEvaluator(MeanIoUEvaluator):
             truth["instance_file_name"] = label_file[: -len(_LABEL_FILE)] + _INSTANCE_FILE
         return truth
 
-    def _process_image(self, input_: dict, truth: np.ndarray, labels: Tensor) -> None:
+    def _process_image(self, input_: dict, output: dict, truth: np.ndarray, labels: Tensor) -> None:
         predicted = labels.to(torch.int16).cpu().numpy()
         if not ((predicted >= 0) & (predicted < len(_NAMES))).all():
             raise ValueError(
                 f"sem_seg of {input_['file_name']} has labels that are no class; classes are 0 to "
                 f"{len(_NAMES) - 1}"
             )
-        super()._process_image(input_, truth, labels)
+        super()._process_image(input_, output, truth, labels)
         if self._folder and "ground_truth_transform" not in input_:
             file = os.path.join(self._folder, _prediction_name(input_["file_name"]))
             with warn_unless_written(file) as draft:

@@ -30,7 +30,7 @@ class ImageIoUEvaluator(MeanIoUEvaluator):
         super().reset()
         self._images: dict[str, Tensor] = {}
 
-    def _process_image(self, input_: dict, truth: np.ndarray, labels: Tensor) -> None:
+    def _process_image(self, input_: dict, output: dict, truth: np.ndarray, labels: Tensor) -> None:
         counts = self._count(truth, labels)[1:]
         classes = counts[:, 1:-1]
         self._images[input_["file_name"]] = torch.stack(

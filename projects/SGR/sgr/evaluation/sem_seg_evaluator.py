@@ -133,7 +133,8 @@ class MeanIoUEvaluator(DatasetEvaluator):
                 ignore_label=self._ignore_label,
             )
             truth = apply_test_transform(input_, truth)
-            self._process_image(input_, truth, self._prediction(file_name, output, truth.shape))
+            labels = self._prediction(file_name, output, truth.shape)
+            self._process_image(input_, output, truth, labels)
 
     def evaluate(self) -> OrderedDict | None:
         """
@@ -213,7 +214,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
             )
         return labels.int().clamp(-1, self._num_classes)
 
-    def _process_image(self, input_: dict, truth: np.ndarray, labels: Tensor) -> None:
+    def _process_image(self, input_: dict, output: dict, truth: np.ndarray, labels: Tensor) -> None:
         """Count the pixels of an image: (H, W) classes, -1 for ignored, and predicted labels."""
         self._counts = self._counts.to(labels.device)
         self._counts += self._count(truth, labels)
