@@ -110,15 +110,15 @@ export class ConceptsView {
         key: "images",
         title: "images",
         explain: "in which the region passes 0.5 somewhere",
+        digits: 0,
         value: (row) => row.active,
-        show: (row) => row.active,
       },
       {
         key: "mass",
         title: "mass",
         explain: "mean over the images, in cells",
+        digits: 1,
         value: (row) => row.mass,
-        show: (row) => number(row.mass, 1),
       },
       {
         key: "S",
@@ -126,14 +126,13 @@ export class ConceptsView {
         ascending: true,
         explain: "mean entropy of the class histogram of an image, in nats",
         value: (row) => row.semantics,
-        show: (row) => number(row.semantics),
       },
       {
         key: "matched",
         title: "matched",
         explain: "images in which the matcher gives it a component",
+        digits: 0,
         value: (row) => row.matched,
-        show: (row) => row.matched,
       },
     ];
     const text = state.concept_filter.toLowerCase();

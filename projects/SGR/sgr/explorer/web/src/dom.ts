@@ -146,7 +146,9 @@ export interface Column<Row> {
   title: string;
   /** What the column is sorted by. */
   value: (row: Row) => number | string | null;
-  show: (row: Row) => Child;
+  /** By default the value; a number with this many digits. */
+  show?: (row: Row) => Child;
+  digits?: number;
   /** Whether the smallest comes first at the first click. */
   ascending?: boolean;
   explain?: string;
@@ -210,7 +212,11 @@ export function table<Row>(
           h(
             "tr",
             { "aria-current": selected(row) ? "true" : null },
-            columns.map(({ show }) => h("td", {}, show(row))),
+            columns.map(({ show, value, digits }) => {
+              if (show) return h("td", {}, show(row));
+              const cell = value(row);
+              return h("td", {}, typeof cell === "string" ? cell : number(cell, digits));
+            }),
           ),
         ),
       ),
