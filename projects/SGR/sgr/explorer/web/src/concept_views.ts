@@ -5,7 +5,7 @@ import { fileNumber, loadImage } from "./data";
 import type { Bar, Column } from "./dom";
 import { bars, fill, filterField, h, number, percent, select, sorted, swatch, table } from "./dom";
 import { classColors, drawCrop } from "./drawing";
-import { kindOf, KINDS } from "./image_view";
+import { kindOf } from "./image_view";
 import type { State } from "./state";
 import { address, current, go } from "./state";
 
@@ -43,7 +43,7 @@ function pickers(index: Index, state: State): HTMLElement {
     Object.keys(kinds).length > 1 &&
       select(
         "Kind",
-        Object.keys(kinds).map((one) => [one, KINDS[one as Kind]] as const),
+        Object.keys(kinds).map((one) => [one, one] as const),
         kindOf(kinds, state.kind)!,
         (value) => go({ kind: value }),
       ),

@@ -1,6 +1,6 @@
 /** One image: stages of the models, the pointer, the token, and the table of tokens. */
 
-import type { Histograms, ImageData_, Index, Kind, Tokens } from "./data";
+import type { Color, Histograms, ImageData_, Index, Kind, Tokens } from "./data";
 import { closestToken, fileNumber, histogramOf, loadImage, mainBin, ownersAt, tokenCount } from "./data";
 import type { Column } from "./dom";
 import { bars, fill, filterField, h, number, percent, select, sorted, swatch, table } from "./dom";
@@ -9,8 +9,6 @@ import type { Partner } from "./stage";
 import { Stage } from "./stage";
 import type { State } from "./state";
 import { address, current, go } from "./state";
-
-export const KINDS: Record<Kind, string> = { tokens: "tokens", queries: "queries" };
 
 /** The kind of tokens that a model shows: the chosen one where it has it. */
 export function kindOf(kinds: Partial<Record<Kind, unknown>>, chosen: string): Kind | null {
@@ -233,7 +231,7 @@ export class ImageView {
     model: number,
     image: number,
     state: State,
-    colors: ReturnType<typeof classColors>,
+    colors: Color[],
     active: number,
     token: number | null,
   ): void {
@@ -263,7 +261,7 @@ export class ImageView {
     });
     const partners: Partner[] =
       model === active && token !== null && tokens
-        ? partnersOf(tokens, token, "to", state).map((partner) => ({ ...partner, tokens }))
+        ? partnersOf(tokens, token, "to", state)
         : [];
     stage.showToken(tokens, shownToken, state, partners);
     const figures = entry.models[model];
@@ -290,7 +288,7 @@ export class ImageView {
     this.point(x, y);
   }
 
-  private showLegend(state: State, colors: ReturnType<typeof classColors>): void {
+  private showLegend(state: State, colors: Color[]): void {
     const layer = state.layer;
     if (!["labels", "prediction", "errors"].includes(layer)) {
       fill(this.legend);
@@ -414,7 +412,7 @@ export class ImageView {
     state: State,
     model: number,
     token: number | null,
-    colors: ReturnType<typeof classColors>,
+    colors: Color[],
   ): void {
     const tokens = this.tokensOf(model, state);
     if (token === null || !tokens) {
@@ -613,7 +611,7 @@ export class ImageView {
     state: State,
     model: number,
     tokens: Tokens,
-    colors: ReturnType<typeof classColors>,
+    colors: Color[],
   ): Column<Row>[] {
     const columns: (Column<Row> | false)[] = [
       {
@@ -725,7 +723,7 @@ export class ImageView {
     state: State,
     model: number,
     token: number | null,
-    colors: ReturnType<typeof classColors>,
+    colors: Color[],
   ): void {
     const tokens = this.tokensOf(model, state);
     const kinds = this.image!.models[model].kinds;
@@ -746,7 +744,7 @@ export class ImageView {
         Object.keys(kinds).length > 1 &&
           select(
             "kind",
-            Object.keys(kinds).map((one) => [one, KINDS[one as Kind]] as const),
+            Object.keys(kinds).map((one) => [one, one] as const),
             kindOf(kinds, state.kind)!,
             (value) => go({ kind: value, token: "" }),
           ),
@@ -809,7 +807,7 @@ function partnersOf(
   token: number,
   direction: "to" | "from",
   state: State,
-): { token: number; weight: number }[] {
+): Partner[] {
   if (!tokens.attention) return [];
   const place = tokens.attention.tokens.data.indexOf(token);
   if (place < 0) return [];

@@ -5,10 +5,10 @@ import { cellAt } from "./data";
 import { h } from "./dom";
 import { centroidOf, drawHeat, drawMap, LabelMap, placeCells } from "./drawing";
 
+/** A token to or from which another one attends, and how much. */
 export interface Partner {
   token: number;
   weight: number;
-  tokens: Tokens;
 }
 
 const SVG = "http://www.w3.org/2000/svg";
