@@ -71,7 +71,7 @@ class Page {
       h(
         "a",
         {
-          href: address({ view: views[0] }) === "#" ? "#view=images" : address({ view: views[0] }),
+          href: address({ view: views[0] }),
           "data-key": views[0],
           "aria-current": views.includes(state.view) ? "page" : null,
         },

@@ -88,10 +88,21 @@ function orderOf(index: Index, known: Map<string, Order>, key: string): Order | 
 export class ImagesView {
   readonly element = h("div", { class: "images-view" });
   private readonly known: Map<string, Order>;
+  /** For each model and class, intersection and union over all images. */
+  private readonly sums: [number, number][][];
   private classesOpen = false;
 
   constructor(private readonly index: Index) {
     this.known = orders(index);
+    this.sums = index.models.map((_, model) => {
+      const sum = index.classes.map((): [number, number] => [0, 0]);
+      for (const image of index.images)
+        for (const [label, intersection, union] of image.models[model].iou) {
+          sum[label][0] += intersection;
+          sum[label][1] += union;
+        }
+      return sum;
+    });
   }
 
   update(state: State): void {
@@ -130,7 +141,7 @@ export class ImagesView {
             {},
             h(
               "a",
-              { href: this.target(place), "data-key": `image${place}` },
+              { href: this.target(place, state), "data-key": `image${place}` },
               h("img", {
                 src: `thumbnails/${fileNumber(place)}.jpg`,
                 alt: "",
@@ -148,8 +159,8 @@ export class ImagesView {
   }
 
   /** An image that fails is shown with its errors. */
-  private target(place: number): string {
-    const [what, label] = address({}).includes("images=") ? currentOrder() : ["", ""];
+  private target(place: number, state: State): string {
+    const [what, label] = state.images.split(".");
     const errors = ["miou", "accuracy", "iou", "differ"].includes(what);
     return address({
       view: "image",
@@ -161,17 +172,9 @@ export class ImagesView {
   }
 
   private classTable(state: State): HTMLElement | null {
-    const { models, images, classes } = this.index;
+    const { sums } = this;
+    const { models, classes } = this.index;
     const colors = classColors(this.index, state.colors);
-    const sums = models.map((_, model) => {
-      const sum = classes.map(() => [0, 0]);
-      for (const image of images)
-        for (const [label, intersection, union] of image.models[model].iou) {
-          sum[label][0] += intersection;
-          sum[label][1] += union;
-        }
-      return sum;
-    });
     const labels = classes.map((_, label) => label).filter((label) => sums.some((sum) => sum[label][1]));
     if (!labels.length) return null;
     return h(
@@ -233,8 +236,4 @@ export class ImagesView {
       ),
     );
   }
-}
-
-function currentOrder(): string[] {
-  return (new URLSearchParams(location.hash.slice(1)).get("images") ?? "").split(".");
 }

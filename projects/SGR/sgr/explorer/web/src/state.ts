@@ -45,12 +45,12 @@ function read(): State {
   return found;
 }
 
-/** The address of a state, without what is as by default. */
+/** The address of a state, without what is as by default. It is not empty: "#" leads nowhere. */
 export function address(change: Change): string {
   const parameters = new URLSearchParams();
   for (const [key, value] of Object.entries({ ...state, ...change }))
     if (value !== DEFAULTS[key as keyof State]) parameters.set(key, value);
-  return `#${parameters}`;
+  return `#${parameters}` === "#" ? "#view=images" : `#${parameters}`;
 }
 
 /** Change the state. Another view or image is a step in the browser's history. */
@@ -58,8 +58,7 @@ export function go(change: Change): void {
   const step = ["view", "image", "token"].some(
     (key) => key in change && change[key as keyof State] !== state[key as keyof State],
   );
-  const to = address(change) === "#" ? "#view=images" : address(change);
-  history[step ? "pushState" : "replaceState"](null, "", to);
+  history[step ? "pushState" : "replaceState"](null, "", address(change));
   update();
 }
 
