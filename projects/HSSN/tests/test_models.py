@@ -14,34 +14,20 @@ from hssn import TreeLoss
 from sgr.engine import Trainer, load_config
 from sgr.export import export_program
 from sgr.packaging import package_model
+from tiny_model import tiny_options
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 CORE = CONFIGS.parents[2] / "configs"
 TINY = {
-    "MODEL.DEVICE": "cpu",
-    "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": 16,
-    "MODEL.RESNETS.WIDTH_PER_GROUP": 8,
     "MODEL.RESNETS.NORM": "BN",
     "MODEL.SEM_SEG_HEAD.NORM": "BN",
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 16,
     "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS": 16,
     "MODEL.SGR.NUM_CONCEPTS": 24,
-    "MODEL.SGR.TOKEN_DIM": 16,
-    "MODEL.SGR.DIM_FEEDFORWARD": 32,
     "MODEL.SGR.NUM_LAYERS": 1,
-    "MODEL.MASK_FORMER.HIDDEN_DIM": 16,
-    "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 32,
-    "MODEL.MASK_FORMER.DEC_LAYERS": 2,
-    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 10,
     "MODEL.HSSN.PROJECTION_DIM": 16,
-    "INPUT.MIN_SIZE_TRAIN": "(96,)",
-    "INPUT.MIN_SIZE_TEST": 96,
     "SOLVER.IMS_PER_BATCH": 3,
     "SOLVER.MAX_ITER": 2,
-    "SOLVER.WARMUP_ITERS": 0,
-    "TEST.EVAL_PERIOD": 0,
-    "DATALOADER.NUM_WORKERS": 0,
 }
 FPN = {
     "MODEL.SEM_SEG_HEAD.NAME": "SemanticFPNHead",
@@ -55,13 +41,9 @@ FOCAL = {
 }
 
 
-def tiny(config, *more, mixin="tree", **options):
-    merged = dict(TINY)
-    for each in (*more, {key.replace("__", "."): value for key, value in options.items()}):
-        merged.update(each)
-    opts = [str(each) for pair in merged.items() for each in pair]
+def tiny(config, more=None, *, mixin="tree", **options):
     files = [str(CORE / f"{config}.yaml"), str(CONFIGS / "mixins" / f"{mixin}.yaml")]
-    return load_config(files, opts)
+    return load_config(files, tiny_options(**{**TINY, **(more or {}), **options}))
 
 
 TREE = ["tree", "sem_seg", "sem_seg_level2", "tree_triplet"]

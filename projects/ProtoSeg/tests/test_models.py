@@ -10,14 +10,11 @@ import sgr
 from sgr.engine import Trainer, load_config
 from sgr.export import export_onnx, export_program
 from sgr.modeling.per_pixel import PIXEL_LOSS_REGISTRY
+from tiny_model import tiny_options
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 MIXINS = CONFIGS.parents[2] / "configs" / "mixins"
 TINY = {
-    "MODEL.DEVICE": "cpu",
-    "MODEL.RESNETS.WIDTH_PER_GROUP": 8,
-    "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": 16,
     "MODEL.RESNETS.RES4_DILATION": 1,
     "MODEL.RESNETS.RES5_DILATION": 1,
     "MODEL.RESNETS.NORM": "BN",
@@ -25,15 +22,10 @@ TINY = {
     "MODEL.SEM_SEG_HEAD.NORM": "BN",
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 12,
     "MODEL.PROTOSEG.NUM_PROTOTYPES": 2,
-    "INPUT.MIN_SIZE_TRAIN": "(96,)",
-    "INPUT.MIN_SIZE_TEST": 96,
     "SOLVER.IMS_PER_BATCH": 3,
     "SOLVER.MAX_ITER": 2,
-    "SOLVER.WARMUP_ITERS": 0,
     "SOLVER.CHECKPOINT_PERIOD": 1,
-    "TEST.EVAL_PERIOD": 0,
     "TEST.TOKENS.ENABLED": False,
-    "DATALOADER.NUM_WORKERS": 0,
 }
 STAGES = {
     "MODEL.RESNETS.OUT_FEATURES": "['res2', 'res3', 'res4']",
@@ -50,20 +42,14 @@ SGR = {
     "MODEL.SGR.BACKBONE_NAME": "build_resnet_backbone",
     "MODEL.SGR.IN_FEATURES": "['res4']",
     "MODEL.SGR.NUM_CONCEPTS": 24,
-    "MODEL.SGR.TOKEN_DIM": 16,
-    "MODEL.SGR.DIM_FEEDFORWARD": 32,
     "MODEL.SGR.NUM_LAYERS": 1,
 }
 LOSSES = {"loss_sem_seg", "loss_prototype_contrast", "loss_prototype_distance"}
 
 
-def tiny(*more, mixins=(), **options):
-    merged = dict(TINY)
-    for each in (*more, {key.replace("__", "."): value for key, value in options.items()}):
-        merged.update(each)
-    opts = [str(each) for pair in merged.items() for each in pair]
+def tiny(more=None, *, mixins=(), **options):
     files = [str(CONFIGS / "shapes" / "fcn_R50_prototypes.yaml"), *map(str, mixins)]
-    return load_config(files, opts)
+    return load_config(files, tiny_options(**{**TINY, **(more or {}), **options}))
 
 
 def images_with_labels(count=2, size=64):
