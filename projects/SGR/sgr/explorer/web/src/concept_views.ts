@@ -3,7 +3,7 @@
 import type { Concepts, Index, Kind } from "./data";
 import { fileNumber, loadImage } from "./data";
 import type { Bar, Column } from "./dom";
-import { bars, fill, filterField, h, number, percent, select, sorted, swatch, table } from "./dom";
+import { bars, fill, filterField, h, number, percent, select, sorted, stepButton, swatch, table } from "./dom";
 import { classColors, drawCrop } from "./drawing";
 import { kindOf } from "./image_view";
 import type { State } from "./state";
@@ -206,18 +206,8 @@ export class ConceptView {
       share,
       color: colors[label],
     }));
-    const step = (by: number) =>
-      h(
-        "button",
-        {
-          type: "button",
-          "data-key": `concept${by}`,
-          disabled: concept + by < 0 || concept + by >= concepts.count,
-          "aria-label": by < 0 ? "previous concept" : "next concept",
-          onclick: () => go({ token: String(concept + by) }),
-        },
-        by < 0 ? "←" : "→",
-      );
+    const step = (by: -1 | 1) =>
+      stepButton(by, "concept", concept, concepts.count, (to) => go({ token: String(to) }));
     const figure = (name: string, value: string) => [h("dt", {}, name), h("dd", {}, value)];
     const most = concepts.best.shape[1];
     fill(

@@ -235,11 +235,12 @@ export function histogramOf(histograms: Histograms, token: number): number[] {
   return Array.from(row, (value) => value / 65535);
 }
 
-/** The bin with the largest share, and the share. */
-export function mainBin(histograms: Histograms, token: number): [number, number] {
+/** The label with the largest share under a token, and the share; null where there is none. */
+export function mainLabel(histograms: Histograms | null, token: number): [number, number] | null {
+  if (!histograms) return null;
   const row = histogramOf(histograms, token);
-  const bin = row.indexOf(Math.max(...row));
-  return [bin, row[bin]];
+  const share = Math.max(...row);
+  return share > 0 ? [histograms.labels[row.indexOf(share)], share] : null;
 }
 
 /** The token of ``others`` whose region is nearest: the sum of the minima over that of the maxima. */

@@ -91,6 +91,27 @@ export function select(
   return h("label", { class: "field" }, h("span", {}, label), choice);
 }
 
+/** A button to the image or concept (`what`) before or behind. */
+export function stepButton(
+  by: -1 | 1,
+  what: string,
+  from: number,
+  count: number,
+  step: (to: number) => void,
+): HTMLElement {
+  return h(
+    "button",
+    {
+      type: "button",
+      "data-key": `step${by}`,
+      disabled: from + by < 0 || from + by >= count,
+      "aria-label": `${by < 0 ? "previous" : "next"} ${what}`,
+      onclick: () => step(from + by),
+    },
+    by < 0 ? "←" : "→",
+  );
+}
+
 /** A field whose text narrows a list down. */
 export function filterField(
   label: string,

@@ -169,7 +169,7 @@ class Page {
       return true;
     }
     if (state.view !== "concept") return false;
-    document.querySelector<HTMLElement>(`[data-key="concept${by}"]:enabled`)?.click();
+    document.querySelector<HTMLElement>(`[data-key="step${by}"]:enabled`)?.click();
     return true;
   }
 

@@ -1,9 +1,9 @@
 /** One image: stages of the models, the pointer, the token, and the table of tokens. */
 
 import type { Color, Histograms, ImageData_, Index, Kind, Tokens } from "./data";
-import { closestToken, fileNumber, histogramOf, loadImage, mainBin, ownersAt, tokenCount } from "./data";
+import { closestToken, fileNumber, histogramOf, loadImage, mainLabel, ownersAt, tokenCount } from "./data";
 import type { Column } from "./dom";
-import { bars, fill, filterField, h, number, percent, select, sorted, swatch, table } from "./dom";
+import { bars, fill, filterField, h, number, percent, select, sorted, stepButton, swatch, table } from "./dom";
 import { classColors, LAYERS, layerMap, valueAt } from "./drawing";
 import type { Partner } from "./stage";
 import { Stage } from "./stage";
@@ -98,20 +98,8 @@ export class ImageView {
 
   private showToolbar(state: State, image: number): void {
     const { images, models } = this.index;
-    const step = (by: number) => {
-      const to = image + by;
-      return h(
-        "button",
-        {
-          type: "button",
-          "data-key": `step${by}`,
-          disabled: to < 0 || to >= images.length,
-          "aria-label": by < 0 ? "previous image" : "next image",
-          onclick: () => go({ image: String(to) }),
-        },
-        by < 0 ? "←" : "→",
-      );
-    };
+    const step = (by: -1 | 1) =>
+      stepButton(by, "image", image, images.length, (to) => go({ image: String(to) }));
     const shown = shownModels(this.index, state);
     const toggles = models.map((model, number_) =>
       h(
@@ -386,14 +374,13 @@ export class ImageView {
   }
 
   private colorOf(tokens: Tokens, token: number, state: State): readonly number[] {
-    if (!tokens.classes) return [140, 140, 140];
-    const label = tokens.classes.labels[mainBin(tokens.classes, token)[0]];
-    return classColors(this.index, state.colors)[label];
+    const main = mainLabel(tokens.classes, token);
+    return main ? classColors(this.index, state.colors)[main[0]] : [140, 140, 140];
   }
 
   private tokenButton(model: number, token: number, tokens: Tokens, note = ""): HTMLElement {
-    const { classes } = tokens;
-    const name = classes && this.index.classes[classes.labels[mainBin(classes, token)[0]]];
+    const main = mainLabel(tokens.classes, token);
+    const name = main && this.index.classes[main[0]];
     return h(
       "button",
       {
@@ -582,8 +569,7 @@ export class ImageView {
     if (this.rows.key === key) return this.rows.rows;
     const components = this.image!.models[model].components;
     const rows = [...Array(tokenCount(tokens)).keys()].map((token): Row => {
-      const [bin, share] = tokens.classes ? mainBin(tokens.classes, token) : [-1, 0];
-      const label = tokens.classes && share > 0 ? tokens.classes.labels[bin] : -1;
+      const [label, share] = mainLabel(tokens.classes, token) ?? [-1, 0];
       const matched = tokens.components ? tokens.components.data[token] : -1;
       const mass = tokens.mass.data[token];
       const peak = tokens.peak.data[token];
