@@ -406,12 +406,15 @@ class TestAddress:
         "nonsense",
         ["view=nothing", "view=image&image=99&token=-1&model=7", "view=image&image=x&layer=y"]
         + ["view=concept&token=9999", "images=iou.99.99", "view=concepts&model=z", "%%%=&&"]
+        + ["view=image&token=1.5", "view=concept&token=-1", "view=image&token=1&attention=-1.0"]
         + ["view=image&attention=7.7&order=nothing&token=1&kind=other&models=9,x"],
     )
     def test_nonsense_is_survived(self, open_page, nonsense):
         page = open_page(nonsense)
         page.wait_for_timeout(100)
         assert "cannot be shown" not in page.locator("main").inner_text()
+        if nonsense.startswith("view=image"):
+            page.wait_for_selector(".frame")
 
 
 class TestTrust:

@@ -7,7 +7,7 @@ import { bars, fill, filterField, h, number, percent, select, sorted, stepButton
 import { classColors, drawCrop } from "./drawing";
 import { kindOf } from "./image_view";
 import type { State } from "./state";
-import { address, current, go } from "./state";
+import { address, current, go, numberIn } from "./state";
 
 interface Row {
   concept: number;
@@ -20,15 +20,17 @@ interface Row {
   matched: number;
 }
 
+const modelOf = (index: Index, state: State) => numberIn(state.model, index.models.length) ?? 0;
+
 /** The model, the kind of its tokens, and their summary; null where it has no tokens. */
 function chosen(index: Index, state: State): { model: number; kind: Kind; concepts: Concepts } | null {
-  const model = index.models[Number(state.model)] ? Number(state.model) : 0;
+  const model = modelOf(index, state);
   const kind = kindOf(index.models[model].kinds, state.kind);
   return kind && { model, kind, concepts: index.models[model].kinds[kind]! };
 }
 
 function pickers(index: Index, state: State): HTMLElement {
-  const model = index.models[Number(state.model)] ? Number(state.model) : 0;
+  const model = modelOf(index, state);
   const { kinds } = index.models[model];
   return h(
     "div",
@@ -189,8 +191,8 @@ export class ConceptView {
   update(state: State): void {
     const { index } = this;
     const found = chosen(index, state);
-    const concept = Number(state.token);
-    if (!found || !(concept < found.concepts.count)) {
+    const concept = found && numberIn(state.token || "0", found.concepts.count);
+    if (!found || concept === null) {
       fill(
         this.element,
         h("h2", {}, "Concept"),

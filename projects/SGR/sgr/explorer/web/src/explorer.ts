@@ -164,7 +164,7 @@ class Page {
 
   private step(state: State, by: number): boolean {
     if (state.view === "image") {
-      const to = Number(state.image) + by;
+      const to = this.image.imageOf(state) + by;
       if (to >= 0 && to < this.index.images.length) go({ image: String(to) });
       return true;
     }

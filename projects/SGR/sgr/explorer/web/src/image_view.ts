@@ -8,7 +8,7 @@ import { classColors, LAYERS, layerMap, valueAt } from "./drawing";
 import type { Partner } from "./stage";
 import { Stage } from "./stage";
 import type { State } from "./state";
-import { address, current, go } from "./state";
+import { address, current, go, numberIn } from "./state";
 
 /** The kind of tokens that a model shows: the chosen one where it has it. */
 export function kindOf(kinds: Partial<Record<Kind, unknown>>, chosen: string): Kind | null {
@@ -65,10 +65,11 @@ export class ImageView {
   }
 
   async update(state: State): Promise<void> {
-    const image = Math.min(this.index.images.length - 1, Math.max(0, Number(state.image) || 0));
-    this.showToolbar(state, image);
+    const image = this.imageOf(state);
+    // At once, since the data of another image takes a while.
+    if (image !== this.shown) this.showToolbar(state, image);
     const data = await loadImage(image);
-    if (Number(current().image) !== image || current().view !== "image") return;
+    if (this.imageOf(current()) !== image || current().view !== "image") return;
     if (this.shown !== image) {
       this.place = null;
       this.shown = image;
@@ -77,6 +78,10 @@ export class ImageView {
     this.draw(current(), image);
     const next = image + 1;
     if (next < this.index.images.length) setTimeout(() => void loadImage(next).catch(() => {}), 300);
+  }
+
+  imageOf(state: State): number {
+    return numberIn(state.image, this.index.images.length) ?? 0;
   }
 
   private tokensOf(model: number, state: State): Tokens | null {
@@ -92,8 +97,7 @@ export class ImageView {
 
   private selected(state: State): number | null {
     const tokens = this.tokensOf(this.active(state), state);
-    const token = Number(state.token);
-    return state.token !== "" && tokens && token < tokenCount(tokens) ? token : null;
+    return tokens && numberIn(state.token, tokenCount(tokens));
   }
 
   private showToolbar(state: State, image: number): void {
@@ -782,9 +786,8 @@ function kindWord(kinds: Partial<Record<Kind, unknown>>, state: State): string {
 
 function attentionPlace(tokens: Tokens, state: State): [number, number] {
   const [layers, heads] = tokens.attention!.to.tokens.shape;
-  const chosen = state.attention.split(".").map(Number);
-  const valid = state.attention !== "" && chosen[0] < layers && chosen[1] < heads;
-  return valid ? [chosen[0], chosen[1]] : [layers - 1, heads - 1];
+  const [layer, head] = state.attention.split(".");
+  return [numberIn(layer, layers) ?? layers - 1, numberIn(head ?? "", heads) ?? heads - 1];
 }
 
 /** The tokens to or from which the attention of a token is largest. */

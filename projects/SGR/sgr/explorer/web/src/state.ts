@@ -45,6 +45,11 @@ function read(): State {
   return found;
 }
 
+/** The number that a text of an address says, if it is one of `count`, from 0; else null. */
+export function numberIn(text: string, count: number): number | null {
+  return /^\d+$/.test(text) && Number(text) < count ? Number(text) : null;
+}
+
 /** The address of a state, without what is as by default. It is not empty: "#" leads nowhere. */
 export function address(change: Change): string {
   const parameters = new URLSearchParams();
