@@ -3,6 +3,7 @@
 # make test-official   the same in a second environment, .venv-official, with Detectron2 as its
 #                      repository has it today, which is built there (git, a C++ compiler)
 # make lint      check format, style, types and the layers of the package
+# make guard     compare, in small, how fast and lean our code is beside literal versions of it
 # make fuzz      try thousands of mutated annotations, descriptions of datasets and configs
 # make docs      build the documentation site: build/site/index.html
 # make demo      train, evaluate and draw a small example
@@ -18,7 +19,7 @@ ARGS ?=
 DETECTRON2 ?=
 OFFICIAL := git+https://github.com/facebookresearch/detectron2.git
 
-.PHONY: install test test-official lint docs fuzz demo clean python
+.PHONY: install test test-official lint docs guard fuzz demo clean python
 
 ifneq ($(strip $(VENV)),)
 
@@ -83,6 +84,10 @@ lint: install
 # Links and names that do not exist are errors. It imports neither torch nor this package.
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict $(ARGS)
+
+# A report: a ratio outside of what tools/benchmarks/expected.yaml expects is no error.
+guard: install
+	$(PYTHON) -W ignore tools/benchmark.py guard
 
 # Nightly: 4500 cases. Again with the same files:  make fuzz ARGS="--seed SEED"
 fuzz: install

@@ -12,6 +12,7 @@
     python tools/benchmark.py input-path --dataset coco_stuff_10k_sem_seg_train
     c=configs/shapes/small_maskformer.yaml
     python tools/benchmark.py step --configs $c $c+configs/mixins/sgr.yaml --size 160 --images 4
+    python tools/benchmark.py guard
 
 A sub-command runs both versions on the same random inputs, literal, SGR, literal, SGR, ..., and
 prints a Markdown table:
@@ -27,6 +28,9 @@ Where the parts of a run are known, a second table has their milliseconds and sh
 
 Past a deviation of 1 % the two do not compute the same; the exit status is then 1. "step" compares
 any two models; its columns are "first" and "second" in the place of "literal" and "SGR".
+
+"guard" runs small forms of the others, in half a minute, and says of each ratio whether it lies in
+the range that tools/benchmarks/expected.yaml expects. A ratio outside is no error.
 """
 
 from __future__ import annotations
@@ -45,6 +49,7 @@ from typing import Any
 
 import cv2
 import torch
+import yaml
 from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # also when loaded from elsewhere
@@ -78,6 +83,7 @@ COMMANDS = {
 ON_CPU_ONLY = ("components", "coco-ap", "input-path")
 TOLERANCE = 0.01  # convolutions in TF32, the default on recent GPUs, are this coarse
 VERSIONS = ("literal", "SGR")  # of a module without names of its own
+EXPECTED = Path(__file__).resolve().parent / "benchmarks" / "expected.yaml"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -99,6 +105,8 @@ def build_parser() -> argparse.ArgumentParser:
         devices = ("cpu",) if name in ON_CPU_ONLY else ("cpu", "cuda")
         command.add_argument("--device", choices=devices, default="cpu", help="where to run")
         command.add_argument("--json", metavar="FILE", help="write all figures there, too")
+    guard = commands.add_parser("guard", help="small runs of the others, and the ratios expected")
+    guard.add_argument("file", nargs="?", type=Path, default=EXPECTED, help="with the expectations")
     return parser
 
 
@@ -124,6 +132,65 @@ def format_parts(rows: Sequence[Row], versions: Sequence[str] = VERSIONS) -> str
     return tabulate(cells, "keys", tablefmt="github", disable_numparse=True, colalign=align)
 
 
+def guard(parser: argparse.ArgumentParser, file: Path) -> int:
+    """Run the commands of a file, and print of each ratio whether it is as the file expects."""
+    cells, agree = [], True
+    for line, expected in yaml.safe_load(file.read_text()).items():
+        args = parser.parse_args(line.split())
+        rows = measure(parser, args)
+        agree &= all_agree(rows)
+        cells += [
+            {
+                "benchmark": args.command,
+                "case": row.case,
+                "time ratio": _digits(row.time_ratio),
+                "memory ratio": _format_memory_ratio(row),
+                "verdict": judge(row, expected.get(row.case)),
+            }
+            for row in rows
+        ]
+    print(tabulate(cells, "keys", tablefmt="github", disable_numparse=True))
+    return 0 if agree else 1
+
+
+def judge(row: Row, expected: dict[str, tuple[float, float]] | None) -> str:
+    """Say of each ratio, "time" or "memory", whether it lies in the range expected of it."""
+    if expected is None:
+        return "a new case: give it ranges"
+    said = []
+    for ratio, name, worse, better in (
+        (row.time_ratio, "time", "slower", "faster"),
+        (row.memory_ratio, "memory", "more memory", "less memory"),
+    ):
+        low, high = expected.get(name, (-math.inf, math.inf))
+        if ratio is not None and not low <= ratio <= high:
+            said.append(
+                f"{worse if ratio < low else better} than expected: {_digits(ratio)}, "
+                f"expected {low:g} to {high:g}"
+            )
+    return "; ".join(said) or "as expected"
+
+
+def measure(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[Row]:
+    """Run a command; what it cannot do ends the program with a message."""
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no CUDA device here")
+    torch.manual_seed(0)
+    try:
+        return list(COMMANDS[args.command][0].run(args))
+    except (ValueError, FileNotFoundError) as error:
+        parser.error(str(error))
+
+
+def all_agree(rows: Sequence[Row]) -> bool:
+    """Whether both versions compute the same in all rows; the error is printed."""
+    # Written so that NaN fails, too.
+    agree = all(row.deviation <= TOLERANCE for row in rows)
+    if not agree:
+        print("error: the two versions do not compute the same", file=sys.stderr)
+    return agree
+
+
 def environment(args: argparse.Namespace) -> dict[str, Any]:
     """What the figures depend on."""
     on_gpu = args.device == "cuda"
@@ -139,15 +206,10 @@ def environment(args: argparse.Namespace) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch finds no CUDA device here")
+    if args.command == "guard":
+        return guard(parser, args.file)
     implementation, _ = COMMANDS[args.command]
-    torch.manual_seed(0)
-    try:
-        rows = list(implementation.run(args))
-    except (ValueError, FileNotFoundError) as error:
-        parser.error(str(error))
-
+    rows = measure(parser, args)
     versions = getattr(implementation, "VERSIONS", VERSIONS)
     about = environment(args)
     print(f"{args.command}: {implementation.COMPARES}\n")
@@ -158,11 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json:
         report = {"command": args.command, "environment": about, "rows": _as_json(rows, versions)}
         Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
-    # Written so that NaN fails, too.
-    if not all(row.deviation <= TOLERANCE for row in rows):
-        print("error: the two versions do not compute the same", file=sys.stderr)
-        return 1
-    return 0
+    return 0 if all_agree(rows) else 1
 
 
 def _add_option(command: argparse.ArgumentParser, name: str, **settings: Any) -> None:
@@ -184,9 +242,9 @@ def _cells(row: Row, versions: Sequence[str]) -> dict[str, str]:
     return {
         "case": row.case,
         **{f"{name} ms": _digits(value) for name, value in zip(versions, milliseconds)},
-        "time ratio": _digits(milliseconds[0] / milliseconds[1]),
+        "time ratio": _digits(row.time_ratio),
         **{f"{name} MiB": _format_mib(value) for name, value in zip(versions, row.mib)},
-        "memory ratio": _format_memory_ratio(*row.mib),
+        "memory ratio": _format_memory_ratio(row),
         "deviation": f"{row.deviation:.1e}",
         **row.extra,
     }
@@ -200,13 +258,13 @@ def _digits(value: float) -> str:
 def _format_mib(mib: float | None) -> str:
     if mib is None:
         return "-"
-    return f"{mib:.0f}" if mib >= 1 else "<1"  # pages and heaps blur less than that
+    return f"{mib:.0f}" if mib >= 1 else "<1"
 
 
-def _format_memory_ratio(literal: float | None, ours: float | None) -> str:
-    if literal is None or ours is None or literal < 1:
+def _format_memory_ratio(row: Row) -> str:
+    if row.memory_ratio is None:
         return "-"
-    return _digits(literal / ours) if ours >= 1 else f">{_digits(literal)}"
+    return ">" * (row.mib[1] < 1) + _digits(row.memory_ratio)
 
 
 def _as_json(rows: Sequence[Row], versions: Sequence[str]) -> list[dict[str, Any]]:

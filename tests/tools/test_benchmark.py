@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from detectron2.data import MetadataCatalog
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
@@ -89,6 +90,35 @@ def test_both_versions_compute_the_same(tool, capsys, tmp_path, command):
                 assert row["mib"][version] >= 0
 
 
+def test_guard_tells_what_is_not_as_expected(tool, capsys, tmp_path):
+    file = tmp_path / "expected.yaml"
+    case = "1 maps of 64x64, 5 classes"
+    file.write_text(
+        f"components --size 64 --classes 5 --maps 1 --repeat 1:\n"
+        f"  {case}, smooth: {{time: [1.0e+3, 2.0e+3], memory: [0, 1.0e+9]}}\n"
+    )
+    assert tool.main(["guard", str(file)]) == 0
+    smooth, noisy = tables(capsys.readouterr().out)[0]
+    ratio = smooth["time ratio"]
+    assert smooth["case"] == f"{case}, smooth" and float(ratio) > 0
+    assert smooth["verdict"] == f"slower than expected: {ratio}, expected 1000 to 2000"
+    assert noisy["verdict"] == "a new case: give it ranges"
+
+    row = tool.Row("", ([6.0, 2.0, 3.0], [1.0]), (8.0, 4.0), 0.0)
+    assert tool.judge(row, {"time": (2, 3), "memory": (2, 2)}) == "as expected"
+    assert tool.judge(row, {"time": (1, 2.5), "memory": (2.5, 4)}) == (
+        "faster than expected: 3.00, expected 1 to 2.5; "
+        "more memory than expected: 2.00, expected 2.5 to 4"
+    )
+
+
+def test_guard_has_every_benchmark_beside_a_literal_version(tool):
+    expected = yaml.safe_load(tool.EXPECTED.read_text())
+    assert {line.split()[0] for line in expected} == {*tool.COMMANDS} - {"step"}
+    for ranges in (each for cases in expected.values() for each in cases.values()):
+        assert {*ranges} <= {"time", "memory"} and all(low < high for low, high in ranges.values())
+
+
 def test_gflops_of_the_paper(tool):
     """Behind res5 at 512x512: the literal module takes MaskFormer from 75 GFLOPs to 80."""
     from benchmarks import module
@@ -124,7 +154,8 @@ def test_parts_of_the_input_path(tool, capsys):
     for case in cases:
         mine = {each["part"]: each for each in parts if each["case"] == case}
         assert ("draw the crop" in mine) == ("75 %" in case)
-        assert {"decode image", "decode labels", "resize, crop", "components"} <= mine.keys()
+        for part in ("decode image", "decode labels", "resize, crop"):
+            assert "-" not in (mine[part]["literal ms"], mine[part]["SGR ms"])
         assert mine["components"]["literal ms"] == "-" != mine["components"]["SGR ms"]
         for version in ("literal", "SGR"):
             shares = [each[f"{version} share"].rstrip("%") for each in mine.values()]

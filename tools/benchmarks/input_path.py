@@ -100,6 +100,8 @@ PLACES = (
         "read_image",
         lambda _, format: "decode labels" if format in (None, "L") else "decode image",
     ),
+    Place(concept_mapper, "read_image", "decode image"),
+    Place(truth_records, "read_labels", "decode labels"),
     Place(truth_records, "check_labels", "check labels"),
     Place(T.RandomCrop_CategoryAreaConstraint, "get_transform", "draw the crop"),
     Place(ConstrainedCrop, "get_transform", "draw the crop"),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import cv2
@@ -40,6 +41,19 @@ class Row:
     deviation: float
     extra: dict[str, str] = field(default_factory=dict)
     parts: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def time_ratio(self) -> float:
+        first, second = map(median, self.seconds)
+        return first / second
+
+    @property
+    def memory_ratio(self) -> float | None:
+        """A lower bound where the second version needs less than 1 MiB; None if the first does."""
+        first, second = self.mib
+        if first is None or second is None or first < 1:
+            return None
+        return first / max(second, 1)  # pages and heaps blur less than 1 MiB
 
 
 def largest_deviation(expected: Results, actual: Results) -> float:
