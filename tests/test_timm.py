@@ -26,6 +26,7 @@ def tiny_config(kind, tmp_path, mixin=None, **more):
         tiny_options(
             OUTPUT_DIR=tmp_path,
             MODEL__SEM_SEG_HEAD__ASPP_CHANNELS=16,
+            MODEL__TIMM__NAME="test_efficientnet",  # the same parts, and quick
             SOLVER__BASE_LR=0.003,
             **more,
         ),
@@ -64,7 +65,7 @@ def test_loss_falls(kind, tiny_shapes, tmp_path):
 def test_in_mask_rcnn(tiny_shapes, tmp_path):
     cfg = tiny_detector_config(
         MODEL__BACKBONE__NAME="build_sgr_timm_fpn_backbone",
-        MODEL__TIMM__NAME="tf_efficientnet_lite0",
+        MODEL__TIMM__NAME="test_efficientnet",
         MODEL__TIMM__NORM="FrozenBN",
         MODEL__BACKBONE__FREEZE_AT=2,
         INPUT__MASK_FORMAT="bitmask",
