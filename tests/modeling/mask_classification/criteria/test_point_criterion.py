@@ -2,11 +2,14 @@ import math
 
 import pytest
 import torch
-from detectron2.projects.point_rend.point_features import point_sample
+from detectron2.projects.point_rend.point_features import (
+    get_uncertain_point_coords_with_randomness,
+    point_sample,
+)
+from torch.nn import functional as F
 
 from queries import random_outputs, random_targets
 from sgr.modeling.mask_classification import PointMatcher, PointSetCriterion
-from sgr.modeling.mask_classification.criteria import point_criterion
 
 WEIGHTS = {"loss_ce": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
 POINTS = 24
@@ -28,13 +31,18 @@ def _recorded(monkeypatch, owner, name):
     """Every (arguments, result) of a function or method from now on."""
     calls, function = [], getattr(owner, name)
 
-    def record(*args):
-        result = function(*args)
+    def record(*args, **options):
+        result = function(*args, **options)
         calls.append((args, result))
         return result
 
     monkeypatch.setattr(owner, name, record)
     return calls
+
+
+def _points(calls):
+    """The (N, P, 2) points of recorded calls of ``grid_sample``."""
+    return [(grid[:, :, 0] + 1) / 2 for (_, grid), _ in calls]
 
 
 def _literal_mask_losses(layer, matches, targets, points):
@@ -71,12 +79,14 @@ def test_against_the_literal_losses(monkeypatch, counts):
     outputs, targets = random_outputs(), random_targets(*counts)
     criterion = _criterion(no_object_weight=0.3)
     matched = _recorded(monkeypatch, criterion.matcher, "forward")
-    drawn = _recorded(monkeypatch, point_criterion, "get_uncertain_point_coords_with_randomness")
-    losses = criterion(outputs, targets)
+    with monkeypatch.context() as only_now:
+        points = _recorded(only_now, F, "grid_sample")
+        losses = criterion(outputs, targets)
+    points = _points(points)
     layers = {"": outputs, "_0": outputs["aux_outputs"][0]}
     assert len(losses) == 6
-    assert len(drawn) == (2 if any(counts) else 0)
-    points = [result for _, result in drawn] or [[], []]
+    assert len(points) == (2 if any(counts) else 0)
+    points = points or [[], []]
     with torch.no_grad():
         for (suffix, layer), matches, at in zip(layers.items(), matched[0][1], points, strict=True):
             assert all(each.shape == (POINTS, 2) for each in at)
@@ -89,36 +99,60 @@ def test_against_the_literal_losses(monkeypatch, counts):
 
 
 def test_points_lie_where_the_prediction_wavers(monkeypatch):
-    """Of 40 points, 30 are the most uncertain of 120; the other ten are drawn apart from them."""
-    rand, drawn = torch.rand, []
-
-    def record(*shape, **options):
-        drawn.append(rand(*shape, **options))
-        return drawn[-1]
-
-    chosen = _recorded(monkeypatch, point_criterion, "get_uncertain_point_coords_with_randomness")
-    monkeypatch.setattr(torch, "rand", record)
-    logits, masks = 5 * torch.randn(2, 6, 8), torch.ones(2, 12, 16) > 0
+    """Of 40 points, 30 are the most uncertain of 120; the other ten are the same for all pairs."""
+    drawn = _recorded(monkeypatch, torch, "rand")
+    chosen = _recorded(monkeypatch, F, "grid_sample")
+    layers, masks = [5 * torch.randn(3, 6, 8) for _ in range(2)], torch.ones(3, 12, 16) > 0
     criterion = _criterion(num_points=40, oversample_ratio=3.0, importance_sample_ratio=0.75)
-    criterion._mask_losses(logits, masks, torch.tensor([1, 0]))
-    candidates, rest = drawn
-    points = chosen[0][1]
-    assert candidates.shape == (2, 120, 2) and points.shape == (2, 40, 2)
-    assert torch.equal(points[:, 30:], rest)
-    values = point_sample(logits[:, None], candidates, align_corners=False)[:, 0].abs()
-    for row in range(2):
-        closest = candidates[row, values[row].argsort()[:30]]
-        assert {tuple(p) for p in closest.tolist()} == {tuple(p) for p in points[row, :30].tolist()}
+    index = torch.tensor([1, 0, 2])
+    list(criterion.read_pairs(layers, masks.split([2, 1]), [index, index], [2, 1]))
+    [(_, drawn)], chosen = drawn, _points(chosen)
+    assert drawn.shape == (2, 130, 2)
+    for logits, points in zip(layers, chosen, strict=True):
+        assert points.shape == (3, 40, 2)
+        for pair, image in enumerate([0, 0, 1]):
+            candidates, rest = drawn[image, :120], drawn[image, 120:]
+            torch.testing.assert_close(points[pair, 30:], rest)
+            values = point_sample(
+                logits[None, pair : pair + 1], candidates[None], align_corners=False
+            )[0, 0].abs()
+            closest = candidates[values.argsort()[:30]]
+            ours = points[pair, :30]
+            torch.testing.assert_close(ours[ours[:, 0].argsort()], closest[closest[:, 0].argsort()])
+
+
+def test_expected_losses_are_those_of_points_of_each_pair():
+    """Points that all pairs of an image share change the noise of the losses, not their mean."""
+    logits, masks = 3 * torch.randn(4, 5, 6), torch.rand(4, 10, 12) > 0.5
+    criterion, index = _criterion(num_points=8), torch.arange(4)
+    ours, theirs = [], []
+    for _ in range(300):
+        [losses] = criterion._mask_losses([logits], [masks], [index], [4])
+        ours.append(torch.stack(losses))
+        points = get_uncertain_point_coords_with_randomness(
+            logits[:, None], lambda values: -values.abs(), 8, 3.0, 0.75
+        )
+        values, truth = (
+            point_sample(maps[:, None], points, align_corners=False)[:, 0]
+            for maps in (logits, masks.float())
+        )
+        prob = values.sigmoid()
+        dice = 1 - (2 * (prob * truth).sum(1) + 1) / (prob.sum(1) + truth.sum(1) + 1)
+        cross_entropy = F.binary_cross_entropy_with_logits(values, truth, reduction="none")
+        theirs.append(torch.stack((cross_entropy.mean(1).sum(), dice.sum())))
+    ours, theirs = torch.stack(ours), torch.stack(theirs)
+    error = ((ours.var(0) + theirs.var(0)) / len(ours)).sqrt()
+    assert ((ours.mean(0) - theirs.mean(0)).abs() < 4 * error).all()
 
 
 @pytest.mark.parametrize("importance, uncertain", [(0.0, 0), (1.0, POINTS)])
 def test_all_points_random_or_all_uncertain(monkeypatch, importance, uncertain):
-    shapes, rand = [], torch.rand
-    monkeypatch.setattr(torch, "rand", lambda *s, **o: shapes.append(s) or rand(*s, **o))
+    drawn = _recorded(monkeypatch, torch, "rand")
     criterion = _criterion(oversample_ratio=1.0, importance_sample_ratio=importance)
     logits, masks = torch.randn(1, 4, 4), torch.ones(1, 8, 8) > 0
-    assert sum(criterion._mask_losses(logits, masks, torch.tensor([0]))).isfinite()
-    assert shapes == [(1, POINTS, 2)] + ([(1, POINTS - uncertain, 2)] if uncertain < POINTS else [])
+    [losses] = criterion._mask_losses([logits], [masks], [torch.tensor([0])], [1])
+    assert sum(losses).isfinite()
+    assert [points.shape for _, points in drawn] == [(1, 2 * POINTS - uncertain, 2)]
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,8 @@ def test_against_the_literal_losses(counts):
 def test_losses_far_out_are_finite(kind):
     logits = torch.tensor([[[-1e4, 1e4, 0.0]]], requires_grad=True)
     masks = torch.tensor([[[True, False, True]]])
-    loss = sum(_criterion(kind)._mask_losses(logits, masks, torch.tensor([0])))
+    [losses] = _criterion(kind)._mask_losses([logits], [masks], [torch.tensor([0])], [1])
+    loss = sum(losses)
     loss.backward()
     assert loss.isfinite() and logits.grad.isfinite().all()
 

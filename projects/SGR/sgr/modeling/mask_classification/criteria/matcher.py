@@ -10,7 +10,6 @@ from detectron2.config import CfgNode, configurable
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from ...layers.losses import dice_loss, focal_terms
 
@@ -33,7 +32,7 @@ def pairwise_focal_cost(
     """
     inside, outside = focal_terms(F.logsigmoid(logits), F.logsigmoid(-logits), alpha, gamma)
     # The sum over inside * t + outside * (1 - t), with one product instead of two.
-    total = (inside - outside) @ targets.transpose(-2, -1) + outside.sum(-1, keepdim=True)
+    total = (targets @ (inside - outside).mT).mT + outside.sum(-1, keepdim=True)
     return total / logits.shape[-1]
 
 
@@ -49,7 +48,7 @@ def pairwise_dice_cost(logits: Tensor, targets: Tensor) -> Tensor:
     """
     prob = logits.sigmoid()
     return dice_loss(
-        prob @ targets.transpose(-2, -1), prob.sum(-1)[..., :, None], targets.sum(-1)[..., None, :]
+        (targets @ prob.mT).mT, prob.sum(-1)[..., :, None], targets.sum(-1)[..., None, :]
     )
 
 
@@ -114,49 +113,55 @@ class HungarianMatcher(nn.Module):
             return [[(nothing, nothing) for _ in counts] for _ in predictions]
 
         with torch.autocast(predictions[0]["pred_logits"].device.type, enabled=False):
-            labels = pad_sequence([target["labels"] for target in targets], batch_first=True)
-            logits, masks = self.read_all(predictions, targets)
-            costs = torch.stack(
+            costs = torch.cat(
                 [
-                    self._cost(layer["pred_logits"].float(), layer_logits, labels, masks)
-                    for layer, layer_logits in zip(predictions, logits)
-                ]
+                    self._image_costs(predictions, image, target)
+                    for image, target in enumerate(targets)
+                ],
+                dim=2,
             )
         # A diverged model shall show a non-finite loss, not a failure of the assignment.
         costs = np.nan_to_num(costs.cpu().numpy(), nan=0.0, posinf=1e8, neginf=-1e8)
+        borders = np.cumsum(counts)[:-1]
         return [
-            [linear_sum_assignment(cost[:, :count]) for cost, count in zip(layer, counts)]
+            [linear_sum_assignment(cost) for cost in np.split(layer, borders, axis=1)]
             for layer in costs
         ]
 
-    def read_all(
-        self, predictions: Sequence[dict[str, Tensor]], targets: Sequence[dict[str, Tensor]]
-    ) -> tuple[Iterable[Tensor], Tensor]:
-        """Read the masks of all queries and targets at P places, the same for a whole image.
+    def read_all(self, logits: Sequence[Tensor], masks: Tensor) -> tuple[Iterable[Tensor], Tensor]:
+        """Read all masks of an image at P places, the same for all of them.
 
         Here these are the cells of the predictions.
 
+        Args:
+            logits: of each layer (Q, h, w), float32.
+            masks: (T, H, W), bool; T may be 0.
+
         Returns:
-            Float32 (B, Q, P) logits of each set of predictions, made one after the other, and
-            (B, T, P) targets in [0, 1]. T is the largest number of masks in an image; the masks
-            that an image lacks are 0.
+            (Q, P) logits of each layer, made one after the other, and (T, P) targets in [0, 1].
         """
-        size = predictions[0]["pred_masks"].shape[-2:]
-        logits = (layer["pred_masks"].float().flatten(2) for layer in predictions)
-        masks = [_resize(target["masks"], size).flatten(1) for target in targets]
-        return logits, pad_sequence(masks, batch_first=True).float()
+        targets = _resize(masks, logits[0].shape[-2:])
+        return (layer.flatten(1) for layer in logits), targets.flatten(1).float()
 
     def mask_cost(self, logits: Tensor, masks: Tensor) -> Tensor:
-        """Compute the (B, Q, T) mask term of the cost from the result of :meth:`read_all`."""
+        """Compute the (Q, T) mask term of the cost from the result of :meth:`read_all`."""
         return pairwise_focal_cost(logits, masks)
 
-    def _cost(self, class_logits: Tensor, logits: Tensor, labels: Tensor, masks: Tensor) -> Tensor:
-        """Compute the (B, Q, T) cost of all pairs."""
-        index = labels[:, None, :].expand(-1, class_logits.shape[1], -1)
-        return (
-            -self.class_weight * class_logits.softmax(-1).gather(2, index)
-            + self.mask_weight * self.mask_cost(logits, masks)
-            + self.dice_weight * pairwise_dice_cost(logits, masks)
+    def _image_costs(
+        self, predictions: Sequence[dict[str, Tensor]], image: int, target: dict[str, Tensor]
+    ) -> Tensor:
+        """Compute the (L, Q, T) costs of all pairs of an image, layer by layer."""
+        logits, masks = self.read_all(
+            [layer["pred_masks"][image].float() for layer in predictions], target["masks"].bool()
+        )
+        return torch.stack(
+            [
+                -self.class_weight
+                * layer["pred_logits"][image].float().softmax(-1)[:, target["labels"]]
+                + self.mask_weight * self.mask_cost(layer_logits, masks)
+                + self.dice_weight * pairwise_dice_cost(layer_logits, masks)
+                for layer, layer_logits in zip(predictions, logits)
+            ]
         )
 
 

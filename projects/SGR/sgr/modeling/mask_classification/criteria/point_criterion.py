@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.projects.point_rend.point_features import (
-    get_uncertain_point_coords_with_randomness,
-    point_sample,
-)
 from torch import Tensor
 from torch.nn import functional as F
 
 from ...layers.checks import check_at_least_one
 from .point_matcher import PointMatcher
-from .points import sample_masks
+from .points import Corners, sample_maps, sample_masks
 from .set_criterion import CRITERION_REGISTRY, SetCriterion
 
 
@@ -32,9 +29,14 @@ class PointSetCriterion(SetCriterion):
     with the smallest absolute logits among ``oversample_ratio * num_points`` random points. The
     rest are random.
 
+    The random points are drawn once per image, for all its pairs and all layers. PointRend draws
+    them for each pair. The distribution of the points of a pair is the same, so the expected losses
+    and gradients are the same. Only the noise of different pairs is no longer independent. In
+    exchange each mask is read once for all layers, and all predictions are read side by side.
+
     Predictions are read at their own resolution and targets from their bits, so no mask of full
     size is made. A pair costs ``(oversample_ratio + 1) * num_points`` bilinear reads of the
-    prediction and ``num_points`` reads of the target.
+    prediction.
     """
 
     @configurable
@@ -82,23 +84,37 @@ class PointSetCriterion(SetCriterion):
             "importance_sample_ratio": options.IMPORTANCE_SAMPLE_RATIO,
         }
 
-    def read_pairs(self, logits: Tensor, masks: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        logits = logits[:, None]
-        with torch.no_grad():
-            points = get_uncertain_point_coords_with_randomness(
-                logits,
-                _uncertainty,
-                self.num_points,
-                self.oversample_ratio,
-                self.importance_sample_ratio,
-            )
-            targets = sample_masks(masks, points, index)
-        return point_sample(logits, points, align_corners=False)[:, 0], targets
+    def read_pairs(
+        self,
+        logits: Sequence[Tensor],
+        masks: Sequence[Tensor],
+        index: Sequence[Tensor],
+        counts: Sequence[int],
+    ) -> Iterable[tuple[Tensor, Tensor]]:
+        uncertain = int(self.importance_sample_ratio * self.num_points)
+        candidates = int(self.oversample_ratio * self.num_points)
+        total = candidates + self.num_points - uncertain
+        size, device = logits[0].shape[-2:], logits[0].device
+        points = torch.rand(len(masks), total, 2, device=device)
+        cells = [Corners.of(each, size) for each in points[:, :candidates]]
+        pixels = [Corners.of(at, each.shape[-2:]) for at, each in zip(points, masks)]
+        targets = torch.cat([sample_masks(each, at) for each, at in zip(masks, pixels)])
+        grid = (2 * points - 1).flatten(0, 1)
+        others = torch.arange(candidates, total, device=device)
+        first = torch.cat(  # row of each pair's image in the grid
+            [others.new_full((count, 1), total * image) for image, count in enumerate(counts)]
+        )
+        for layer, target in zip(logits, index):
+            distance = [
+                sample_maps(maps, at).abs_().T
+                for maps, at in zip(layer.split(counts), cells)
+                if len(maps)
+            ]
+            nearest = torch.cat(distance).topk(uncertain, largest=False, sorted=False).indices
+            chosen = torch.cat((nearest, others.expand(len(layer), -1)), dim=1)
+            at = grid.index_select(0, (chosen + first).flatten()).view(*chosen.shape, 1, 2)
+            read = F.grid_sample(layer[:, None], at, align_corners=False)[:, 0, :, 0]
+            yield read, targets.take(chosen + total * target[:, None])
 
     def mask_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         return sigmoid_cross_entropy_loss(logits, targets)
-
-
-def _uncertainty(logits: Tensor) -> Tensor:
-    """Give 0 for a probability of 0.5 and less for a surer prediction."""
-    return -logits.abs()

@@ -6,14 +6,12 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.projects.point_rend.point_features import point_sample
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from ...layers.checks import check_at_least_one
 from .matcher import HungarianMatcher
-from .points import sample_masks
+from .points import Corners, sample_maps, sample_masks
 
 
 def pairwise_cross_entropy_cost(logits: Tensor, targets: Tensor) -> Tensor:
@@ -27,7 +25,7 @@ def pairwise_cross_entropy_cost(logits: Tensor, targets: Tensor) -> Tensor:
         (..., Q, T).
     """
     # -t log(p) - (1 - t) log(1 - p) = softplus(x) - x t, so one product is enough for all pairs.
-    total = F.softplus(logits).sum(-1, keepdim=True) - logits @ targets.transpose(-2, -1)
+    total = F.softplus(logits).sum(-1, keepdim=True) - (targets @ logits.mT).mT
     return total / logits.shape[-1]
 
 
@@ -36,8 +34,8 @@ class PointMatcher(HungarianMatcher):
 
     The cost of a pair is ``-class_weight * p(class) + mask_weight * cross_entropy + dice_weight *
     dice`` (Mask2Former, Sec. 3.3). Every call draws one new set of points per image, for all
-    targets and the predictions of all layers. It takes the memory of Q * P floats per image and
-    layer, for images of any size.
+    targets and the predictions of all layers. It takes the memory of a few times Q * P
+    floats, for images of any size.
 
     Args:
         num_points: P, at least 1.
@@ -66,20 +64,11 @@ class PointMatcher(HungarianMatcher):
     def from_config(cls, cfg: CfgNode) -> dict:
         return {**super().from_config(cfg), "num_points": cfg.MODEL.MASK_FORMER.TRAIN_NUM_POINTS}
 
-    def read_all(
-        self, predictions: Sequence[dict[str, Tensor]], targets: Sequence[dict[str, Tensor]]
-    ) -> tuple[Iterable[Tensor], Tensor]:
-        device = predictions[0]["pred_masks"].device
-        points = torch.rand(len(targets), self.num_points, 2, device=device)
-        logits = (
-            point_sample(layer["pred_masks"].float(), points, align_corners=False)
-            for layer in predictions
-        )
-        masks = [
-            sample_masks(target["masks"], image_points)
-            for target, image_points in zip(targets, points[:, None])
-        ]
-        return logits, pad_sequence(masks, batch_first=True)
+    def read_all(self, logits: Sequence[Tensor], masks: Tensor) -> tuple[Iterable[Tensor], Tensor]:
+        points = torch.rand(self.num_points, 2, device=masks.device)
+        cells = Corners.of(points, logits[0].shape[-2:])
+        targets = sample_masks(masks, Corners.of(points, masks.shape[-2:]))
+        return (sample_maps(layer, cells).T for layer in logits), targets
 
     def mask_cost(self, logits: Tensor, masks: Tensor) -> Tensor:
         return pairwise_cross_entropy_cost(logits, masks)

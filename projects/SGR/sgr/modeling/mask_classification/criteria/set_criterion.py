@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -100,17 +100,24 @@ class SetCriterion(nn.Module):
         """
         layers = [outputs, *outputs.get("aux_outputs", [])]
         device = outputs["pred_logits"].device
-        indices = self._to_device(self.matcher(layers, targets), targets, device)
+        matches = self.matcher(layers, targets)
+        counts = [len(query) for query, _ in matches[0]]
+        indices = self._to_device(matches, targets, device)
         labels = torch.cat([target["labels"] for target in targets])
-        masks = torch.cat([target["masks"] for target in targets]).bool()
+        masks = [target["masks"].bool() for target in targets]
         num_masks = mean_over_workers(len(labels), device).clamp_min(1)
 
         losses = {}
         with torch.autocast(device.type, enabled=False):
-            for number, (layer, (image, query, target)) in enumerate(zip(layers, indices)):
+            matched = [
+                layer["pred_masks"][image, query].float()
+                for layer, (image, query, _) in zip(layers, indices)
+            ]
+            of_masks = self._mask_losses(matched, masks, [target for *_, target in indices], counts)
+            for number, (layer, (image, query, target), (loss_mask, loss_dice)) in enumerate(
+                zip(layers, indices, of_masks)
+            ):
                 suffix = "" if number == 0 else f"_{number - 1}"
-                matched = layer["pred_masks"][image, query].float()
-                loss_mask, loss_dice = self._mask_losses(matched, masks, target)
                 losses[f"loss_ce{suffix}"] = self._class_loss(
                     layer["pred_logits"].float(), image, query, labels[target]
                 )
@@ -130,32 +137,48 @@ class SetCriterion(nn.Module):
         classes[image, query] = labels
         return F.cross_entropy(logits.transpose(1, 2), classes, self.empty_weight.float())
 
-    def _mask_losses(self, logits: Tensor, masks: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum the mask and dice losses of (N, h, w) predictions and ``masks[index]``."""
-        if len(logits) == 0:
+    def _mask_losses(
+        self,
+        logits: Sequence[Tensor],
+        masks: Sequence[Tensor],
+        index: Sequence[Tensor],
+        counts: Sequence[int],
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Sum the mask and dice losses of the pairs of each layer; see :meth:`read_pairs`."""
+        if not any(counts):
             # Zeros that depend on the predictions: distributed training needs every parameter.
-            return logits.sum(), logits.sum()
-        logits, targets = self.read_pairs(logits, masks, index)
-        prob = logits.sigmoid()
-        dice = dice_loss((prob * targets).sum(1), prob.sum(1), targets.sum(1))
-        return self.mask_loss(logits, targets), dice.sum()
+            yield from ((layer.sum(), layer.sum()) for layer in logits)
+            return
+        for values, targets in self.read_pairs(logits, masks, index, counts):
+            prob = values.sigmoid()
+            dice = dice_loss((prob * targets).sum(1), prob.sum(1), targets.sum(1))
+            yield self.mask_loss(values, targets), dice.sum()
 
-    def read_pairs(self, logits: Tensor, masks: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Read each matched pair of a prediction and a target at P places of its own.
+    def read_pairs(
+        self,
+        logits: Sequence[Tensor],
+        masks: Sequence[Tensor],
+        index: Sequence[Tensor],
+        counts: Sequence[int],
+    ) -> Iterable[tuple[Tensor, Tensor]]:
+        """Read each matched pair of a prediction and a target at P places.
 
         Here these are all pixels.
 
         Args:
-            logits: (N, h, w), float32, N at least 1.
-            masks: (T, H, W), bool.
-            index: (N,) the target of each prediction.
+            logits: of each layer (N, h, w), float32, N at least 1; image by image.
+            masks: of each image (T_i, H, W), bool.
+            index: of each layer (N,), the target of each prediction, among all images' masks.
+            counts: N_i of each image.
 
         Returns:
-            (N, P) logits and targets.
+            For each layer the (N, P) logits and targets, made one after the other.
         """
-        size = masks.shape[-2:]
-        logits = F.interpolate(logits[:, None], size=size, mode="bilinear", align_corners=False)
-        return logits.flatten(1), masks[index].flatten(1)
+        size = masks[0].shape[-2:]
+        of_all_images = torch.cat(list(masks))
+        for layer, target in zip(logits, index):
+            resized = F.interpolate(layer[:, None], size, mode="bilinear", align_corners=False)
+            yield resized.flatten(1), of_all_images[target].flatten(1)
 
     def mask_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Compute the mask loss of (N, P) pairs: mean over the places, sum over the pairs."""
