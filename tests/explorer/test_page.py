@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -132,15 +133,20 @@ class TestImage:
         assert page.locator("h3", has_text=f"token {owner} of SGR").is_visible()
         tokens = content["models"][0]["kinds"]["tokens"]
         figures = dict(zip(texts(page, ".figures dt"), texts(page, ".figures dd")))
-        assert figures["mass"] == f"{unpack(tokens['mass'])[owner]:.2f}"
+        assert figures["mass"] == f"{unpack(tokens['mass'])[owner]:.1f}"
         assert figures["peak"] == f"{unpack(tokens['peak'])[owner]:.2f}"
         x, y = unpack(tokens["centroids"])[owner]
-        assert figures["centroid"] == f"{x:.1f}, {y:.1f}"
-        assert figures["S, classes"] == f"{unpack(tokens['classes']['semantics'])[owner]:.2f}"
-        assert figures["D, classes"] == f"{unpack(tokens['classes']['diversity'])[owner]:.2f}"
+        assert (figures["x"], figures["y"]) == (f"{x:.1f}", f"{y:.1f}")
+        for letter, kind in (("C", "classes"), ("I", "instances")):
+            for name, key in (("S", "semantics"), ("D", "diversity")):
+                value = unpack(tokens[kind][key])[owner]
+                assert figures[f"{name}_{letter}"] == f"{value:.2f}"
+        assert figures["share_I"] == f"{100 * unpack(tokens['instances']['share'])[owner]:.0f} %"
         matched = unpack(tokens["components"])[owner]
         names = content["models"][0]["components"]["names"]
-        assert figures["component"] == (names[matched] if matched >= 0 else "none")
+        overlap = unpack(tokens["overlaps"])[owner]
+        expected = (names[matched], f"{overlap:.2f}") if matched >= 0 else ("–", "–")
+        assert (figures["component"], figures["IoU"]) == expected
 
     def test_the_heat_map_is_the_region(self, open_page, regions):
         page = open_page("view=image&token=4&models=0")
@@ -200,10 +206,10 @@ class TestImage:
             assert int(first.first.inner_text()) == unpack(tokens[key]).argmax()
             page.get_by_role("button", name=head, exact=True).click()
             assert int(first.first.inner_text()) == unpack(tokens[key]).argmin()
-        page.get_by_role("button", name="S", exact=True).click()
+        page.get_by_role("button", name="S_C", exact=True).click()
         entropies = unpack(tokens["classes"]["semantics"])
         assert int(first.first.inner_text()) == entropies.argmin()
-        assert state(page)["order"] == "S"
+        assert state(page)["order"] == "S_C"
         page.get_by_label("show").select_option("matched")
         matched = (unpack(tokens["components"]) >= 0).sum()
         assert first.count() == matched
@@ -212,6 +218,58 @@ class TestImage:
         shown = texts(page, ".list tbody tr")
         assert shown and all(name in row for row in shown)
         assert page.locator(":focus").input_value() == name
+
+    def test_bounds_of_numbers_and_names(self, open_page, content, index):
+        page = open_page("view=image&order=token")
+        tokens = content["models"][0]["kinds"]["tokens"]
+        columns = {key: unpack(tokens[key]) for key in ("mass", "peak", "overlaps")}
+        columns["D_I"] = unpack(tokens["instances"]["diversity"])
+        x, y = unpack(tokens["centroids"]).T
+        shares = unpack(tokens["classes"]["values"]) / 65535
+        classes = [index["classes"][label] for label in tokens["classes"]["labels"]]
+        best = np.array(classes)[shares.argmax(axis=1)]
+        mass, diversity, share = np.median(columns["mass"]), np.median(columns["D_I"]), 0.3
+        field = page.get_by_label("Filter tokens")
+        field.focus()
+        node = field.element_handle()
+        for text, expected in {
+            f"mass>{mass}": columns["mass"] > mass,
+            f"MASS <= {mass} d_i>={diversity}": (columns["mass"] <= mass)
+            & (columns["D_I"] >= diversity),
+            "share<30%": shares.max(axis=1) < share,
+            "share<0,3": shares.max(axis=1) < share,
+            "iou<=1": columns["overlaps"] >= 0,
+            "token=7": np.arange(len(x)) == 7,
+            f"x>{x.mean()} y<{y.mean()}": (x > x.mean()) & (y < y.mean()),
+            f"class:{best[0]}": best == best[0],
+        }.items():
+            field.fill(text)
+            assert texts(page, ".list tbody button") == [str(i) for i in np.flatnonzero(expected)]
+            assert state(page)["filter"] == text and not texts(page, ".problem")[0]
+            assert texts(page, ".list [role=status]")[0].startswith(f"{expected.sum()} of ")
+        # Somebody who types keeps the field, which a phone's keyboard and an input method need.
+        assert node.evaluate("one => one === document.activeElement")
+
+    @pytest.mark.parametrize(
+        ("text", "problem"),
+        [
+            ("mass>", "mass> needs a number, as in mass>0.5"),
+            ("mass>much", "mass> needs a number, as in mass>0.5"),
+            ("size>3", "no column “size”: there are token, class, share, used, mass"),
+            ("class>3", "class holds names: write class:sky"),
+        ],
+    )
+    def test_what_a_filter_cannot_say(self, open_page, text, problem):
+        page = open_page("view=image&" + urlencode({"filter": f"token=7 {text}"}))
+        assert page.locator(".list .problem").inner_text().startswith(problem)
+        assert page.get_by_label("Filter tokens").get_attribute("aria-invalid") == "true"
+        assert texts(page, ".list tbody button") == ["7"]
+
+    def test_quotes_keep_a_name_together(self, open_page):
+        page = open_page("view=image&" + urlencode({"filter": f'"{HOSTILE}"'}))
+        assert not page.locator(".list .problem").inner_text()
+        rows = texts(page, ".list tbody tr")
+        assert all(HOSTILE in row for row in rows)
 
     def test_kinds_and_models(self, open_page, content):
         page = open_page("view=image")
@@ -304,6 +362,9 @@ class TestConcepts:
         page.get_by_role("button", name="mass").click()
         first = int(page.locator("tbody a").first.inner_text())
         assert first == unpack(concepts["mass"]).argmax()
+        least = np.median(unpack(concepts["mass"]))
+        page.get_by_label("Filter concepts").fill(f"mass>{least}")
+        assert page.locator("tbody tr").count() == (unpack(concepts["mass"]) > least).sum()
         page.locator("tbody a").first.click()
         page.wait_for_selector(".crops")
         assert state(page)["view"] == "concept" and state(page)["token"] == str(first)
@@ -377,8 +438,14 @@ class TestKeyboard:
         page = open_page()
         page.keyboard.press("?")
         assert page.get_by_role("dialog").is_visible()
+        terms = texts(page, "dialog dt")
         page.keyboard.press("Escape")
         assert page.get_by_role("dialog").count() == 0
+        page.keyboard.press("2")
+        for view in ("image", "concepts"):
+            page.goto(page.url.partition("#")[0] + f"#view={view}")
+            page.wait_for_selector("thead th")
+            assert set(texts(page, "thead th")) <= set(terms)
 
     def test_everything_is_reached_by_tabs(self, open_page):
         page = open_page("view=image&token=1")

@@ -78,9 +78,26 @@ def test_each_token_gets_the_component_below_it(scale):
     assert (inspect_tokens(regions, components=components).components >= 0).all()
 
 
+def test_the_overlap_with_a_component_is_an_iou_of_pixels(regions):
+    indices = np.random.default_rng(0).integers(-1, 3, (24, 32)).astype(np.int16)
+    tokens = inspect_tokens(
+        regions,
+        components=ComponentMap(indices, np.arange(3)),
+        matcher=ConceptMatcher(max_active=4),
+    )
+    full = regions.probabilities[0].numpy().repeat(8, axis=1).repeat(8, axis=2)
+    counted = indices >= 0
+    for region, component, overlap in zip(full, tokens.components, tokens.overlaps):
+        pair = region[counted], (indices == component)[counted]
+        expected = np.minimum(*pair).sum() / np.maximum(*pair).sum() if component >= 0 else np.nan
+        np.testing.assert_allclose(overlap, expected, rtol=1e-5)
+    assert (tokens.components < 0).sum() == 1
+
+
 def test_no_component(regions):
     nothing = ComponentMap(np.full((24, 32), -1, np.int16), np.zeros(0, np.int64))
-    assert inspect_tokens(regions, components=nothing).components.tolist() == 5 * [-1]
+    tokens = inspect_tokens(regions, components=nothing)
+    assert tokens.components.tolist() == 5 * [-1] and np.isnan(tokens.overlaps).all()
 
 
 def test_sure_regions_come_before_faint_and_tiny_ones():

@@ -103,6 +103,7 @@ def _token_content(
         "components": None
         if tokens.components is None
         else pack(tokens.components.astype(np.int16)),
+        "overlaps": None if tokens.overlaps is None else pack(tokens.overlaps),
         "classes": _histogram_content(tokens.classes),
         "instances": _histogram_content(tokens.instances),
         "attention": None if attention is None else _attention_content(tokens, attention[0]),
@@ -117,6 +118,7 @@ def _histogram_content(histograms: Histograms | None) -> dict[str, Any] | None:
         "values": pack_fractions(histograms.values),
         "semantics": pack(histograms.semantics),
         "diversity": pack(histograms.diversity),
+        "share": pack(histograms.share),
         "S": rounded(histograms.S),
         "D": rounded(histograms.D),
     }

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from scipy.special import entr
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..data.components import ComponentMap
 from ..evaluation.token_metrics import label_histograms, share_on_labels
@@ -58,6 +59,9 @@ class Tokens:
         centroids: (K, 2) float32, (x, y) in cells counted from 1 (Eq. 4); (0, 0) without mass.
         components: (K,) int64, the index of the component that the matcher gives to the token, or
             -1 for none; None where no components are given.
+        overlaps: (K,) float32 in [0, 1], the IoU of the region and that component over the pixels
+            that have a component: the sum of the smaller of the region and the component's mask
+            over the sum of the larger; NaN for a token without a component.
         classes: over the classes of the image; None where no labels are given.
         instances: over its instances of things; None where none are given.
     """
@@ -69,6 +73,7 @@ class Tokens:
     active: np.ndarray
     centroids: np.ndarray
     components: np.ndarray | None = None
+    overlaps: np.ndarray | None = None
     classes: Histograms | None = None
     instances: Histograms | None = None
 
@@ -118,6 +123,10 @@ def inspect_tokens(
     mass, peak = cells.sum(axis=(1, 2)), cells.max(axis=(1, 2))
     rows, columns = (np.arange(1, length + 1, dtype=np.float32) for length in cells.shape[1:])
     centroids = np.stack([cells.sum(axis=1) @ columns, cells.sum(axis=2) @ rows], axis=1)
+    matched = overlaps = None
+    if components is not None:
+        matcher = matcher or ConceptMatcher()
+        matched, overlaps = _match(regions.logits, components, stride, input_size, matcher)
 
     return Tokens(
         probabilities=cells,
@@ -126,9 +135,8 @@ def inspect_tokens(
         peak=peak,
         active=peak > active_threshold,
         centroids=centroids / np.maximum(mass, np.finfo(np.float32).tiny)[:, None],
-        components=None
-        if components is None
-        else _match(regions.logits, components, stride, input_size, matcher or ConceptMatcher()),
+        components=matched,
+        overlaps=overlaps,
         classes=_histograms(probabilities, labels, stride, input_size),
         instances=_histograms(probabilities, instances, stride, input_size),
     )
@@ -161,8 +169,8 @@ def _match(
     stride: int,
     input_size: tuple[int, int],
     matcher: ConceptMatcher,
-) -> np.ndarray:
-    """(K,) int64: the component of each token, or -1."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """The component of each token, and the IoU with it: see :class:`Tokens`."""
     grid = tuple(logits.shape[-2:])
     logits = logits.float().cpu().flatten(2)
     height, width = components.indices.shape
@@ -178,4 +186,13 @@ def _match(
     )
     matcher = copy(matcher)
     matcher.max_active = min(matcher.max_active, logits.shape[1])
-    return matcher(logits, targets)[0].numpy()
+    matched = matcher(logits, targets)[0]
+
+    # A mask is 0 or 1 in a pixel. So the smaller of it and a region is their product, which cells
+    # sum up exactly.
+    regions, masks = logits[0].sigmoid(), targets.masks[0] * targets.weights
+    shared = regions @ masks.T  # (K, C)
+    union = (regions @ targets.weights[0])[:, None] + masks.sum(dim=1) - shared
+    # The last column is that of -1, no component.
+    overlaps = F.pad(shared / union, (0, 1), value=torch.nan)[torch.arange(len(matched)), matched]
+    return matched.numpy(), overlaps.numpy()

@@ -1,24 +1,87 @@
 /** The concepts of a model over all images, and one of them. */
 
-import type { Concepts, Index, Kind } from "./data";
-import { fileNumber, loadImage } from "./data";
-import type { Bar, Column } from "./dom";
-import { bars, fill, filterField, h, number, percent, select, sorted, stepButton, swatch, table } from "./dom";
+import type { Color, Concepts, Index, Kind } from "./data";
+import { fileNumber, kindOf, loadImage } from "./data";
+import type { Bar } from "./dom";
+import { bars, fill, FilterField, h, number, percent, select, stepButton, swatch } from "./dom";
 import { classColors, drawCrop } from "./drawing";
-import { kindOf } from "./image_view";
 import type { State } from "./state";
 import { address, current, go, numberIn } from "./state";
+import type { Column } from "./table";
+import { filled, filtered, sorted, table } from "./table";
 
 interface Row {
+  model: number;
+  kind: Kind;
   concept: number;
-  label: number;
-  className: string;
-  share: number;
-  active: number;
-  mass: number;
-  semantics: number;
-  matched: number;
+  concepts: Concepts;
+  className: string | null;
+  color: Color | null;
+  /** Of the class. */
+  share: number | null;
 }
+
+export const CONCEPT_COLUMNS: Column<Row>[] = [
+  {
+    key: "concept",
+    explain: "the number of the concept: that of its token in every image",
+    digits: 0,
+    ascending: true,
+    value: ({ concept }) => concept,
+    show: ({ model, kind, concept }) =>
+      h(
+        "a",
+        {
+          href: address({ view: "concept", model: String(model), kind, token: String(concept) }),
+          "data-key": `concept${concept}`,
+        },
+        concept,
+      ),
+  },
+  {
+    key: "class",
+    explain: "the class with the largest share over all images",
+    names: true,
+    ascending: true,
+    value: ({ className }) => className,
+    show: ({ className, color }) => [swatch(color!), className],
+  },
+  {
+    key: "share",
+    explain: "of that class",
+    value: ({ share }) => share,
+    show: ({ share }) => percent(share),
+  },
+  {
+    key: "images",
+    explain: "in which the region passes 0.5 somewhere",
+    digits: 0,
+    value: ({ concepts, concept }) => concepts.active.data[concept],
+  },
+  {
+    key: "mass",
+    explain: "mean over the images, in cells",
+    digits: 1,
+    value: ({ concepts, concept }) => concepts.mass.data[concept],
+  },
+  {
+    key: "peak",
+    explain: "the largest value of the region in any image",
+    value: ({ concepts, concept }) => concepts.peak.data[concept],
+  },
+  {
+    key: "S_C",
+    explain: "mean entropy of the class histogram of an image, in nats",
+    ascending: true,
+    value: ({ concepts, concept }) => concepts.semantics.data[concept],
+  },
+  {
+    key: "matched",
+    explain: "images in which the matcher gives it a component",
+    digits: 0,
+    value: ({ concepts, concept }) => concepts.matched.data[concept],
+  },
+];
 
 const modelOf = (index: Index, state: State) => numberIn(state.model, index.models.length) ?? 0;
 
@@ -53,134 +116,51 @@ function pickers(index: Index, state: State): HTMLElement {
 }
 
 export class ConceptsView {
-  readonly element = h("div", { class: "concepts-view" });
+  private readonly head = h("div", { class: "group" });
+  private readonly filter = new FilterField("Filter concepts", "sky images>5 S_C<0.5", (text) =>
+    go({ concept_filter: text }),
+  );
+  private readonly list = h("div");
+  readonly element = h(
+    "div",
+    { class: "concepts-view" },
+    h("div", { class: "toolbar" }, this.head, this.filter.element),
+    this.list,
+  );
 
   constructor(private readonly index: Index) {}
 
   update(state: State): void {
     const { index } = this;
     const found = chosen(index, state);
+    fill(this.head, h("h2", {}, "Concepts"), pickers(index, state));
+    this.filter.element.hidden = !found;
     if (!found) {
-      fill(
-        this.element,
-        h("h2", {}, "Concepts"),
-        pickers(index, state),
-        h("p", { class: "muted" }, "This model has no tokens."),
-      );
+      fill(this.list, h("p", { class: "muted" }, "This model has no tokens."));
       return;
     }
     const { model, kind, concepts } = found;
     const colors = classColors(index, state.colors);
-    const rows = rowsOf(index, concepts);
-    const columns: Column<Row>[] = [
-      {
-        key: "concept",
-        title: "concept",
-        ascending: true,
-        value: (row) => row.concept,
-        show: (row) =>
-          h(
-            "a",
-            {
-              href: address({
-                view: "concept",
-                model: String(model),
-                kind,
-                token: String(row.concept),
-              }),
-              "data-key": `concept${row.concept}`,
-            },
-            row.concept,
-          ),
-      },
-      {
-        key: "class",
-        title: "class",
-        ascending: true,
-        explain: "the class with the largest share over all images",
-        value: (row) => row.className || null,
-        show: (row) => row.label >= 0 && [swatch(colors[row.label]), row.className],
-      },
-      {
-        key: "share",
-        title: "share",
-        explain: "of that class",
-        value: (row) => row.share,
-        show: (row) => percent(row.share),
-      },
-      {
-        key: "images",
-        title: "images",
-        explain: "in which the region passes 0.5 somewhere",
-        digits: 0,
-        value: (row) => row.active,
-      },
-      {
-        key: "mass",
-        title: "mass",
-        explain: "mean over the images, in cells",
-        digits: 1,
-        value: (row) => row.mass,
-      },
-      {
-        key: "S",
-        title: "S",
-        ascending: true,
-        explain: "mean entropy of the class histogram of an image, in nats",
-        value: (row) => row.semantics,
-      },
-      {
-        key: "matched",
-        title: "matched",
-        explain: "images in which the matcher gives it a component",
-        digits: 0,
-        value: (row) => row.matched,
-      },
-    ];
-    const text = state.concept_filter.toLowerCase();
-    const shown = sorted(
-      rows.filter((row) => `${row.concept} ${row.className}`.toLowerCase().includes(text)),
-      columns,
-      state.concepts,
-    );
+    const rows = concepts.classes.map((classes, concept): Row => {
+      const [label, share] = classes[0] ?? [null, null];
+      const [className, color] = label === null ? [null, null] : [index.classes[label], colors[label]];
+      return { model, kind, concept, concepts, className, color, share };
+    });
+    const columns = filled(CONCEPT_COLUMNS, rows);
+    const { rows: passed, problem } = filtered(rows, columns, state.concept_filter);
+    this.filter.show(state.concept_filter, `${passed.length} of ${rows.length}`, problem);
     fill(
-      this.element,
-      h(
-        "div",
-        { class: "toolbar" },
-        h("h2", {}, "Concepts"),
-        pickers(index, state),
-        filterField("Filter concepts", state.concept_filter, (value) =>
-          go({ concept_filter: value }),
-        ),
-        h("span", { class: "muted", role: "status" }, `${shown.length} of ${rows.length}`),
-      ),
+      this.list,
       table(
         "concepts over all images",
         columns,
-        shown,
+        sorted(passed, columns, state.concepts),
         state.concepts,
         (order) => go({ concepts: order }),
         () => false,
       ),
     );
   }
-}
-
-function rowsOf(index: Index, concepts: Concepts): Row[] {
-  return concepts.classes.map((classes, concept) => {
-    const [label, share] = classes[0] ?? [-1, 0];
-    return {
-      concept,
-      label,
-      className: label >= 0 ? index.classes[label] : "",
-      share,
-      active: concepts.active.data[concept],
-      mass: concepts.mass.data[concept],
-      semantics: concepts.semantics.data[concept],
-      matched: concepts.matched.data[concept],
-    };
-  });
 }
 
 export class ConceptView {

@@ -65,6 +65,7 @@ interface PackedHistograms {
   values: Packed;
   semantics: Packed;
   diversity: Packed;
+  share: Packed;
   S: number | null;
   D: number | null;
 }
@@ -84,6 +85,8 @@ interface PackedTokens {
   peak: Packed;
   centroids: Packed;
   components: Packed | null;
+  /** IoU of a region and its component. */
+  overlaps: Packed | null;
   classes: PackedHistograms | null;
   instances: PackedHistograms | null;
   attention: { tokens: Packed; to: PackedPartners; from: PackedPartners } | null;
@@ -192,6 +195,12 @@ export function loadImage(image: number): Promise<ImageData_> {
     kept.delete(oldest);
   }
   return loading;
+}
+
+/** The kind of tokens that a model shows: the chosen one where it has it. */
+export function kindOf(kinds: Partial<Record<Kind, unknown>>, chosen: string): Kind | null {
+  if (kinds[chosen as Kind]) return chosen as Kind;
+  return (Object.keys(kinds)[0] as Kind) ?? null;
 }
 
 export const tokenCount = (tokens: Tokens) => tokens.regions.shape[0];

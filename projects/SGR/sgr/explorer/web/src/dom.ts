@@ -40,7 +40,6 @@ function append(element: Element, children: Child[]): void {
 export function fill(element: Element, ...children: Child[]): void {
   const focused = document.activeElement;
   const key = element.contains(focused) ? focused?.getAttribute("data-key") : null;
-  const selection = focused instanceof HTMLInputElement ? focused.selectionStart : null;
   const scrolled = new Map<string, number>();
   for (const part of element.querySelectorAll("[data-scroll]"))
     scrolled.set(part.getAttribute("data-scroll")!, part.scrollTop);
@@ -51,8 +50,6 @@ export function fill(element: Element, ...children: Child[]): void {
   if (key == null) return;
   const again = element.querySelector<HTMLElement>(`[data-key="${CSS.escape(key)}"]`);
   again?.focus({ preventScroll: true });
-  if (again instanceof HTMLInputElement && selection !== null)
-    again.setSelectionRange(selection, selection);
 }
 
 export function number(value: number | null | undefined, digits = 2): string {
@@ -112,25 +109,37 @@ export function stepButton(
   );
 }
 
-/** A field whose text narrows a list down. */
-export function filterField(
-  label: string,
-  value: string,
-  change: (value: string) => void,
-): HTMLElement {
-  return h(
-    "label",
-    { class: "field" },
-    h("span", {}, label),
-    h("input", {
+/**
+ * A field whose text narrows a list down. It stays in the page while somebody types, because phones
+ * would hide their keyboard, and input methods lose what is begun.
+ */
+export class FilterField {
+  readonly element: HTMLElement;
+  private readonly input: HTMLInputElement;
+  private readonly count = h("span", { class: "muted", role: "status" });
+  private readonly problem = h("span", { class: "problem", role: "status" });
+
+  constructor(label: string, placeholder: string, change: (text: string) => void) {
+    this.input = h("input", {
       type: "search",
       "aria-label": label,
-      "data-key": label,
-      "data-filter": true,
-      value,
-      oninput: (event) => change(event.target.value),
-    }),
-  );
+      placeholder,
+      autocapitalize: "off",
+      autocomplete: "off",
+      spellcheck: "false",
+      oninput: () => change(this.input.value),
+    });
+    const field = h("label", { class: "field" }, h("span", {}, label), this.input);
+    this.element = h("div", { class: "group" }, field, this.count, this.problem);
+  }
+
+  /** Show a text, what it leaves, and what of it cannot be understood. */
+  show(text: string, count: string, problem = ""): void {
+    if (this.input.value !== text) this.input.value = text;
+    this.count.textContent = count;
+    this.input.setAttribute("aria-invalid", String(problem !== ""));
+    this.problem.textContent = problem;
+  }
 }
 
 export interface Bar {
@@ -159,88 +168,5 @@ export function bars(label: string, items: Bar[], most = 8): HTMLElement {
       const name = h("span", { class: "name" }, item.action ?? item.name);
       return h("li", {}, name, bar, h("span", { class: "value" }, percent(item.share, 1)));
     }),
-  );
-}
-
-export interface Column<Row> {
-  key: string;
-  title: string;
-  /** What the column is sorted by. */
-  value: (row: Row) => number | string | null;
-  /** By default the value; a number with this many digits. */
-  show?: (row: Row) => Child;
-  digits?: number;
-  /** Whether the smallest comes first at the first click. */
-  ascending?: boolean;
-  explain?: string;
-}
-
-/** "key" or "-key", for descending. */
-export function sorted<Row>(rows: Row[], columns: Column<Row>[], order: string): Row[] {
-  const column = columns.find(({ key }) => key === order.replace("-", ""));
-  if (!column) return rows;
-  const sign = order.startsWith("-") ? -1 : 1;
-  const keyed = rows.map((row) => [column.value(row), row] as const);
-  const missing = (value: unknown) => value == null || Number.isNaN(value);
-  return keyed
-    .sort(([a], [b]) => {
-      // What has no value comes last, whatever the order.
-      if (missing(a) || missing(b)) return Number(missing(a)) - Number(missing(b));
-      return sign * (typeof a === "string" ? a.localeCompare(b as string) : +a! - +b!);
-    })
-    .map(([, row]) => row);
-}
-
-/** A table whose heads sort it. */
-export function table<Row>(
-  label: string,
-  columns: Column<Row>[],
-  rows: Row[],
-  order: string,
-  reorder: (order: string) => void,
-  selected: (row: Row) => boolean,
-): HTMLElement {
-  const head = columns.map(({ key, title, explain, ascending }) => {
-    const direction = order === key ? "ascending" : order === `-${key}` ? "descending" : null;
-    const next = direction
-      ? direction === "ascending"
-        ? `-${key}`
-        : key
-      : ascending
-        ? key
-        : `-${key}`;
-    return h(
-      "th",
-      { scope: "col", "aria-sort": direction },
-      h(
-        "button",
-        { type: "button", title: explain, "data-key": `sort-${key}`, onclick: () => reorder(next) },
-        title,
-      ),
-    );
-  });
-  return h(
-    "div",
-    { class: "table", role: "region", tabindex: 0, "aria-label": label, "data-scroll": label },
-    h(
-      "table",
-      {},
-      h("thead", {}, h("tr", {}, head)),
-      h(
-        "tbody",
-        {},
-        rows.map((row) =>
-          h(
-            "tr",
-            { "aria-current": selected(row) ? "true" : null },
-            columns.map(({ show, value, digits }) => {
-              if (show) return h("td", {}, show(row));
-              const cell = value(row);
-              return h("td", {}, typeof cell === "string" ? cell : number(cell, digits));
-            }),
-          ),
-        ),
-      ),
-    ),
   );
 }

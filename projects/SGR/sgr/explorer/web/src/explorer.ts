@@ -1,6 +1,6 @@
 /** The page: its head, its views, and the keyboard. */
 
-import { ConceptsView, ConceptView } from "./concept_views";
+import { CONCEPT_COLUMNS, ConceptsView, ConceptView } from "./concept_views";
 import type { Index } from "./data";
 import { loadIndex } from "./data";
 import { fill, h } from "./dom";
@@ -9,6 +9,7 @@ import { ImagesView } from "./images_view";
 import { ImageView } from "./image_view";
 import type { State } from "./state";
 import { address, current, go, start } from "./state";
+import { TOKEN_COLUMNS } from "./tokens";
 
 const KEYS = [
   ["← →", "previous and next image, or concept"],
@@ -22,6 +23,23 @@ const KEYS = [
   ["?", "this help"],
   ["arrows, Enter", "with the focus in an image: move over its cells, choose the token there"],
 ];
+
+const FILTERS = [
+  ["sky", "tokens with “sky” in the class or the component, or in their number"],
+  ["mass>5", "any column of numbers, by its name, with <, <=, >, >= or =; several bounds all hold"],
+  ["share>90%", "the same as share>0.9"],
+  ["class:sky", "the class alone; so does component:sky"],
+  ["\"a name: a part\"", "quotes keep together what would be a bound"],
+];
+
+const explained = (columns: { key: string; explain: string }[]) =>
+  columns.map(({ key, explain }) => [key, explain]);
+
+/** A part of the help: a title, and pairs of a term and what it means. */
+function section(title: string, terms: string[][]): HTMLElement[] {
+  const pairs = terms.map(([term, text]) => [h("dt", {}, h("kbd", {}, term)), h("dd", {}, text)]);
+  return [h("h3", {}, title), h("dl", { class: "keys" }, pairs)];
+}
 
 class Page {
   private readonly header = h("header");
@@ -41,12 +59,11 @@ class Page {
     this.help = h(
       "dialog",
       { "aria-labelledby": "help-title" },
-      h("h2", { id: "help-title" }, "Keyboard"),
-      h(
-        "dl",
-        { class: "keys" },
-        KEYS.map(([key, text]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, text)]),
-      ),
+      h("h2", { id: "help-title" }, "Help"),
+      section("Keyboard", KEYS),
+      section("Filters of tokens and concepts", FILTERS),
+      section("Columns of tokens", explained(TOKEN_COLUMNS)),
+      section("Columns of concepts", explained(CONCEPT_COLUMNS)),
       h("button", { type: "button", onclick: () => this.help.close() }, "Close"),
     );
     document.title = index.title;
@@ -103,7 +120,7 @@ class Page {
       h(
         "button",
         { type: "button", "data-key": "help", onclick: () => this.help.showModal() },
-        "Keyboard",
+        "Help",
       ),
     );
   }
@@ -150,7 +167,7 @@ class Page {
         go({ view: "concept" });
         return true;
       case "/":
-        document.querySelector<HTMLElement>("[data-filter]")?.focus();
+        document.querySelector<HTMLElement>("input[type=search]")?.focus();
         return true;
       case "t":
         switchTheme();
@@ -175,7 +192,7 @@ class Page {
 
   private stepToken(state: State, by: number): boolean {
     if (state.view !== "image") return false;
-    const tokens = this.image.visible(state);
+    const tokens = this.image.visible;
     if (!tokens.length) return false;
     const place = state.token === "" ? -1 : tokens.indexOf(Number(state.token));
     const to = place < 0 ? 0 : Math.min(tokens.length - 1, Math.max(0, place + by));

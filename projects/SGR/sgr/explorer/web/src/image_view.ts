@@ -1,42 +1,22 @@
 /** One image: stages of the models, the pointer, the token, and the table of tokens. */
 
 import type { Color, Histograms, ImageData_, Index, Kind, Tokens } from "./data";
-import { closestToken, fileNumber, histogramOf, loadImage, mainLabel, ownersAt, tokenCount } from "./data";
-import type { Column } from "./dom";
-import { bars, fill, filterField, h, number, percent, select, sorted, stepButton, swatch, table } from "./dom";
+import { closestToken, fileNumber, histogramOf, kindOf, loadImage, mainLabel, ownersAt, tokenCount } from "./data";
+import { bars, fill, FilterField, h, number, percent, select, stepButton, swatch } from "./dom";
 import { classColors, LAYERS, layerMap, valueAt } from "./drawing";
 import type { Partner } from "./stage";
 import { Stage } from "./stage";
 import type { State } from "./state";
 import { address, current, go, numberIn } from "./state";
-
-/** The kind of tokens that a model shows: the chosen one where it has it. */
-export function kindOf(kinds: Partial<Record<Kind, unknown>>, chosen: string): Kind | null {
-  if (kinds[chosen as Kind]) return chosen as Kind;
-  return (Object.keys(kinds)[0] as Kind) ?? null;
-}
+import { cell, filled, filtered, sorted, table } from "./table";
+import type { TokenRow } from "./tokens";
+import { TOKEN_COLUMNS, tokenRows } from "./tokens";
 
 export function shownModels(index: Index, state: State): number[] {
   const chosen = state.models.split(",").map(Number);
   const known = index.models.map((_, model) => model);
   const shown = state.models === "" ? known : known.filter((model) => chosen.includes(model));
   return shown.length ? shown : known;
-}
-
-interface Row {
-  token: number;
-  used: number;
-  active: boolean;
-  mass: number;
-  peak: number;
-  component: string;
-  label: number;
-  className: string;
-  share: number;
-  semantics: number | null;
-  diversity: number | null;
-  instanceSemantics: number | null;
-  centroid: [number, number];
 }
 
 export class ImageView {
@@ -46,12 +26,17 @@ export class ImageView {
   private readonly legend = h("div");
   private readonly pointer = h("section", { class: "pane pointer" });
   private readonly detail = h("section", { class: "pane" });
-  private readonly list = h("section", { class: "pane list" });
+  private readonly listHead = h("div");
+  private readonly filter = new FilterField("Filter tokens", "sky mass>5 S_C<0.5", (filter) =>
+    go({ filter }),
+  );
+  private readonly list = h("div");
   private readonly made = new Map<number, Stage>();
   private image: ImageData_ | null = null;
   private shown = -1;
   private place: [number, number] | null = null;
-  private rows: { key: string; rows: Row[] } = { key: "", rows: [] };
+  /** The tokens in the order of the table, for the keyboard. */
+  visible: number[] = [];
 
   constructor(private readonly index: Index) {
     this.element = h(
@@ -60,7 +45,7 @@ export class ImageView {
       this.toolbar,
       h("div", { class: "main" }, this.stages, this.legend),
       h("div", { class: "side" }, this.pointer, this.detail),
-      this.list,
+      h("section", { class: "pane list" }, this.listHead, this.filter.element, this.list),
     );
   }
 
@@ -214,8 +199,10 @@ export class ImageView {
     this.stages.classList.toggle("several", elements.length > 1);
     this.showLegend(state, colors);
     this.showPointer(state);
-    this.showDetail(state, active, token, colors);
-    this.showList(state, active, token, colors);
+    const tokens = this.tokensOf(active, state);
+    const rows = tokens ? tokenRows(this.index, this.image!, active, tokens, colors) : [];
+    this.showDetail(state, active, token, rows, colors);
+    this.showList(state, active, token, rows);
   }
 
   private drawStage(
@@ -403,6 +390,7 @@ export class ImageView {
     state: State,
     model: number,
     token: number | null,
+    rows: TokenRow[],
     colors: Color[],
   ): void {
     const tokens = this.tokensOf(model, state);
@@ -416,13 +404,6 @@ export class ImageView {
     }
     const kinds = this.image!.models[model].kinds;
     const kind = kindOf(kinds, state.kind)!;
-    const components = this.image!.models[model].components;
-    const matched = tokens.components ? tokens.components.data[token] : -1;
-    const [x, y] = [tokens.centroids.data[2 * token], tokens.centroids.data[2 * token + 1]];
-    const figure = (name: string, value: string, explain: string) => [
-      h("dt", { title: explain }, name),
-      h("dd", {}, value),
-    ];
     const histogram = (title: string, values: Histograms, name: (label: number, bin: number) => string, color: (label: number, bin: number) => readonly number[]) => [
       h("h4", {}, title),
       bars(
@@ -462,39 +443,10 @@ export class ImageView {
       h(
         "dl",
         { class: "figures" },
-        figure("mass", number(tokens.mass.data[token]), "the sum of the region over the cells"),
-        figure("peak", number(tokens.peak.data[token]), "the largest value of the region"),
-        figure("centroid", `${number(x, 1)}, ${number(y, 1)}`, "x and y in cells counted from 1"),
-        tokens.components &&
-          figure(
-            "component",
-            matched >= 0 && components ? components.names[matched] : "none",
-            "the component of the labels to which the matcher gives this token",
-          ),
-        tokens.classes &&
-          figure(
-            "S, classes",
-            number(tokens.classes.semantics.data[token]),
-            "entropy of the class histogram in nats; lower is purer",
-          ),
-        tokens.classes &&
-          figure(
-            "D, classes",
-            number(tokens.classes.diversity.data[token]),
-            "squared distance to the mean histogram; higher is more diverse",
-          ),
-        tokens.instances &&
-          figure(
-            "S, instances",
-            number(tokens.instances.semantics.data[token]),
-            "entropy of the instance histogram in nats",
-          ),
-        tokens.instances &&
-          figure(
-            "D, instances",
-            number(tokens.instances.diversity.data[token]),
-            "squared distance to the mean histogram",
-          ),
+        filled(TOKEN_COLUMNS.slice(1), rows).map((column) => [
+          h("dt", { title: column.explain }, column.key),
+          h("dd", {}, cell(column, rows[token])),
+        ]),
       ),
       tokens.classes &&
         histogram(
@@ -568,156 +520,11 @@ export class ImageView {
     );
   }
 
-  private rowsOf(state: State, model: number, tokens: Tokens): Row[] {
-    const key = `${this.shown}/${model}/${kindOf(this.image!.models[model].kinds, state.kind)}`;
-    if (this.rows.key === key) return this.rows.rows;
-    const components = this.image!.models[model].components;
-    const rows = [...Array(tokenCount(tokens)).keys()].map((token): Row => {
-      const [label, share] = mainLabel(tokens.classes, token) ?? [-1, 0];
-      const matched = tokens.components ? tokens.components.data[token] : -1;
-      const mass = tokens.mass.data[token];
-      const peak = tokens.peak.data[token];
-      return {
-        token,
-        used: mass * peak,
-        active: peak > 0.5,
-        mass,
-        peak,
-        component: matched >= 0 && components ? components.names[matched] : "",
-        label,
-        className: label >= 0 ? this.index.classes[label] : "",
-        share,
-        semantics: tokens.classes && tokens.classes.semantics.data[token],
-        diversity: tokens.classes && tokens.classes.diversity.data[token],
-        instanceSemantics: tokens.instances && tokens.instances.semantics.data[token],
-        centroid: [tokens.centroids.data[2 * token], tokens.centroids.data[2 * token + 1]],
-      };
-    });
-    this.rows = { key, rows };
-    return rows;
-  }
-
-  private columns(
-    state: State,
-    model: number,
-    tokens: Tokens,
-    colors: Color[],
-  ): Column<Row>[] {
-    const columns: (Column<Row> | false)[] = [
-      {
-        key: "token",
-        title: "token",
-        ascending: true,
-        value: (row) => row.token,
-        show: (row) =>
-          h(
-            "button",
-            {
-              type: "button",
-              class: "token",
-              "data-key": `row${row.token}`,
-              "aria-pressed": String(state.token === String(row.token)),
-              onclick: () => go({ model: String(model), token: String(row.token) }),
-            },
-            row.token,
-          ),
-      },
-      tokens.classes !== null && {
-        key: "class",
-        title: "class",
-        ascending: true,
-        explain: "the class with the largest share",
-        value: (row) => row.className || null,
-        show: (row) =>
-          row.label >= 0 && [
-            swatch(colors[row.label]),
-            `${row.className} ${percent(row.share)}`,
-          ],
-      },
-      {
-        key: "used",
-        title: "used",
-        explain: "mass times peak",
-        digits: 1,
-        value: (row) => row.used,
-      },
-      { key: "mass", title: "mass", digits: 1, value: (row) => row.mass },
-      { key: "peak", title: "peak", value: (row) => row.peak },
-      tokens.classes !== null && {
-        key: "S",
-        title: "S",
-        ascending: true,
-        explain: "entropy of the class histogram in nats",
-        value: (row) => row.semantics,
-      },
-      tokens.classes !== null && {
-        key: "D",
-        title: "D",
-        explain: "squared distance to the mean class histogram",
-        value: (row) => row.diversity,
-      },
-      tokens.instances !== null && {
-        key: "SI",
-        title: "S inst.",
-        ascending: true,
-        explain: "entropy of the instance histogram in nats",
-        value: (row) => row.instanceSemantics,
-      },
-      tokens.components !== null && {
-        key: "component",
-        title: "component",
-        ascending: true,
-        value: (row) => row.component || null,
-        show: (row) => row.component || "–",
-      },
-      {
-        key: "x",
-        title: "x",
-        ascending: true,
-        explain: "of the centroid, in cells",
-        digits: 1,
-        value: (row) => row.centroid[0],
-      },
-      {
-        key: "y",
-        title: "y",
-        ascending: true,
-        explain: "of the centroid, in cells",
-        digits: 1,
-        value: (row) => row.centroid[1],
-      },
-    ];
-    return columns.filter((column): column is Column<Row> => column !== false);
-  }
-
-  /** The tokens in the order of the table; for the keyboard too. */
-  visible(state: State): number[] {
-    const model = this.active(state);
-    const tokens = this.image && this.tokensOf(model, state);
-    return tokens ? this.filtered(state, model, tokens).map(({ token }) => token) : [];
-  }
-
-  private filtered(state: State, model: number, tokens: Tokens): Row[] {
-    const text = state.filter.toLowerCase();
-    const rows = this.rowsOf(state, model, tokens).filter(
-      (row) =>
-        (state.active === "" || (state.active === "active" ? row.active : row.component !== "")) &&
-        [String(row.token), row.className, row.component].some((one) =>
-          one.toLowerCase().includes(text),
-        ),
-    );
-    return sorted(rows, this.columns(state, model, tokens, this.index.colors.safe), state.order);
-  }
-
-  private showList(
-    state: State,
-    model: number,
-    token: number | null,
-    colors: Color[],
-  ): void {
+  private showList(state: State, model: number, token: number | null, rows: TokenRow[]): void {
     const tokens = this.tokensOf(model, state);
     const kinds = this.image!.models[model].kinds;
-    const head = [
+    fill(
+      this.listHead,
       h("h3", {}, "Tokens"),
       h(
         "div",
@@ -738,8 +545,7 @@ export class ImageView {
             kindOf(kinds, state.kind)!,
             (value) => go({ kind: value, token: "" }),
           ),
-        tokens && [
-          filterField("Filter tokens", state.filter, (value) => go({ filter: value })),
+        tokens &&
           select(
             "show",
             [
@@ -750,28 +556,36 @@ export class ImageView {
             state.active,
             (value) => go({ active: value }),
           ),
-        ],
       ),
-    ];
+    );
+    this.filter.element.hidden = !tokens;
     if (!tokens) {
-      fill(this.list, head, h("p", { class: "muted" }, "This model has no tokens."));
+      this.visible = [];
+      fill(this.list, h("p", { class: "muted" }, "This model has no tokens."));
       return;
     }
-    const rows = this.filtered(state, model, tokens);
-    const { classes } = tokens;
+    const columns = filled(TOKEN_COLUMNS, rows);
+    const chosen = rows.filter(
+      ({ token, component }) =>
+        state.active === "" ||
+        (state.active === "active" ? tokens.peak.data[token] > 0.5 : component !== null),
+    );
+    const found = filtered(chosen, columns, state.filter);
+    const means = (["classes", "instances"] as const).map((kind) => {
+      const found = tokens[kind];
+      const letter = kind === "classes" ? "C" : "I";
+      return found && ` · S_${letter} ${number(found.S, 3)}, D_${letter} ${number(found.D, 3)}`;
+    });
+    const count = [`${found.rows.length} of ${rows.length}`, ...means].join("");
+    this.filter.show(state.filter, count, found.problem);
+    const shown = sorted(found.rows, columns, state.order);
+    this.visible = shown.map((row) => row.token);
     fill(
       this.list,
-      head,
-      h(
-        "p",
-        { class: "small", role: "status" },
-        `${rows.length} of ${tokenCount(tokens)}`,
-        classes && ` · S_C ${number(classes.S, 3)}, D_C ${number(classes.D, 3)}`,
-      ),
       table(
         "tokens of this image",
-        this.columns(state, model, tokens, colors),
-        rows,
+        columns,
+        shown,
         state.order,
         (order) => go({ order }),
         (row) => row.token === token,

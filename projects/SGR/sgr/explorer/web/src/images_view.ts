@@ -2,7 +2,7 @@
 
 import type { ImageEntry, Index } from "./data";
 import { fileNumber } from "./data";
-import { fill, filterField, h, number, percent, select, swatch } from "./dom";
+import { fill, FilterField, h, number, percent, select, swatch } from "./dom";
 import { classColors } from "./drawing";
 import type { State } from "./state";
 import { address, go } from "./state";
@@ -86,7 +86,17 @@ function orderOf(index: Index, known: Map<string, Order>, key: string): Order | 
 }
 
 export class ImagesView {
-  readonly element = h("div", { class: "images-view" });
+  private readonly head = h("div", { class: "group" });
+  private readonly filter = new FilterField("Filter images", "name", (text) =>
+    go({ image_filter: text }),
+  );
+  private readonly list = h("div");
+  readonly element = h(
+    "div",
+    {},
+    h("div", { class: "toolbar" }, this.head, this.filter.element),
+    this.list,
+  );
   private readonly known: Map<string, Order>;
   /** For each model and class, intersection and union over all images. */
   private readonly sums: [number, number][][];
@@ -120,17 +130,15 @@ export class ImagesView {
     for (const [key, { title }] of this.known) choices.push([key, title]);
     if (order && !this.known.has(state.images)) choices.push([state.images, order.title]);
     fill(
-      this.element,
-      h(
-        "div",
-        { class: "toolbar" },
-        h("h2", {}, "Images"),
-        select("Sort images", choices, order ? state.images : "set", (value) =>
-          go({ images: value }),
-        ),
-        filterField("Filter images", state.image_filter, (value) => go({ image_filter: value })),
-        h("span", { class: "muted", role: "status" }, `${rows.length} of ${images.length}`),
+      this.head,
+      h("h2", {}, "Images"),
+      select("Sort images", choices, order ? state.images : "set", (value) =>
+        go({ images: value }),
       ),
+    );
+    this.filter.show(state.image_filter, `${rows.length} of ${images.length}`);
+    fill(
+      this.list,
       this.classTable(state),
       h(
         "ul",
