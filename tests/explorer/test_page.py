@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from explorer_data import read_script, unpack
+from sgr.explorer import image_data
 from sgr.explorer.packing import pack, write_script
 
 WEB = Path(__file__).resolve().parents[2] / "projects" / "SGR" / "sgr" / "explorer" / "web"
@@ -24,6 +25,13 @@ STATES = {
     "concepts": "view=concepts",
     "concept": "view=concept&token=2",
 }
+
+
+HEAT = """() => {
+  const canvas = document.querySelector('.frame .heat');
+  const context = canvas.getContext('2d');
+  return Array.from(context.getImageData(0, 0, canvas.width, canvas.height).data);
+}"""
 
 
 def frame(page, number=0):
@@ -151,19 +159,35 @@ class TestImage:
     def test_the_heat_map_is_the_region(self, open_page, regions):
         page = open_page("view=image&token=4&models=0")
         page.wait_for_function("document.querySelector('.frame .heat').width == 12")
-        script = """() => {
-          const canvas = document.querySelector('.frame .heat');
-          const context = canvas.getContext('2d');
-          return Array.from(context.getImageData(0, 0, canvas.width, canvas.height).data);
-        }"""
-        alpha = np.reshape(page.evaluate(script), (12, 12, 4))[..., 3]
+        alpha = np.reshape(page.evaluate(HEAT), (12, 12, 4))[..., 3]
         expected = 0.8 * 255 * np.sqrt(regions[4] / 255)
         np.testing.assert_allclose(alpha, expected, atol=1)
         page.get_by_label("brightest at its peak").check()
-        alpha = np.reshape(page.evaluate(script), (12, 12, 4))[..., 3]
+        alpha = np.reshape(page.evaluate(HEAT), (12, 12, 4))[..., 3]
         assert alpha.max() == round(0.8 * 255)
         page.get_by_label("as cells").check()
         assert page.locator(".heat.cells").count() == 1
+
+    def test_coarse_regions_are_laid_among_the_others(
+        self, open_page, explorer, content, regions, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(image_data, "REGION_CHARACTERS", 1500)
+        monkeypatch.setattr(image_data, "COARSE_CELLS", 3)
+        folder = tmp_path / "explorer"
+        shutil.copytree(explorer, folder)
+        tokens = content["models"][0]["kinds"]["tokens"]
+        order = np.argsort(-unpack(tokens["mass"]) * unpack(tokens["peak"]))
+        tokens.update(image_data.region_content(regions / 255, order))
+        write_script(folder / "data" / "00000.js", "explorerImage", 0, content)
+        fine, coarse = (int(order[place]) for place in (0, -1))
+        for token, side in ((fine, 1), (coarse, 4)):
+            page = open_page(f"view=image&models=0&token={token}", folder=folder)
+            blocks = regions[token].reshape(12 // side, side, 12 // side, side).mean(axis=(1, 3))
+            expected = blocks.round().repeat(side, axis=0).repeat(side, axis=1)
+            alpha = np.reshape(page.evaluate(HEAT), (12, 12, 4))[..., 3]
+            np.testing.assert_allclose(alpha, 0.8 * 255 * np.sqrt(expected / 255), atol=1)
+            note = page.get_by_text("stored in cells 4 times as wide and high").count()
+            assert note == (side == 4)
 
     def test_histograms_of_a_token(self, open_page, content, index):
         page = open_page("view=image&token=6")

@@ -8,8 +8,14 @@ import torch
 from PIL import Image
 
 from explorer_data import read_script, unpack
-from sgr.explorer import ExplorerModel, write_explorer
-from sgr.explorer.image_data import coarser_regions, image_content, image_summary, shown_pixels
+from sgr.explorer import ExplorerModel, image_data, write_explorer
+from sgr.explorer.image_data import (
+    coarser_regions,
+    image_content,
+    image_summary,
+    region_content,
+    shown_pixels,
+)
 from sgr.inspection.attention import record_attention
 from sgr.inspection.image import Inspector
 
@@ -260,3 +266,20 @@ def test_fine_regions_become_coarser():
     np.testing.assert_allclose(found[:, 0, 32], regions[:, 0:4, 128].mean(axis=1), 1e-5)
     same, stride = coarser_regions(regions[:, :64, :64], 4)
     assert stride == 4 and same.shape == (2, 64, 64)
+
+
+def test_regions_of_tokens_that_are_used_least_become_coarser(monkeypatch):
+    regions = np.random.default_rng(0).random((9, 32, 40)).astype(np.float32)
+    order = np.array([3, 8, 0, 1, 2, 4, 5, 6, 7])
+    everything = region_content(regions, order)
+    assert everything["coarse"] is None and len(unpack(everything["regions"])) == 9
+    monkeypatch.setattr(
+        image_data, "REGION_CHARACTERS", 3 * len(everything["regions"]["data"]) // 8
+    )
+    found = region_content(regions, order)
+    assert len(found["regions"]["data"]) <= image_data.REGION_CHARACTERS
+    np.testing.assert_allclose(unpack(found["regions"]) / 255, regions[[0, 3, 8]], atol=0.51 / 255)
+    coarse = found["coarse"]
+    assert unpack(coarse["tokens"]).tolist() == [1, 2, 4, 5, 6, 7] and coarse["factor"] == 4
+    means = regions[[1, 2, 4, 5, 6, 7]].reshape(6, 8, 4, 10, 4).mean(axis=(2, 4))
+    np.testing.assert_allclose(unpack(coarse["regions"]) / 255, means, atol=0.51 / 255)

@@ -16,7 +16,9 @@ from .packing import pack, pack_fractions, pack_labels, pack_shares, rounded
 # Tokens of an image with their attention: those that it uses most. For each of them, this many are
 # listed to which it attends most, and which attend most to it.
 ATTENTION_TOKENS, ATTENTION_PARTNERS = 64, 8
-MOST_CELLS = 64
+# Cells of a region along a side. Where the regions of an image pass this many characters, so that
+# 200 images would pass 100 MB, those of the tokens that it uses least have the smaller number.
+MOST_CELLS, COARSE_CELLS, REGION_CHARACTERS = 64, 16, 240_000
 
 
 def shown_pixels(size: tuple[int, int], shown: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -72,12 +74,14 @@ def image_content(
     return content
 
 
-def coarser_regions(regions: np.ndarray, stride: int) -> tuple[np.ndarray, int]:
-    """Regions (K, h, w) with at most :data:`MOST_CELLS` cells along a side, and their stride.
+def coarser_regions(
+    regions: np.ndarray, stride: int, most_cells: int = MOST_CELLS
+) -> tuple[np.ndarray, int]:
+    """Regions (K, h, w) with at most ``most_cells`` cells along a side, and their stride.
 
     Query masks are fine, and would be most of an explorer. Four cells become their mean, and so on.
     """
-    while max(regions.shape[1:]) > MOST_CELLS:
+    while max(regions.shape[1:]) > most_cells:
         # A cell at the end that has no partner counts twice.
         padding = [(0, length % 2) for length in regions.shape[1:]]
         regions = np.pad(regions, [(0, 0), *padding], mode="edge")
@@ -85,6 +89,33 @@ def coarser_regions(regions: np.ndarray, stride: int) -> tuple[np.ndarray, int]:
         regions = regions.reshape(count, rows // 2, 2, columns // 2, 2).mean(axis=(2, 4))
         stride *= 2
     return regions, stride
+
+
+def region_content(regions: np.ndarray, order: np.ndarray) -> dict[str, Any]:
+    """Regions (K, h, w) as the page joins them.
+
+    Args:
+        order: the K tokens, the most used first.
+
+    Returns:
+        ``regions`` of as many of the first tokens as :data:`REGION_CHARACTERS` hold, and ``coarse``
+        ones of the others: their ``tokens``, the ``factor`` between the sides of their cells and
+        the fine ones, and their ``regions``; None if there are no others. Both are in the order of
+        their numbers.
+    """
+    count, fine = len(regions), pack_shares(regions)
+    while len(fine["data"]) > REGION_CHARACTERS:
+        count = min(count - 1, count * REGION_CHARACTERS // len(fine["data"]))
+        fine = pack_shares(regions[np.sort(order[:count])])
+    if count == len(regions):
+        return {"regions": fine, "coarse": None}
+    others = np.sort(order[count:])
+    coarse, factor = coarser_regions(regions[others], 1, COARSE_CELLS)
+    tokens = pack(others.astype(np.uint16))
+    return {
+        "regions": fine,
+        "coarse": {"tokens": tokens, "factor": factor, "regions": pack_shares(coarse)},
+    }
 
 
 def _token_content(
@@ -96,7 +127,7 @@ def _token_content(
         # Pixels of the input along a cell in which centroids are counted.
         "cell": tokens.stride,
         "input": input_size,
-        "regions": pack_shares(regions),
+        **region_content(regions, tokens.most_used(len(regions))),
         "mass": pack(tokens.mass),
         "peak": pack(tokens.peak),
         "centroids": pack(tokens.centroids),

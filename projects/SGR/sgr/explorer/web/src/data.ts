@@ -80,7 +80,9 @@ interface PackedTokens {
   /** Pixels of the input along a cell in which centroids are counted. */
   cell: number;
   input: [number, number];
+  /** In the files, only those of the tokens that the image uses most, if there are coarse ones. */
   regions: Packed;
+  coarse: { tokens: Packed; factor: number; regions: Packed } | null;
   mass: Packed;
   peak: Packed;
   centroids: Packed;
@@ -171,6 +173,35 @@ export async function loadIndex(): Promise<Index> {
 
 export const fileNumber = (image: number) => String(image).padStart(5, "0");
 
+/** Lay coarse regions among the others, as regions with the same cells. */
+function joined(image: ImageData_): ImageData_ {
+  for (const tokens of image.models.flatMap(({ kinds }) => Object.values(kinds))) {
+    const { regions, coarse } = tokens;
+    if (!coarse) continue;
+    const [fine, rows, columns] = regions.shape;
+    const [few, coarseRows, coarseColumns] = coarse.regions.shape;
+    const cells = rows * columns;
+    const cellOf = Uint16Array.from({ length: cells }, (_, cell) => {
+      const row = Math.floor(cell / columns / coarse.factor);
+      return row * coarseColumns + Math.floor((cell % columns) / coarse.factor);
+    });
+    const data = new Uint8Array((fine + few) * cells);
+    for (let token = 0, place = 0; token < fine + few; token++) {
+      const region = data.subarray(token * cells, (token + 1) * cells);
+      if (coarse.tokens.data[place] === token) {
+        const start = place++ * coarseRows * coarseColumns;
+        for (let cell = 0; cell < cells; cell++)
+          region[cell] = coarse.regions.data[start + cellOf[cell]];
+      } else {
+        const start = (token - place) * cells;
+        region.set(regions.data.subarray(start, start + cells));
+      }
+    }
+    tokens.regions = { shape: [fine + few, rows, columns], data };
+  }
+  return image;
+}
+
 const KEPT = 24;
 const kept = new Map<number, Promise<ImageData_>>();
 const arrived = new Map<number, PackedImage>();
@@ -186,7 +217,7 @@ export function loadImage(image: number): Promise<ImageData_> {
       const content = arrived.get(image);
       arrived.delete(image);
       if (!content) throw new Error(`data/${fileNumber(image)}.js holds no image ${image}`);
-      return unpack(content);
+      return unpack(content).then(joined);
     });
   kept.set(image, loading);
   loading.catch(() => kept.delete(image));

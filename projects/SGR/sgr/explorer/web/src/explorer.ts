@@ -59,12 +59,17 @@ class Page {
     this.help = h(
       "dialog",
       { "aria-labelledby": "help-title" },
-      h("h2", { id: "help-title" }, "Help"),
+      h(
+        "div",
+        { class: "group" },
+        h("h2", { id: "help-title" }, "Help"),
+        h("span", { class: "space" }),
+        h("button", { type: "button", onclick: () => this.help.close() }, "Close"),
+      ),
       section("Keyboard", KEYS),
       section("Filters of tokens and concepts", FILTERS),
       section("Columns of tokens", explained(TOKEN_COLUMNS)),
       section("Columns of concepts", explained(CONCEPT_COLUMNS)),
-      h("button", { type: "button", onclick: () => this.help.close() }, "Close"),
     );
     document.title = index.title;
     document.body.append(this.header, this.main, this.help);

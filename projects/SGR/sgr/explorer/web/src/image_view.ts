@@ -440,6 +440,13 @@ export class ImageView {
           `Follow concept ${token} through all images`,
         ),
       ),
+      tokens.coarse?.tokens.data.includes(token) &&
+        h(
+          "p",
+          { class: "small" },
+          `Its region is stored in cells ${tokens.coarse.factor} times as wide and high, because ` +
+            "the image uses other tokens more.",
+        ),
       h(
         "dl",
         { class: "figures" },
@@ -571,17 +578,21 @@ export class ImageView {
         (state.active === "active" ? tokens.peak.data[token] > 0.5 : component !== null),
     );
     const found = filtered(chosen, columns, state.filter);
-    const means = (["classes", "instances"] as const).map((kind) => {
-      const found = tokens[kind];
-      const letter = kind === "classes" ? "C" : "I";
-      return found && ` · S_${letter} ${number(found.S, 3)}, D_${letter} ${number(found.D, 3)}`;
-    });
-    const count = [`${found.rows.length} of ${rows.length}`, ...means].join("");
-    this.filter.show(state.filter, count, found.problem);
+    this.filter.show(state.filter, `${found.rows.length} of ${rows.length}`, found.problem);
     const shown = sorted(found.rows, columns, state.order);
     this.visible = shown.map((row) => row.token);
+    const means = (["classes", "instances"] as const).map((kind) => {
+      const histograms = tokens[kind];
+      const letter = kind === "classes" ? "C" : "I";
+      return (
+        histograms &&
+        ` S_${letter} ${number(histograms.S, 3)}, D_${letter} ${number(histograms.D, 3)} `
+      );
+    });
     fill(
       this.list,
+      (tokens.classes || tokens.instances) &&
+        h("p", { class: "small" }, "mean of all tokens:", means),
       table(
         "tokens of this image",
         columns,

@@ -122,7 +122,7 @@ export const TOKEN_COLUMNS: Column<TokenRow>[] = [
   },
   {
     key: "share_I",
-    explain: "how much of the region's weight lies on instances; S_I and D_I see no other",
+    explain: "share of the region's weight that lies on instances; S_I and D_I are about that part",
     value: figure("instances", "share"),
     show: (row) => percent(figure("instances", "share")(row)),
   },
