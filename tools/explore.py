@@ -2,11 +2,11 @@
 """Write a folder that shows in any browser what the tokens of models do: see docs/explorer.md.
 
     python tools/explore.py --config-file configs/... --weights model_final.pth \
-        --input photos --output explorer
+        --input photos --output output/explorer
     python tools/explore.py --config-file configs/... --weights model_final.pth \
-        --models glore=configs/...@glore.pth --input ade20k_sem_seg_val --output explorer
+        --models glore=configs/...@glore.pth --input ade20k_sem_seg_val --output output/explorer
 
-Open explorer/index.html. It needs neither a server nor the internet. --input is a registered
+Open output/explorer/index.html. It needs neither a server nor the internet. --input is a registered
 dataset (default: the first of DATASETS.TEST), or images, folders of images, or patterns. --models
 adds models with the same classes, to be compared on the same images. The tool reports and skips
 files that cannot be read; if there are any, the exit status is 1.
@@ -46,7 +46,13 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="a registered dataset (default: the first of DATASETS.TEST), or images, folders of "
         "images, or patterns",
     )
-    parser.add_argument("--output", type=Path, default=Path("explorer"), metavar="DIR")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("output/explorer"),
+        metavar="DIR",
+        help="a new folder, or an explorer, which is replaced (default: output/explorer)",
+    )
     parser.add_argument(
         "--num-images",
         type=int,

@@ -157,7 +157,6 @@ export class ConceptsView {
         sorted(passed, columns, state.concepts),
         state.concepts,
         (order) => go({ concepts: order }),
-        () => false,
       ),
     );
   }

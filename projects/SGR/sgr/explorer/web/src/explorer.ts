@@ -25,11 +25,11 @@ const KEYS = [
 ];
 
 const FILTERS = [
-  ["sky", "tokens with “sky” in the class or the component, or in their number"],
-  ["mass>5", "any column of numbers, by its name, with <, <=, >, >= or =; several bounds all hold"],
+  ["sky", "“sky” is a part of the class, the component or the number"],
+  ["mass>5", "any column of numbers, with <, <=, >, >= or =; of several bounds all hold"],
   ["share>90%", "the same as share>0.9"],
-  ["class:sky", "the class alone; so does component:sky"],
-  ["\"a name: a part\"", "quotes keep together what would be a bound"],
+  ["class:sky", "“sky” is a part of the class; component:sky asks for the component"],
+  ['"a: b"', "a text with :, <, > or = stands in quotes"],
 ];
 
 const explained = (columns: { key: string; explain: string }[]) =>

@@ -35,8 +35,9 @@ export class ImageView {
   private image: ImageData_ | null = null;
   private shown = -1;
   private place: [number, number] | null = null;
-  /** The tokens in the order of the table, for the keyboard. */
+  /** The tokens in the order of the table, for the keyboard; and what the table depends on. */
   visible: number[] = [];
+  private listed = "";
 
   constructor(private readonly index: Index) {
     this.element = h(
@@ -566,6 +567,19 @@ export class ImageView {
       ),
     );
     this.filter.element.hidden = !tokens;
+    // A table of many tokens takes a while, and most changes leave it as it is.
+    const { filter, active, order, kind, colors } = state;
+    const key = JSON.stringify([this.shown, model, kind, filter, active, order, colors]);
+    if (key !== this.listed) this.showTable(state, tokens, rows);
+    this.listed = key;
+    this.list.querySelectorAll("tbody tr").forEach((row, place) => {
+      const current = String(this.visible[place] === token);
+      row.setAttribute("aria-current", current);
+      row.querySelector("button")!.setAttribute("aria-pressed", current);
+    });
+  }
+
+  private showTable(state: State, tokens: Tokens | null, rows: TokenRow[]): void {
     if (!tokens) {
       this.visible = [];
       fill(this.list, h("p", { class: "muted" }, "This model has no tokens."));
@@ -580,27 +594,15 @@ export class ImageView {
     const found = filtered(chosen, columns, state.filter);
     this.filter.show(state.filter, `${found.rows.length} of ${rows.length}`, found.problem);
     const shown = sorted(found.rows, columns, state.order);
-    this.visible = shown.map((row) => row.token);
-    const means = (["classes", "instances"] as const).map((kind) => {
-      const histograms = tokens[kind];
-      const letter = kind === "classes" ? "C" : "I";
-      return (
-        histograms &&
-        ` S_${letter} ${number(histograms.S, 3)}, D_${letter} ${number(histograms.D, 3)} `
-      );
-    });
+    this.visible = shown.map(({ token }) => token);
+    const means = Object.entries({ C: tokens.classes, I: tokens.instances }).flatMap(
+      ([letter, of]) =>
+        of ? [`S_${letter} ${number(of.S, 3)}`, `D_${letter} ${number(of.D, 3)}`] : [],
+    );
     fill(
       this.list,
-      (tokens.classes || tokens.instances) &&
-        h("p", { class: "small" }, "mean of all tokens:", means),
-      table(
-        "tokens of this image",
-        columns,
-        shown,
-        state.order,
-        (order) => go({ order }),
-        (row) => row.token === token,
-      ),
+      means.length > 0 && h("p", { class: "small" }, `mean of all tokens: ${means.join(", ")}`),
+      table("tokens of this image", columns, shown, state.order, (order) => go({ order })),
     );
   }
 }

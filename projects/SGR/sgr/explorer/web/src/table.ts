@@ -112,7 +112,6 @@ export function table<Row>(
   rows: Row[],
   order: string,
   reorder: (order: string) => void,
-  selected: (row: Row) => boolean,
 ): HTMLElement {
   const head = columns.map(({ key, explain, ascending }) => {
     const direction = order === key ? "ascending" : order === `-${key}` ? "descending" : null;
@@ -142,13 +141,7 @@ export function table<Row>(
       h(
         "tbody",
         {},
-        rows.map((row) =>
-          h(
-            "tr",
-            { "aria-current": selected(row) ? "true" : null },
-            columns.map((column) => h("td", {}, cell(column, row))),
-          ),
-        ),
+        rows.map((row) => h("tr", {}, columns.map((column) => h("td", {}, cell(column, row))))),
       ),
     ),
   );

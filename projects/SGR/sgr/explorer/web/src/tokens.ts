@@ -3,7 +3,7 @@
 import type { Color, ImageData_, Index, Tokens } from "./data";
 import { mainLabel, tokenCount } from "./data";
 import { h, percent, swatch } from "./dom";
-import { current, go } from "./state";
+import { go } from "./state";
 import type { Column } from "./table";
 
 export interface TokenRow {
@@ -59,7 +59,6 @@ export const TOKEN_COLUMNS: Column<TokenRow>[] = [
           type: "button",
           class: "token",
           "data-key": `row${token}`,
-          "aria-pressed": String(current().token === String(token)),
           onclick: () => go({ model: String(model), token: String(token) }),
         },
         token,
@@ -78,6 +77,19 @@ export const TOKEN_COLUMNS: Column<TokenRow>[] = [
     explain: "that class's share of the weight on labelled pixels",
     value: ({ share }) => share,
     show: ({ share }) => percent(share),
+  },
+  {
+    key: "component",
+    explain: "the component of the labels to which the matcher gives the token",
+    names: true,
+    ascending: true,
+    value: ({ component }) => component,
+  },
+  {
+    key: "IoU",
+    explain:
+      "of the region and that component: the sum of the smaller of both over the sum of the larger",
+    value: ({ tokens, token }) => tokens.overlaps && tokens.overlaps.data[token],
   },
   {
     key: "used",
@@ -125,19 +137,6 @@ export const TOKEN_COLUMNS: Column<TokenRow>[] = [
     explain: "share of the region's weight that lies on instances; S_I and D_I are about that part",
     value: figure("instances", "share"),
     show: (row) => percent(figure("instances", "share")(row)),
-  },
-  {
-    key: "component",
-    explain: "the component of the labels to which the matcher gives the token",
-    names: true,
-    ascending: true,
-    value: ({ component }) => component,
-  },
-  {
-    key: "IoU",
-    explain:
-      "of the region and that component: the sum of the smaller of both over the sum of the larger",
-    value: ({ tokens, token }) => tokens.overlaps && tokens.overlaps.data[token],
   },
   {
     key: "x",
