@@ -289,11 +289,11 @@ class TestImage:
         assert page.get_by_label("Filter tokens").get_attribute("aria-invalid") == "true"
         assert texts(page, ".list tbody button") == ["7"]
 
-    def test_quotes_keep_a_name_together(self, open_page):
-        page = open_page("view=image&" + urlencode({"filter": f'"{HOSTILE}"'}))
+    @pytest.mark.parametrize("quotes", ['""', "“”"])
+    def test_quotes_keep_a_name_together(self, open_page, quotes):
+        page = open_page("view=image&" + urlencode({"filter": HOSTILE.join(quotes)}))
         assert not page.locator(".list .problem").inner_text()
-        rows = texts(page, ".list tbody tr")
-        assert all(HOSTILE in row for row in rows)
+        assert all(HOSTILE in row for row in texts(page, ".list tbody tr"))
 
     def test_kinds_and_models(self, open_page, content):
         page = open_page("view=image")

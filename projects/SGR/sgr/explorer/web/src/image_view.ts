@@ -1,6 +1,6 @@
 /** One image: stages of the models, the pointer, the token, and the table of tokens. */
 
-import type { Color, Histograms, ImageData_, Index, Kind, Tokens } from "./data";
+import type { Color, Histograms, ImageData_, Index, Kind, Tokens, Values } from "./data";
 import { closestToken, fileNumber, histogramOf, kindOf, loadImage, mainLabel, ownersAt, tokenCount } from "./data";
 import { bars, fill, FilterField, h, number, percent, select, stepButton, swatch } from "./dom";
 import { classColors, LAYERS, layerMap, valueAt } from "./drawing";
@@ -318,10 +318,7 @@ export class ImageView {
     }
     const [x, y] = this.place;
     const image = this.image!;
-    const nameAt = (map: { values: any; names: string[] } | null) => {
-      const value = map ? valueAt(map.values, x, y) : 0;
-      return map && value ? map.names[value - 1] : "none";
-    };
+    const nameAt = (map: Values, names: string[]) => names[valueAt(map, x, y) - 1] ?? "none";
     const blocks = shownModels(this.index, state).map((model) => {
       const one = image.models[model];
       const tokens = this.tokensOf(model, state);
@@ -334,9 +331,8 @@ export class ImageView {
           h(
             "p",
             { class: "small" },
-            `predicts ${nameAt({ values: one.prediction, names: this.index.classes })}`,
-            components &&
-              `, component ${nameAt({ values: components.map, names: components.names })}`,
+            `predicts ${nameAt(one.prediction, this.index.classes)}`,
+            components && `, component ${nameAt(components.map, components.names)}`,
           ),
         tokens
           ? bars(
@@ -357,9 +353,12 @@ export class ImageView {
       h(
         "p",
         { class: "small" },
-        image.labels && `label ${nameAt({ values: image.labels, names: this.index.classes })}`,
-        image.instances &&
-          `, instance ${nameAt({ values: image.instances.map, names: image.instances.names })}`,
+        [
+          image.labels && `label ${nameAt(image.labels, this.index.classes)}`,
+          image.instances && `instance ${nameAt(image.instances.map, image.instances.names)}`,
+        ]
+          .filter(Boolean)
+          .join(", "),
       ),
       blocks,
     );
@@ -405,18 +404,23 @@ export class ImageView {
     }
     const kinds = this.image!.models[model].kinds;
     const kind = kindOf(kinds, state.kind)!;
-    const histogram = (title: string, values: Histograms, name: (label: number, bin: number) => string, color: (label: number, bin: number) => readonly number[]) => [
+    const histogram = (
+      title: string,
+      values: Histograms,
+      names: string[],
+      binColors: (readonly number[])[],
+    ) => [
       h("h4", {}, title),
       bars(
         title,
         histogramOf(values, token).map((share, bin) => ({
-          name: name(values.labels[bin], bin),
+          name: names[bin],
           share,
-          color: color(values.labels[bin], bin),
+          color: binColors[bin % binColors.length],
         })),
       ),
     ];
-    const segments = this.index.segments;
+    const { classes, instances } = tokens;
     fill(
       this.detail,
       h(
@@ -456,21 +460,16 @@ export class ImageView {
           h("dd", {}, cell(column, rows[token])),
         ]),
       ),
-      tokens.classes &&
+      classes &&
         histogram(
           "Classes",
-          tokens.classes,
-          (label) => this.index.classes[label],
-          (label) => colors[label],
+          classes,
+          classes.labels.map((label) => this.index.classes[label]),
+          classes.labels.map((label) => colors[label]),
         ),
-      tokens.instances &&
+      instances &&
         this.image!.instances &&
-        histogram(
-          "Instances",
-          tokens.instances,
-          (_, bin) => this.image!.instances!.names[bin],
-          (_, bin) => segments[bin % segments.length],
-        ),
+        histogram("Instances", instances, this.image!.instances.names, this.index.segments),
       this.attention(state, model, token, tokens),
     );
   }

@@ -50,7 +50,7 @@ export function sorted<Row>(rows: Row[], columns: Column<Row>[], order: string):
 }
 
 /** A text in quotes, or a column, an operator and a bound: mass>5, S_C < 0.3, class:"traffic sign". */
-const TERM = /"([^"]*)"|([^\s"<>=:]+)\s*(<=|>=|[<>=:])\s*(?:"([^"]*)"|([^\s"<>=:]*))/g;
+const TERM = /"([^"]*)"|([^\s"<>=:]+)\s*(<=|>=|[<>=:])\s*("[^"]*"|[^\s"<>=:]*)/g;
 
 /**
  * The rows that pass all bounds of a text, and have what else it says in the first column or in a
@@ -63,13 +63,15 @@ export function filtered<Row>(
 ): { rows: Row[]; problem: string } {
   const tests: ((row: Row) => boolean)[] = [];
   let problem = "";
-  const rest = text.replace(TERM, (_, quoted, key, operator, quotedBound, bareBound) => {
+  const straight = text.replace(/[“”„]/g, '"'); // phones write round quotes
+  const rest = straight.replace(TERM, (_, quoted, key, operator, bound) => {
     if (quoted !== undefined) return quoted;
-    const bound: string = quotedBound ?? bareBound;
     const column = columns.find((one) => one.key.toLowerCase() === key.toLowerCase());
-    const test = column && passes(column, operator, bound);
-    if (typeof test === "function") tests.push(test);
-    else problem = test ?? `no column “${key}”: there are ${columns.map((one) => one.key).join(", ")}`;
+    const test = column
+      ? passes(column, operator, bound.replace(/"/g, ""))
+      : `no column “${key}”: there are ${columns.map((one) => one.key).join(", ")}`;
+    if (typeof test === "string") problem = test;
+    else tests.push(test);
     return "";
   });
   const words = rest.trim().replace(/\s+/g, " ").toLowerCase();
