@@ -65,7 +65,8 @@ def main(folder: Path) -> None:
 
         measure("point at a cell", POINT)
         measure("choose a token", PRESS.format("ArrowDown"))
-        layers = "document.querySelectorAll('[name=layer]')[Math.random() < 0.5 ? 4 : 1].click()"
+        layer = "(window.other = !window.other) ? 4 : 1"
+        layers = f"document.querySelectorAll('[name=layer]')[{layer}].click()"
         measure("show another layer", layers)
         measure("sort the tokens", "document.querySelectorAll('.list th button')[3].click()")
         name = "document.querySelector('h2').innerText"
