@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from itertools import chain
+from typing import Any
 
 import torch
 from detectron2.solver import LRMultiplier, WarmupParamScheduler
@@ -118,12 +119,14 @@ def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
         ValueError: for another optimiser.
     """
     optimizer_class: type[torch.optim.Optimizer]
+    # A fused step reads and writes each parameter once.
+    arguments: dict[str, Any] = {"fused": True}
     name = cfg.SOLVER.OPTIMIZER.upper()
     if name == "SGD":
         optimizer_class = torch.optim.SGD
-        arguments = {"momentum": cfg.SOLVER.MOMENTUM, "nesterov": cfg.SOLVER.NESTEROV}
+        arguments |= {"momentum": cfg.SOLVER.MOMENTUM, "nesterov": cfg.SOLVER.NESTEROV}
     elif name == "ADAMW":
-        optimizer_class, arguments = torch.optim.AdamW, {}
+        optimizer_class = torch.optim.AdamW
     else:
         raise ValueError(f"SOLVER.OPTIMIZER is {cfg.SOLVER.OPTIMIZER!r}; known: SGD, ADAMW")
     clipping = cfg.SOLVER.CLIP_GRADIENTS

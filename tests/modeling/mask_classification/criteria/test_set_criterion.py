@@ -95,6 +95,30 @@ def test_every_prediction_is_in_the_graph(kind, counts):
         assert (layer["pred_masks"].grad.abs().sum() > 0) == (sum(counts) > 0)
 
 
+@kinds
+@pytest.mark.parametrize("counts", [(2, 0), (0, 0)])
+def test_masks_by_their_factors(kind, counts):
+    """The losses are the same, and the gradients reach the factors of the matched masks alone."""
+    embeddings, features = torch.randn(2, 2, 4, 8), torch.randn(2, 8, 6, 6)
+    classes, targets = torch.randn(2, 2, 4, 4), random_targets(*counts)
+    results = []
+    for with_factors in (False, True):
+        factors = embeddings.clone().requires_grad_(), features.clone().requires_grad_()
+        masks = torch.einsum("lbqc,bchw->lbqhw", *factors)
+        layers = [dict(zip(("pred_logits", "pred_masks"), each)) for each in zip(classes, masks)]
+        outputs = {**layers[0], "aux_outputs": layers[1:]}
+        if with_factors:
+            outputs["mask_features"] = factors[1]
+            for layer, of_layer in zip((outputs, *layers[1:]), factors[0]):
+                layer["mask_embeddings"] = of_layer
+                layer["pred_masks"] = layer["pred_masks"].detach()
+        torch.manual_seed(0)
+        losses = _criterion(kind)(outputs, targets)
+        sum(losses.values()).backward()
+        results.append((losses, [factor.grad for factor in factors]))
+    torch.testing.assert_close(*results)
+
+
 def test_masks_are_counted_over_the_workers(monkeypatch):
     """Two workers, this one with 2 masks, the other with 6: divided by 4."""
     outputs, targets = random_outputs(aux=0), random_targets(1, 1)

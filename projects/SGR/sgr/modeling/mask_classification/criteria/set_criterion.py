@@ -90,7 +90,9 @@ class SetCriterion(nn.Module):
         """
         Args:
             outputs: of a predictor: ``pred_logits`` (B, Q, classes + 1), ``pred_masks``
-                (B, Q, h, w) and perhaps ``aux_outputs``, a list of such dicts.
+                (B, Q, h, w) and perhaps ``aux_outputs``, a list of such dicts. The masks may be
+                given by factors, too: ``mask_features`` (B, C, h, w) and in each dict
+                ``mask_embeddings`` (B, Q, C).
             targets: per image a dict of ``labels`` (T_i,), int64, and ``masks`` (T_i, H, W), bool,
                 of one size for the whole batch. T_i may be 0.
 
@@ -107,12 +109,10 @@ class SetCriterion(nn.Module):
         masks = [target["masks"].bool() for target in targets]
         num_masks = mean_over_workers(len(labels), device).clamp_min(1)
 
+        matched = self._matched_masks(outputs.get("mask_features"), layers, indices, counts)
         losses = {}
         with torch.autocast(device.type, enabled=False):
-            matched = [
-                layer["pred_masks"][image, query].float()
-                for layer, (image, query, _) in zip(layers, indices)
-            ]
+            matched = [layer.float() for layer in matched]
             of_masks = self._mask_losses(matched, masks, [target for *_, target in indices], counts)
             for number, (layer, (image, query, target), (loss_mask, loss_dice)) in enumerate(
                 zip(layers, indices, of_masks)
@@ -136,6 +136,35 @@ class SetCriterion(nn.Module):
         classes = labels.new_full(logits.shape[:2], self.num_classes)
         classes[image, query] = labels
         return F.cross_entropy(logits.transpose(1, 2), classes, self.empty_weight.float())
+
+    @staticmethod
+    def _matched_masks(
+        features: Tensor | None,
+        layers: Sequence[dict[str, Tensor]],
+        indices: Sequence[tuple[Tensor, Tensor, Tensor]],
+        counts: Sequence[int],
+    ) -> Sequence[Tensor]:
+        """Give the (N, h, w) masks of the matched queries of each layer.
+
+        With the features that masks are made of, the matched ones are made again. So the backward
+        pass has no products with the gradients of all others, which are 0.
+        """
+        if features is None:
+            return [
+                layer["pred_masks"][image, query]
+                for layer, (image, query, _) in zip(layers, indices)
+            ]
+        embeddings = torch.stack(
+            [
+                layer["mask_embeddings"][image, query]
+                for layer, (image, query, _) in zip(layers, indices)
+            ]
+        )
+        of_images = [
+            torch.einsum("lnc,chw->lnhw", *each)
+            for each in zip(embeddings.split(counts, dim=1), features)
+        ]
+        return torch.cat(of_images, dim=1).unbind()
 
     def _mask_losses(
         self,

@@ -163,13 +163,19 @@ class QueryPredictor(nn.Module):
         Returns:
             A dict of the last layer's ``pred_logits`` (B, Q, num_classes + 1), whose last class is
             "no object", and ``pred_masks`` (B, Q, h, w) logits. If L is more than 1,
-            ``aux_outputs`` is a list of such dicts of the layers before it, in order.
+            ``aux_outputs`` is a list of such dicts of the layers before it, in order. In training
+            there are the factors of the masks, too: each layer's ``mask_embeddings``, and
+            ``mask_features``.
         """
         masks = torch.einsum("lbqc,bchw->lbqhw", mask_embeddings, mask_features)
         *inner, output = [
             {"pred_logits": layer_logits, "pred_masks": layer_masks}
             for layer_logits, layer_masks in zip(self.class_embed(queries), masks)
         ]
+        if self.training:
+            for layer, embeddings in zip((*inner, output), mask_embeddings):
+                layer["mask_embeddings"] = embeddings
+            output["mask_features"] = mask_features
         return {**output, "aux_outputs": inner} if inner else output
 
     def concept_regions(self, output: dict) -> ConceptRegions:
