@@ -13,6 +13,7 @@
     c=configs/shapes/small_maskformer.yaml
     python tools/benchmark.py step --configs $c $c+configs/mixins/sgr.yaml --size 160 --images 4
     python tools/benchmark.py guard
+    python tools/benchmark.py growth --output output/growth.png
 
 A sub-command runs both versions on the same random inputs, literal, SGR, literal, SGR, ..., and
 prints a Markdown table:
@@ -29,8 +30,10 @@ Where the parts of a run are known, a second table has their milliseconds and sh
 Past a deviation of 1 % the two do not compute the same; the exit status is then 1. "step" compares
 any two models; its columns are "first" and "second" in the place of "literal" and "SGR".
 
-"guard" runs small forms of the others, in half a minute, and says of each ratio whether it lies in
-the range that tools/benchmarks/expected.yaml expects. A ratio outside is no error.
+"guard" runs small forms of these, in half a minute, and says of each ratio whether it lies in the
+range that tools/benchmarks/expected.yaml expects. A ratio outside is no error.
+
+"growth" measures our code alone, at sizes that double.
 """
 
 from __future__ import annotations
@@ -57,6 +60,7 @@ from benchmarks import (  # noqa: E402
     coco_ap,
     components,
     deformable_attention,
+    growth,
     input_path,
     mask_inference,
     matcher,
@@ -102,11 +106,26 @@ def build_parser() -> argparse.ArgumentParser:
         implementation.add_options(option)
         option("--repeat", default=repeat, help="timed runs of each version")
         option("--threads", default=1, help="CPU threads")
+        option(
+            "--clock",
+            type=str,
+            choices=("wall", "processor"),
+            default="wall",
+            help="what time counts; that of the processor, summed over the threads, hardly depends "
+            "on what else a machine does",
+        )
         devices = ("cpu",) if name in ON_CPU_ONLY else ("cpu", "cuda")
         command.add_argument("--device", choices=devices, default="cpu", help="where to run")
         command.add_argument("--json", metavar="FILE", help="write all figures there, too")
     guard = commands.add_parser("guard", help="small runs of the others, and the ratios expected")
     guard.add_argument("file", nargs="?", type=Path, default=EXPECTED, help="with the expectations")
+    curves = commands.add_parser(
+        "growth",
+        help=growth.__doc__.split(": ", 1)[1],
+        description=growth.COMPARES,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    growth.add_options(partial(_add_option, curves))
     return parser
 
 
@@ -171,10 +190,32 @@ def judge(row: Row, expected: dict[str, tuple[float, float]] | None) -> str:
     return "; ".join(said) or "as expected"
 
 
+def draw_growth(args: argparse.Namespace) -> int:
+    """Measure curves, print and draw them."""
+    torch.manual_seed(0)
+    curves = list(growth.run(args))
+    cells = [
+        {
+            "part": curve.part,
+            "against": curve.axis,
+            "sizes": ", ".join(map(str, curve.sizes)),
+            "ms": ", ".join(_digits(1000 * seconds) for seconds in curve.seconds),
+            "exponent": f"{curve.exponent:.2f}",
+            "of the last step": f"{curve.last_exponent:.2f}",
+        }
+        for curve in curves
+    ]
+    print(tabulate(cells, "keys", tablefmt="github", disable_numparse=True))
+    growth.draw(curves, args.output)
+    return 0
+
+
 def measure(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[Row]:
     """Run a command; what it cannot do ends the program with a message."""
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no CUDA device here")
+    if args.device == "cuda" and args.clock == "processor":
+        parser.error("--clock processor does not see the work of a GPU")
     torch.manual_seed(0)
     try:
         return list(COMMANDS[args.command][0].run(args))
@@ -197,6 +238,7 @@ def environment(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name() if on_gpu else f"{platform.machine()} CPU",
         "threads": args.threads,
+        "clock": args.clock,
         "repeat": args.repeat,
         "torch": torch.__version__,
         "opencv": cv2.__version__,
@@ -208,6 +250,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.command == "guard":
         return guard(parser, args.file)
+    if args.command == "growth":
+        return draw_growth(args)
     implementation, _ = COMMANDS[args.command]
     rows = measure(parser, args)
     versions = getattr(implementation, "VERSIONS", VERSIONS)

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from detectron2.data import MetadataCatalog
+from PIL import Image
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 SMALL = {
@@ -119,6 +120,27 @@ def test_guard_has_every_benchmark_beside_a_literal_version(tool):
         assert {*ranges} <= {"time", "memory"} and all(low < high for low, high in ranges.values())
 
 
+def test_growth(tool, capsys, tmp_path, monkeypatch):
+    clock = iter(range(10**6))
+    monkeypatch.setattr(tool.growth.time, "process_time", lambda: next(clock))
+    monkeypatch.setattr(tool.growth, "CURVES", tool.growth.CURVES[1::3])  # one of each part
+    picture = tmp_path / "growth.png"
+    assert tool.main(["growth", "--points", "2", "--repeat", "1", "--output", str(picture)]) == 0
+    table = tables(capsys.readouterr().out)[0]
+    for row, (part, axis, size) in zip(table, tool.growth.CURVES, strict=True):
+        assert (row["part"], row["against"]) == (part.__name__, axis)
+        assert row["sizes"] == f"{size}, {2 * size}" and row["ms"] == "1000, 1000"
+        assert float(row["exponent"]) == float(row["of the last step"]) == 0
+    assert Image.open(picture).size[0] > 500
+
+    curve = tool.growth.Curve("", "", [1, 2, 4], [3.0, 12.0, 96.0])
+    assert curve.last_exponent == pytest.approx(3) and curve.exponent == pytest.approx(2.5)
+
+
+def test_sides_of_an_area(tool):
+    assert [tool.growth._sides(1 << power) for power in (6, 7, 8)] == [(8, 8), (8, 16), (16, 16)]
+
+
 def test_gflops_of_the_paper(tool):
     """Behind res5 at 512x512: the literal module takes MaskFormer from 75 GFLOPs to 80."""
     from benchmarks import module
@@ -164,7 +186,6 @@ def test_parts_of_the_input_path(tool, capsys):
 
 def test_input_path_of_a_dataset(tool, capsys, tmp_path):
     from detectron2.data import DatasetCatalog, MetadataCatalog
-    from PIL import Image
 
     rng = np.random.default_rng(0)
     for index in range(5):
@@ -240,7 +261,7 @@ def test_peak_memory_is_that_of_the_run(tool):
     def tensor(mib):
         return [torch.ones(mib << 18).sum() * 0]  # four bytes each
 
-    args = Namespace(device="cpu", threads=1, repeat=1)
+    args = Namespace(device="cpu", threads=1, repeat=1, clock="wall")
     row = compare("memory", lambda: temporary(48), lambda: tensor(16), args)
     assert row.mib == pytest.approx((48, 16), abs=3)  # the system may hand out pages of 2 MiB
 
@@ -299,6 +320,15 @@ def test_steps_of_two_models(tool, capsys):
             # Only the first model has SGR.
             assert (part["second ms"] == "-") == (name in ("reasoning", "ConceptSupervision"))
             assert float(part["first ms"]) > 0
+
+
+def test_time_of_the_processor_does_not_count_waiting(tool):
+    from benchmarks import measure
+
+    args = Namespace(device="cpu", threads=1, repeat=1, clock="processor")
+    assert measure._seconds(lambda: measure.time.sleep(0.2), args) < 0.1
+    args.clock = "wall"
+    assert measure._seconds(lambda: measure.time.sleep(0.2), args) >= 0.2
 
 
 @pytest.mark.gpu

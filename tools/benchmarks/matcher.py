@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from sgr.data.components import connected_components
+from sgr.data.components import ComponentMap, connected_components
 from sgr.modeling.reasoning import ConceptRegions
 from sgr.modeling.supervision import ConceptCriterion, ConceptMatcher
 
@@ -120,6 +120,13 @@ def _match(cost: np.ndarray, max_active: int) -> np.ndarray:
     return assignment
 
 
+def every_patch(rng: np.random.Generator, size: int | tuple[int, int], count: int) -> ComponentMap:
+    """The components of a map of ``count`` patches; the small ones count, too."""
+    return connected_components(
+        patches(rng, size, count), min_area_ratio=0, max_components=count, kernel_size=1
+    )
+
+
 def add_options(option) -> None:
     option("--batch", default=4, help="images")
     option("--concepts", default=512, help="K")
@@ -137,16 +144,7 @@ def run(args: argparse.Namespace) -> Iterator[Row]:
         )
     rng = np.random.default_rng(0)
     size = args.cells * args.stride
-    found = [
-        # Every patch counts, the small ones too.
-        connected_components(
-            patches(rng, size, args.components),
-            min_area_ratio=0,
-            max_components=args.components,
-            kernel_size=1,
-        )
-        for _ in range(args.batch)
-    ]
+    found = [every_patch(rng, size, args.components) for _ in range(args.batch)]
     maps = [torch.from_numpy(components.indices) for components in found]
     counts = [len(components.classes) for components in found]
     logits = torch.randn(args.batch, args.concepts, args.cells, args.cells, device=args.device)

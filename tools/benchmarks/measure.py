@@ -79,7 +79,7 @@ def compare(
     Args:
         case: what they compute.
         run_literal, run_sgr: called without arguments. Both return results in the same order.
-        args: with ``device``, ``threads`` and ``repeat``.
+        args: with ``device``, ``threads``, ``repeat`` and ``clock``, "wall" or "processor".
         deviation: computes how much the results of the second differ from those of the first.
     """
     print(f"{case} ...", file=sys.stderr, flush=True)
@@ -92,16 +92,17 @@ def compare(
         seconds: tuple[list[float], list[float]] = ([], [])
         for _ in range(args.repeat):
             for run, times in zip(runs, seconds):
-                times.append(_seconds(run, args.device))
+                times.append(_seconds(run, args))
     return Row(case, seconds, mib, difference)
 
 
-def _seconds(run: Callable[[], Results], device: str) -> float:
-    synchronize(device)
-    start = time.perf_counter()
+def _seconds(run: Callable[[], Results], args: argparse.Namespace) -> float:
+    clock = time.process_time if args.clock == "processor" else time.perf_counter
+    synchronize(args.device)
+    start = clock()
     run()
-    synchronize(device)
-    return time.perf_counter() - start
+    synchronize(args.device)
+    return clock() - start
 
 
 def synchronize(device: str) -> None:
