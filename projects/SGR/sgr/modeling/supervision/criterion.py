@@ -53,8 +53,8 @@ class ConceptCriterion(nn.Module):
     Raises:
         ValueError: for another union.
 
-    Cost: two products of (C, K) by (K, N) matrices per image, and those of the matcher. It computes
-    in float32, also under autocast. It has neither parameters nor state.
+    Cost: two products of (C, M) by (M, N) matrices per image for M matched concepts, and those of
+    the matcher. It computes in float32, also under autocast. It has neither parameters nor state.
     """
 
     def __init__(
@@ -168,10 +168,16 @@ class ConceptCriterion(nn.Module):
         return losses
 
     def _losses(self, logits, targets, assignment) -> dict[str, Tensor]:
-        most = targets.masks.shape[1]
-        columns = torch.arange(most, device=logits.device)
-        assignment = assignment.to(logits.device, non_blocking=True)
-        groups = (assignment[..., None] == columns).to(logits.dtype)  # (B, K, C)
+        # Only the M matched concepts of an image have a loss. Images with fewer are filled up with
+        # others, which belong to no group.
+        most_matched = int((assignment >= 0).sum(dim=1).max())
+        matched_first = (assignment < 0).int().argsort(dim=1, stable=True)[:, :most_matched]
+        assignment = assignment.gather(1, matched_first).to(logits.device, non_blocking=True)
+        matched_first = matched_first.to(logits.device, non_blocking=True)
+        logits = logits.gather(1, matched_first[..., None].expand(-1, -1, logits.shape[2]))
+
+        columns = torch.arange(targets.masks.shape[1], device=logits.device)
+        groups = (assignment[..., None] == columns).to(logits.dtype)  # (B, M, C)
         matched = groups.any(dim=1).to(logits.dtype)  # (B, C); not all, where C > K
 
         union, log_inside, log_outside = UNIONS[self.union](logits, groups)
