@@ -10,6 +10,7 @@
     python tools/benchmark.py coco-ap --images 2000
     python tools/benchmark.py multi-scale --size 768 1024 --input 512
     python tools/benchmark.py input-path --dataset coco_stuff_10k_sem_seg_train
+    python tools/benchmark.py deploy --configs configs/shapes/small_fcn.yaml --size 160 160
     c=configs/shapes/small_maskformer.yaml
     python tools/benchmark.py step --configs $c $c+configs/mixins/sgr.yaml --size 160 --images 4
     python tools/benchmark.py guard
@@ -28,7 +29,8 @@ prints a Markdown table:
 Where the parts of a run are known, a second table has their milliseconds and shares.
 
 Past a deviation of 1 % the two do not compute the same; the exit status is then 1. "step" compares
-any two models; its columns are "first" and "second" in the place of "literal" and "SGR".
+any two models; its columns are "first" and "second" in the place of "literal" and "SGR". Those of
+"deploy" are "model" and "exported".
 
 "guard" runs small forms of these, in half a minute, and says of each ratio whether it lies in the
 range that tools/benchmarks/expected.yaml expects. A ratio outside is no error.
@@ -60,6 +62,7 @@ from benchmarks import (  # noqa: E402
     coco_ap,
     components,
     deformable_attention,
+    deploy,
     growth,
     input_path,
     mask_inference,
@@ -82,9 +85,10 @@ COMMANDS = {
     "coco-ap": (coco_ap, 3),
     "multi-scale": (multi_scale, 1),
     "input-path": (input_path, 3),
+    "deploy": (deploy, 7),
     "step": (step, 7),
 }
-ON_CPU_ONLY = ("components", "coco-ap", "input-path")
+ON_CPU_ONLY = ("components", "coco-ap", "input-path", "deploy")
 TOLERANCE = 0.01  # convolutions in TF32, the default on recent GPUs, are this coarse
 VERSIONS = ("literal", "SGR")  # of a module without names of its own
 EXPECTED = Path(__file__).resolve().parent / "benchmarks" / "expected.yaml"

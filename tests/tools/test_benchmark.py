@@ -13,6 +13,9 @@ import yaml
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
+from sgr.engine import load_config
+from tiny_model import CONFIG, tiny_options
+
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 SMALL = {
     "module": "--channels 16 8 --cells 4 6 --concepts 8 --token-dim 16 --batch 2",
@@ -115,7 +118,7 @@ def test_guard_tells_what_is_not_as_expected(tool, capsys, tmp_path):
 
 def test_guard_has_every_benchmark_beside_a_literal_version(tool):
     expected = yaml.safe_load(tool.EXPECTED.read_text())
-    assert {line.split()[0] for line in expected} == {*tool.COMMANDS} - {"step"}
+    assert {line.split()[0] for line in expected} == {*tool.COMMANDS} - {"step", "deploy"}
     for ranges in (each for cases in expected.values() for each in cases.values()):
         assert {*ranges} <= {"time", "memory"} and all(low < high for low, high in ranges.values())
 
@@ -320,6 +323,31 @@ def test_steps_of_two_models(tool, capsys):
             # Only the first model has SGR.
             assert (part["second ms"] == "-") == (name in ("reasoning", "ConceptSupervision"))
             assert float(part["first ms"]) > 0
+
+
+def test_exported_forms_of_a_model(tool, capsys, tmp_path):
+    pytest.importorskip("onnxruntime")
+    # The least model there is.
+    options = {
+        "MODEL.META_ARCHITECTURE": "SemanticSegmentor",
+        "MODEL.SEM_SEG_HEAD.NAME": "SemSegFPNHead",
+        "MODEL.BACKBONE.NAME": "build_resnet_backbone",
+        "MODEL.RESNETS.DEPTH": "18",
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": "64",
+        "MODEL.RESNETS.OUT_FEATURES": "['res2']",
+        "MODEL.SEM_SEG_HEAD.IN_FEATURES": "['res2']",
+    }
+    flat = [one for pair in options.items() for one in pair]
+    config = tmp_path / "least.yaml"
+    config.write_text(load_config(str(CONFIG), [*tiny_options(), *flat]).dump())
+    small = ["--configs", str(config), "--size", "32", "64", "--images", "2", "--repeat", "1"]
+    assert tool.main(["deploy", *small, "--clock", "processor"]) == 0
+    table = tables(capsys.readouterr().out)[0]
+    forms = ("torch.export", "onnxruntime")
+    assert [row["case"] for row in table] == [f"least, {form}, 2x32x64" for form in forms]
+    for row in table:
+        assert float(row["model images/s"]) == pytest.approx(2000 / float(row["model ms"]), 0.02)
+        assert float(row["deviation"]) < 1e-4
 
 
 def test_time_of_the_processor_does_not_count_waiting(tool):
