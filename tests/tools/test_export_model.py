@@ -4,9 +4,11 @@ import re
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
+from PIL import Image
 
 from sgr.engine import load_config
 from tiny_model import CONFIG, tiny_options
@@ -67,6 +69,32 @@ def test_onnx_of_random_weights(main, tmp_path, capsys):
     assert "batch 2" not in printed
 
 
+def test_int8(main, weights, tmp_path, capsys):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(0)
+    for kind, shape in (("images", (60, 80, 3)), ("labels", (60, 80))):
+        (tmp_path / kind).mkdir()
+        for name in "ab":
+            array = rng.integers(0, 9, shape).astype(np.uint8) * (28 if kind == "images" else 1)
+            Image.fromarray(array).save(tmp_path / kind / f"{name}.png")
+    description = tmp_path / "int8.yaml"
+    description.write_text(
+        "{name: int8, classes: 9, splits: {val: {images: images, labels: labels}}}"
+    )
+    data = ["DATASETS.FILES", f"['{description}']", "DATASETS.TEST", "('int8_val',)"]
+    output = tmp_path / "model.onnx"
+    more = ["--batch", 1, "--weights", weights, "--int8", tmp_path / "images", "--evaluate"]
+    main([*arguments(output, *more), *data])
+    printed = capsys.readouterr().out
+    share = re.search(r"batch 1: largest difference .* ([\d.]+) % of the labels differ", printed)
+    assert 0 < float(share[1]) < 20
+    ours, models = re.search(r"int8_val: mIoU ([\d.]+), the model ([\d.]+)", printed).groups()
+    assert float(ours) == pytest.approx(float(models), abs=2) and float(models) > 0
+    kinds = [node.op_type for node in onnx.load(output).graph.node]
+    assert kinds.count("DequantizeLinear") >= 2 * kinds.count("Conv") > 0
+
+
 def test_a_file_that_differs_is_a_failure(main, tmp_path, monkeypatch):
     monkeypatch.setitem(main.__globals__, "TOLERANCE", -1.0)
     with pytest.raises(SystemExit, match="model.pt2 and the model differ by .*, more than -1"):
@@ -84,9 +112,13 @@ def test_random_weights_are_not_exported_unasked(main, tmp_path):
     [
         (["--size", "0", "70"], "--size must be positive"),
         (["--batch", "0"], "--batch must be at least 1"),
+        (["--int8", "photos"], "--int8 is for --format onnx"),
+        (["--format", "onnx", "--int8", "nowhere"], "--int8 nowhere: "),
+        (["--evaluate", "--batch", "2"], "not --batch 2"),
+        (["--evaluate", "--labels"], "--evaluate needs scores"),
     ],
 )
-def test_numbers_below_one_are_refused(main, capsys, more, message):
+def test_options_that_make_no_sense(main, capsys, more, message):
     with pytest.raises(SystemExit):
         main(arguments(Path("model.pt2"), *more))
     assert message in capsys.readouterr().err
