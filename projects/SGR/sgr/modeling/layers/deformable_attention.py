@@ -88,9 +88,12 @@ class DeformableAttention(nn.Module):
             offsets = self.sampling_offsets(query).unflatten(-1, (*per_point, 2))
             weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1))
             dtype = torch.promote_types(query.dtype, torch.float32)
-            weights = weights.softmax(-1, dtype=dtype).unflatten(-1, per_point[1:])
+            # PyTorch's softmax on CPUs is ten times as slow along rows of so few numbers.
+            weights = weights.movedim(-1, 0).contiguous().softmax(0, dtype=dtype).movedim(0, -1)
+            weights = weights.unflatten(-1, per_point[1:])
             places = reference_points[:, :, None, None, None].to(dtype)
-            locations = places + offsets / sizes_of(spatial_shapes, places)[:, None]
+            places = places.expand(-1, -1, -1, *per_point[1:], -1).contiguous()
+            locations = places + offsets / sizes_of(spatial_shapes, places)
         value = self.value_proj(maps).unflatten(-1, (self.num_heads, -1))
         read = multi_scale_deformable_attention(value, spatial_shapes, locations, weights)
         return self.output_proj(read)

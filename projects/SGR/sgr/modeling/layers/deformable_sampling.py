@@ -71,10 +71,12 @@ def multi_scale_deformable_attention(
 
 
 def sizes_of(spatial_shapes: Shapes, like: Tensor) -> Tensor:
-    """Make (L, 2) widths and heights of the type and device of ``like``."""
+    """Make widths and heights of the maps for each of (..., L, P, 2) points: (L, P, 2)."""
     # Copying a list to a GPU would wait for the GPU.
     sizes = [size for height, width in spatial_shapes for size in (width, height)]
-    return torch.cat([like.new_full((1,), size) for size in sizes]).view(-1, 2)
+    of_maps = torch.cat([like.new_full((1,), size) for size in sizes]).view(-1, 1, 2)
+    # Not only expanded: PyTorch's loops on CPUs are twenty times as slow on rows of two numbers.
+    return of_maps.expand(-1, like.shape[-2], -1).contiguous()
 
 
 class _Canvas(NamedTuple):
@@ -154,11 +156,11 @@ def _locate(
     size_of_rows = (batch * queries * heads, levels * points)
     device = locations.device
     locations = locations.to(dtype)
-    sizes = sizes_of(spatial_shapes, locations)[:, None]
+    sizes = sizes_of(spatial_shapes, locations)
     first = sizes.new_full((), 1.5)  # the centre of a map's first cell is at 2, behind the zeros
     cells, fractions = [], []
     for axis in (0, 1):
-        size = sizes[..., axis]
+        size = sizes[..., axis].contiguous()
         at = torch.addcmul(first, locations[..., axis], size)
         at = torch.minimum(at.clamp_(min=0), size + 2)
         # A NaN gets a valid index. Its fraction stays NaN and makes the result NaN.
@@ -239,7 +241,7 @@ class _ReadPoints(torch.autograd.Function):
             del table
             by_cells = torch.stack((by_x.mul_(flat_weights), by_y.mul_(flat_weights)), dim=-1)
             of_locations = by_cells.view(locations.shape)
-            of_locations = of_locations.mul_(sizes_of(ctx.shapes, of_locations)[:, None])
+            of_locations = of_locations.mul_(sizes_of(ctx.shapes, of_locations))
             of_locations = of_locations.to(locations.dtype)
             of_weights = of_weights.view(weights.shape).to(weights.dtype)
         if for_value:
