@@ -50,7 +50,11 @@ def draw_output(
     Raises:
         ValueError: if the output has none of these results.
     """
-    visualizer = Visualizer(image, metadata) if video is None else video
+    # A video's visualizer would hide the frame below labels, and remembers nothing of them.
+    if video is None or not {"panoptic_seg", "instances"} & output.keys():
+        visualizer = Visualizer(image, metadata)
+    else:
+        visualizer = video
     frame = () if video is None else (image,)
     if "panoptic_seg" in output:
         ids, segments = output["panoptic_seg"]
@@ -60,8 +64,7 @@ def draw_output(
         drawn = visualizer.draw_instance_predictions(*frame, instances)
     elif "sem_seg" in output:
         labels = _known_labels(output["sem_seg"], len(metadata.stuff_classes))
-        # In a video too: its visualizer would hide the frame, and remembers nothing of labels.
-        drawn = Visualizer(image, metadata).draw_sem_seg(labels, alpha=OPACITY)
+        drawn = visualizer.draw_sem_seg(labels, alpha=OPACITY)
     else:
         raise ValueError(
             f"the output has {sorted(output)}, but none of panoptic_seg, instances and sem_seg "
