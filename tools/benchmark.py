@@ -3,6 +3,7 @@
 
     python tools/benchmark.py module
     python tools/benchmark.py matcher --repeat 5
+    python tools/benchmark.py point-criterion
     python tools/benchmark.py components --json components.json
     python tools/benchmark.py token-metrics --device cuda
     python tools/benchmark.py deformable-attention --compile
@@ -69,6 +70,7 @@ from benchmarks import (  # noqa: E402
     matcher,
     module,
     multi_scale,
+    point_criterion,
     step,
     token_metrics,
 )
@@ -78,6 +80,7 @@ from benchmarks.measure import Row  # noqa: E402
 COMMANDS = {
     "module": (module, 7),
     "matcher": (matcher, 3),
+    "point-criterion": (point_criterion, 3),
     "components": (components, 15),
     "token-metrics": (token_metrics, 5),
     "deformable-attention": (deformable_attention, 7),

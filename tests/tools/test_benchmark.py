@@ -20,6 +20,7 @@ TOOLS = Path(__file__).resolve().parents[2] / "tools"
 SMALL = {
     "module": "--channels 16 8 --cells 4 6 --concepts 8 --token-dim 16 --batch 2",
     "matcher": "--batch 2 --concepts 12 --max-active 8 --cells 4 --stride 8 --components 3",
+    "point-criterion": "--size 32 --masks 3 --queries 5 --layers 2 --points 40",
     "components": "--size 64 --classes 5 --maps 2",
     "token-metrics": "--size 40 54 --strides 16 4 --concepts 40 5 --classes 4",
     "deformable-attention": "--cells 6 3 --batch 2 --heads 2 --head-dim 4 --points 2",
@@ -72,6 +73,7 @@ def test_both_versions_compute_the_same(tool, capsys, tmp_path, command):
     rows = {
         "module": 4,
         "matcher": 1,
+        "point-criterion": 1,
         "mask-inference": 4,
         "deformable-attention": 4,
         "input-path": 6,
