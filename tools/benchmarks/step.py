@@ -122,6 +122,7 @@ def step_config(config: str, folder: str | Path, args: argparse.Namespace) -> Cf
         "DATASETS.TEST": (),
         "INPUT.MIN_SIZE_TRAIN": (args.size,),
         "INPUT.CROP.SIZE": [args.size, args.size],
+        "INPUT.SIZE_DIVISIBILITY": 32,  # some configs pad to the size of their crops
         "SOLVER.IMS_PER_BATCH": args.images,
         "DATALOADER.NUM_WORKERS": 0,
         "SEED": 0,
