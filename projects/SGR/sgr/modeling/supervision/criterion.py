@@ -170,7 +170,7 @@ class ConceptCriterion(nn.Module):
     def _losses(self, logits, targets, assignment) -> dict[str, Tensor]:
         # Only the M matched concepts of an image have a loss. Images with fewer are filled up with
         # others, which belong to no group.
-        most_matched = int((assignment >= 0).sum(dim=1).max())
+        most_matched = (assignment.numpy() >= 0).sum(axis=1).max()  # it is on the CPU
         matched_first = (assignment < 0).int().argsort(dim=1, stable=True)[:, :most_matched]
         assignment = assignment.gather(1, matched_first).to(logits.device, non_blocking=True)
         matched_first = matched_first.to(logits.device, non_blocking=True)
