@@ -113,7 +113,7 @@ def step_config(config: str, folder: str | Path, args: argparse.Namespace) -> Cf
     # Datasets stay registered: the folder's name makes theirs unique.
     description = Path(folder) / f"{Path(folder).name}_{classes}.yaml"
     if not description.exists():
-        _write_dataset(description, classes, args, _tree_of(cfg))
+        _write_dataset(description, classes, args, _tree_of(cfg, classes))
     settings = {
         "MODEL.DEVICE": args.device,
         "MODEL.WEIGHTS": "",
@@ -274,12 +274,13 @@ def _parts_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         yield name, criterion
 
 
-def _tree_of(cfg: CfgNode) -> dict[str, Any]:
-    """Names and tree of the classes, for a description, if the config's data have a tree."""
+def _tree_of(cfg: CfgNode, classes: int) -> dict[str, Any]:
+    """Names and tree of so many classes, for a description, if the config's data have them."""
     for name in cfg.DATASETS.TRAIN:
         metadata = MetadataCatalog.get(name)
-        if metadata.get("class_tree") is not None:
-            return {"classes": list(metadata.stuff_classes), "tree": metadata.class_tree}
+        names = metadata.get("stuff_classes", ())
+        if metadata.get("class_tree") is not None and len(names) == classes:
+            return {"classes": list(names), "tree": metadata.class_tree}
     return {}
 
 
