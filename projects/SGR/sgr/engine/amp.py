@@ -34,6 +34,8 @@ class AutocastTrainer(SimpleTrainer):
         self.optimizer.zero_grad()
         self.grad_scaler.scale(sum(losses.values())).backward()
         self._write_metrics(losses, data_time)
+        # A fused optimizer would do it after the clipping.
+        self.grad_scaler.unscale_(self.optimizer)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
