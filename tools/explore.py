@@ -51,7 +51,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         default=Path("output/explorer"),
         metavar="DIR",
-        help="a new folder, or an explorer, which is replaced (default: output/explorer)",
+        help="a new folder, or an explorer, which is replaced (default: %(default)s)",
     )
     parser.add_argument(
         "--num-images",

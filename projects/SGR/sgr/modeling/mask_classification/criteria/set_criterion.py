@@ -149,17 +149,11 @@ class SetCriterion(nn.Module):
         With the features that masks are made of, the matched ones are made again. So the backward
         pass has no products with the gradients of all others, which are 0.
         """
+        key = "pred_masks" if features is None else "mask_embeddings"
+        matched = [layer[key][image, query] for layer, (image, query, _) in zip(layers, indices)]
         if features is None:
-            return [
-                layer["pred_masks"][image, query]
-                for layer, (image, query, _) in zip(layers, indices)
-            ]
-        embeddings = torch.stack(
-            [
-                layer["mask_embeddings"][image, query]
-                for layer, (image, query, _) in zip(layers, indices)
-            ]
-        )
+            return matched
+        embeddings = torch.stack(matched)
         of_images = [
             torch.einsum("lnc,chw->lnhw", *each)
             for each in zip(embeddings.split(counts, dim=1), features)
