@@ -220,7 +220,10 @@ def test_one_image_does_not_see_another():
     ("arguments", "words"),
     [
         ({"token_dim": 10}, "token_dim.*10"),
-        ({"token_dim": 12, "num_heads": 5}, "5 heads.*12"),
+        ({"token_dim": 0}, "TOKEN_DIM.* 0"),
+        ({"num_concepts": 0}, "NUM_CONCEPTS.* 0"),
+        ({"token_dim": 12, "num_heads": 5}, "5 heads .*NUM_HEADS.* 12 channels .*TOKEN_DIM"),
+        ({"num_heads": 0}, "0 heads .*NUM_HEADS"),
         ({"token_pooling": "max"}, "'max'.*sum, mean"),
         ({"token_mixer": "lstm"}, "'lstm'.*transformer, graph"),
         ({"concept_prior": 0.0}, "concept_prior"),

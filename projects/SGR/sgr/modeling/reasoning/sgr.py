@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..layers.checks import check_at_least_one
 from .build import REASONING_REGISTRY, ReasoningModule
 from .concept_regions import ConceptRegions
 from .position_encoding import sine_encoding
@@ -81,6 +82,8 @@ class SemanticGlobalReasoning(ReasoningModule):
         super().__init__(in_channels, stride=stride)
         if in_channels % 2:
             raise ValueError(f"in_channels must be even for the x-y embedding, got {in_channels}")
+        check_at_least_one("num_concepts (MODEL.SGR.NUM_CONCEPTS)", num_concepts)
+        check_at_least_one("token_dim (MODEL.SGR.TOKEN_DIM)", token_dim)
         if token_dim % 4:
             raise ValueError(f"token_dim must be a multiple of 4, got {token_dim}")
         if token_pooling not in TOKEN_POOLINGS:

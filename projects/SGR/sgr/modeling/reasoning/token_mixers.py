@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ..layers.checks import check_heads
 from ..layers.transformer import xavier_init
 
 
@@ -61,8 +62,9 @@ def build_token_mixer(
         return GraphConvolution(num_tokens, token_dim, num_layers)
     if name != "transformer":
         raise ValueError(f"unknown token mixer {name!r}; known: transformer, graph")
-    if token_dim % num_heads:
-        raise ValueError(f"{num_heads} heads do not divide {token_dim} token channels")
+    check_heads(
+        num_heads, token_dim, "num_heads (MODEL.SGR.NUM_HEADS)", "token_dim (MODEL.SGR.TOKEN_DIM)"
+    )
     layer = nn.TransformerEncoderLayer(
         token_dim, num_heads, dim_feedforward, dropout, batch_first=True
     )
