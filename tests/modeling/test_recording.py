@@ -4,7 +4,7 @@ from torch import nn
 
 from foreign import TinyBackbone
 from sgr import add_reasoning, record_concepts
-from sgr.modeling.reasoning import SemanticGlobalReasoning
+from sgr.modeling.reasoning import ConceptRegions, SemanticGlobalReasoning
 
 
 @pytest.fixture
@@ -28,6 +28,23 @@ def test_records_by_name(model):
     assert regions.logits.shape == (2, 6, 4, 6) and regions.stride == 4
     assert regions.tokens.shape == (2, 6, 8) and regions.centroids.shape == (2, 6, 2)
     assert regions.logits.requires_grad and features["stride4"].shape == (2, 16, 4, 6)
+
+
+def test_attributes_of_one_module():
+    class Queries(nn.Module):
+        def forward(self, x):
+            return x
+
+    own, silent = Queries(), SemanticGlobalReasoning(8, num_concepts=6, token_dim=8)
+    own.concept_regions = lambda output: ConceptRegions(output, stride=2)
+    own.supervised_concepts = True
+    silent.supervised_concepts = False
+    model = nn.ModuleDict({"own": own, "silent": silent})
+    with record_concepts(model) as record:
+        for module in model.values():
+            module(torch.rand(1, 8, 3, 3))
+    assert list(record) == ["own", "silent"] and record["own"].stride == 2
+    assert list(record.supervised()) == ["own"]
 
 
 def test_under_no_grad(model):
@@ -76,3 +93,11 @@ def test_a_compiled_model_whose_first_training_step_is_recorded():
         found, wanted = record["reasoning.0"].logits, expected["reasoning.0"].logits
         assert torch.equal(found, wanted) and found.requires_grad
         assert torch.equal(compiled.eval()(images), model(images))  # evaluated outside
+
+
+def test_a_compiled_part_is_recorded_once():
+    module = SemanticGlobalReasoning(8, num_concepts=6, token_dim=8)
+    model = nn.Sequential(torch.compile(module, backend="eager"))
+    with record_concepts(model) as record:
+        model(torch.rand(1, 8, 3, 3))
+    assert list(record.supervised()) == ["0._orig_mod"]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..modeling.outputs import REGIONS
 from ..modeling.reasoning import ReasoningModule
+from ..modeling.recording import makes_regions
 
 
 @contextmanager
@@ -56,7 +57,7 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     handles = []
     try:
         for module in model.modules():
-            if not hasattr(module, "concept_regions"):
+            if not makes_regions(module):
                 continue
             handles.append(module.register_forward_hook(after_regions))
             for part in module.modules():
