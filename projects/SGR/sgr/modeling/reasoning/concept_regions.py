@@ -37,6 +37,9 @@ class ConceptRegions(NamedTuple):
     def crop(self, index: int, height: int, width: int) -> ConceptRegions:
         """Cut out the regions of one image, without the cells that lie wholly in the padding.
 
+        Tokens and centroids stay those of the whole map, padding included: the module has pooled
+        them so.
+
         Args:
             index: the image in the batch.
             height, width: size in pixels of the unpadded image.
