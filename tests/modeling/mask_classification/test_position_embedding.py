@@ -8,14 +8,14 @@ from sgr.modeling.reasoning import sine_encoding
 
 
 def test_every_entry_against_the_formula():
-    embedding = SinePositionEmbedding(12, temperature=100.0)(torch.zeros(2, 5, 3, 4))
+    embedding = SinePositionEmbedding(12)(torch.zeros(2, 5, 3, 4))
     assert embedding.shape == (1, 12, 3, 4)
     for y in range(3):
         for x in range(4):
             for channel in range(12):
                 position = (y + 1) / 3 if channel < 6 else (x + 1) / 4
                 pair = channel % 6 // 2
-                angle = 2 * math.pi * position / 100.0 ** (2 * pair / 6)
+                angle = 2 * math.pi * position / 10000.0 ** (2 * pair / 6)
                 wave = math.cos if channel % 2 else math.sin
                 assert embedding[0, channel, y, x].item() == pytest.approx(wave(angle), abs=1e-5)
 

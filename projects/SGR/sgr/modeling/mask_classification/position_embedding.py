@@ -23,17 +23,15 @@ class SinePositionEmbedding(nn.Module):
     Args:
         embed_dim: channels of the embedding, a multiple of 4. The first half embeds the row, the
             second half the column. Even channels are sines, odd channels are cosines.
-        temperature: ratio of the longest to the shortest wavelength.
     """
 
     scale = 2 * math.pi
 
-    def __init__(self, embed_dim: int, temperature: float = 10000.0):
+    def __init__(self, embed_dim: int):
         super().__init__()
         if embed_dim % 4:
             raise ValueError(f"embed_dim must be a multiple of 4, got {embed_dim}")
         self.embed_dim = embed_dim
-        self.temperature = temperature
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (1, embed_dim, h, w). Only size, type and device of ``x`` matter."""
@@ -48,4 +46,4 @@ class SinePositionEmbedding(nn.Module):
         """(embed_dim / 2, length) embedding of the positions along one axis."""
         position = torch.arange(1, length + 1, dtype=torch.float32, device=device)
         position = position / (length + 1e-6) * self.scale
-        return sine_encoding(position, self.embed_dim // 2, temperature=self.temperature).T
+        return sine_encoding(position, self.embed_dim // 2).T

@@ -5,17 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# The ratio of the longest to the shortest wavelength, as in "Attention Is All You Need".
+TEMPERATURE = 10000.0
 
-def sine_encoding(positions: Tensor, channels: int, *, temperature: float = 10000.0) -> Tensor:
+
+def sine_encoding(positions: Tensor, channels: int) -> Tensor:
     """Encode scalar positions by sines and cosines of geometrically falling frequencies.
 
-    Channel ``2i`` holds ``sin(p / temperature^(2i / channels))`` and channel ``2i + 1`` the cosine
+    Channel ``2i`` holds ``sin(p / TEMPERATURE^(2i / channels))`` and channel ``2i + 1`` the cosine
     of the same angle.
 
     Args:
         positions: (...) real positions, in cells.
         channels: channels of the encoding, even.
-        temperature: ratio of the slowest to the fastest wavelength.
 
     Returns:
         (..., channels) encoding, of the dtype of ``positions``.
@@ -26,5 +28,5 @@ def sine_encoding(positions: Tensor, channels: int, *, temperature: float = 1000
     if channels % 2:
         raise ValueError(f"a sine encoding has an even number of channels, got {channels}")
     steps = torch.arange(0, channels, 2, device=positions.device, dtype=positions.dtype)
-    angles = positions.unsqueeze(-1) / temperature ** (steps / channels)
+    angles = positions.unsqueeze(-1) / TEMPERATURE ** (steps / channels)
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
