@@ -14,6 +14,7 @@ from sgr.engine import Trainer
 from sgr.engine.lock import lock_folder
 from sgr.engine.preemption import PREEMPTED
 from tiny_model import CHECKOUT, CONFIG, tiny_config, tiny_options
+from two_processes import found_when_ended, run_twice
 
 # Dropout in the model and random crops, flips and colours in the data.
 RANDOM = {"SEED": 3, "SOLVER__CHECKPOINT_PERIOD": 1, "MODEL__SGR__DROPOUT": 0.2}
@@ -170,6 +171,11 @@ def test_two_trainings_in_one_folder(tmp_path):
                 pass
     with lock_folder(str(tmp_path)):
         pass
+
+
+def test_no_process_ends_before_the_checkpoint_is_written(tmp_path):
+    """A launcher would stop the one that writes."""
+    assert run_twice(found_when_ended, tmp_path, str(tmp_path)) == [(PREEMPTED, True)] * 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])

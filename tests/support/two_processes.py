@@ -1,7 +1,10 @@
 """Running a function in two processes that talk by gloo."""
 
 import os
+import signal
 import sys
+import time
+from pathlib import Path
 
 import torch
 from torch import distributed, multiprocessing
@@ -41,6 +44,41 @@ def concept_gradients(rank, state, batches):
     losses = model(batches[rank])
     sum(losses.values()).backward()
     return {name: p.grad for name, p in model.module.named_parameters() if p.grad is not None}
+
+
+def pixel_loss_and_gradient(rank, logits, labels):
+    """The mean over labelled pixels of this process' image, and its gradient."""
+    from sgr.modeling.per_pixel import CrossEntropyLoss
+
+    logits = logits[rank : rank + 1].requires_grad_()
+    loss = CrossEntropyLoss(3)(logits, labels[rank : rank + 1], 4)["loss_sem_seg"]
+    (gradient,) = torch.autograd.grad(loss, logits)
+    return loss.detach(), gradient
+
+
+def found_when_ended(rank, folder):
+    """Whether a process that a signal ends finds the checkpoint, which the first one writes."""
+    from types import SimpleNamespace
+
+    from sgr.engine.preemption import PreemptionHook
+
+    def save(name, **_):
+        if rank == 0:
+            time.sleep(1)  # a large model
+            (Path(folder) / name).touch()
+
+    hook = PreemptionHook()
+    hook.trainer = SimpleNamespace(
+        iter=3, checkpointer=SimpleNamespace(save=save, save_dir=str(folder))
+    )
+    hook.before_train()
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    try:
+        hook.after_step()
+    except SystemExit as end:
+        return end.code, (Path(folder) / "model_0000003").exists()
+    return None
 
 
 def build_concept_model(state=None):

@@ -51,6 +51,8 @@ class PreemptionHook(HookBase):
         iteration = self.trainer.iter
         name = f"model_{iteration:07d}"
         self.trainer.checkpointer.save(name, iteration=iteration)
+        # The main process writes. Where others end before it, their launcher stops it on the way.
+        comm.synchronize()
         logging.getLogger(__name__).warning(
             "Ended after iteration %d; the checkpoint is %s/%s.pth: go on with --resume",
             iteration,
