@@ -23,7 +23,7 @@ from sgr.engine import (
     train_or_evaluate,
 )
 from sgr.engine.hooks import ForgivingWriter
-from sgr.engine.pictures import put_evaluation_pictures
+from sgr.engine.pictures import TrainingPictures, put_evaluation_pictures
 from tiny_model import CONFIG, tiny_config, tiny_options
 
 
@@ -440,6 +440,27 @@ def test_pictures_of_the_training(tiny_shapes, tmp_path):
         assert name == "image, labels, prediction"
         assert image.shape[0] == 3 and image.shape[2] % 3 == 0 and image.dtype == np.uint8
     assert not trainer.model.sem_seg_head._forward_hooks
+
+
+def test_no_picture_of_the_training_is_worth_it(tiny_shapes, tmp_path, caplog):
+    """An image without masks has none of its labels drawn, a picture that fails is a warning."""
+    trainer = Trainer(tiny_config(tmp_path, SOLVER__MAX_ITER=2, VIS_PERIOD=1))
+    drawn = []
+    draw = TrainingPictures._draw
+
+    def first_without_masks(self, model):
+        if drawn:
+            raise RuntimeError("no paint")
+        self._inputs[0]["instances"].remove("gt_masks")
+        drawn.append(draw(self, model))
+        return drawn[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingPictures, "_draw", first_without_masks)
+        trainer.train()
+    image, labels, _ = np.split(drawn[0], 3, axis=1)
+    assert image.shape == labels.shape
+    assert "no picture of iteration 1 in TensorBoard: RuntimeError: no paint" in caplog.text
 
 
 def test_pictures_of_evaluations_and_token_metrics_are_in_tensorboard(trained):

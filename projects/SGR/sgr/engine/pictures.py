@@ -103,9 +103,16 @@ class TrainingPictures(HookBase):
             return
         for handle in self._handles:
             handle.remove()
-        model = unwrapped(self.trainer.model)
-        picture = self._draw(model)
-        self.trainer.storage.put_image("image, labels, prediction", picture.transpose(2, 0, 1))
+        try:
+            picture = self._draw(unwrapped(self.trainer.model))
+        except Exception as error:  # no picture is worth a training
+            logging.getLogger(__name__).warning(
+                "there is no picture of iteration %d in TensorBoard: %s: %s; VIS_PERIOD 0 draws "
+                "none",
+                *(self.trainer.iter, type(error).__name__, error),
+            )
+        else:
+            self.trainer.storage.put_image("image, labels, prediction", picture.transpose(2, 0, 1))
         self._handles, self._inputs, self._outputs = [], [], {}
 
     @torch.no_grad()
@@ -117,7 +124,8 @@ class TrainingPictures(HookBase):
         image = image.astype(np.uint8)
         truth = np.full((height, width), -1)
         instances = first["instances"]
-        masks = getattr(instances.gt_masks, "tensor", instances.gt_masks)
+        masks = instances.gt_masks if instances.has("gt_masks") else []  # none: no instances
+        masks = getattr(masks, "tensor", masks)
         for category, mask in zip(instances.gt_classes.tolist(), masks):
             truth[mask.cpu().numpy().astype(bool)] = category
         # The network has seen the image in the corner of the padded batch.

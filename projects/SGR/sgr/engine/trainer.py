@@ -115,7 +115,9 @@ class Trainer(DefaultTrainer):
         self._schedule = dict(vars(self.scheduler))
         epoch = round(loader.num_images / cfg.SOLVER.IMS_PER_BATCH)
         # Before the writer, so that what it logs is written in the same iteration.
-        pictures = [TrainingPictures(cfg.VIS_PERIOD, cfg.INPUT.FORMAT)] if cfg.VIS_PERIOD else []
+        pictures = []
+        if cfg.VIS_PERIOD and comm.is_main_process():  # only there a writer takes them
+            pictures = [TrainingPictures(cfg.VIS_PERIOD, cfg.INPUT.FORMAT)]
         self.register_hooks([ConceptMonitor(epoch), *pictures, *self.build_hooks()])
 
     def state_dict(self) -> dict[str, Any]:
