@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sgr.modeling.per_pixel.losses import resize
+from sgr.modeling.per_pixel.losses import mean_over_labelled, resize
 from sgr.modeling.supervision.side_criteria import (
     SIDE_CRITERION_REGISTRY,
     SideCriterion,
@@ -51,12 +51,12 @@ def cross_entropy(
     Args:
         logits: (B, K, H, W).
         labels: (B, H, W) int64 classes or ``ignore_value``.
-        mean: which pixels are counted: "all_pixels" or "labelled_pixels".
+        mean: which pixels are counted: "all_pixels", or "labelled_pixels" of all workers.
     """
     losses = F.cross_entropy(logits.float(), labels, ignore_index=ignore_value, reduction="none")
     if mean == "all_pixels":
         return losses.mean()
-    return losses.sum() / (labels != ignore_value).sum().clamp_min(1)
+    return mean_over_labelled(losses, labels, ignore_value)
 
 
 @SIDE_CRITERION_REGISTRY.register()
@@ -175,6 +175,6 @@ class SemanticMapSupervision(SideCriterion):
         labels = torch.full((len(maps), height, width), self.ignore_value, device=maps.device)
         for index, image in enumerate(batched_inputs):
             own = image["sem_seg"]
-            labels[index, : own.shape[0], : own.shape[1]] = own.to(labels.device)
+            labels[index, : own.shape[0], : own.shape[1]] = own.to(labels.device, non_blocking=True)
         maps = resize(maps, (height, width), align_corners=self.align_corners)
         return cross_entropy(maps, labels, ignore_value=self.ignore_value, mean=self.mean)

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from sgr.modeling.per_pixel import CrossEntropyLoss, HardPixelMiningLoss
 from sgr.modeling.per_pixel.losses import labels_of_cells
+from two_processes import pixel_loss_and_gradient, run_twice
 
 IGNORED = 255
 
@@ -33,6 +34,16 @@ def pair():
     labels = torch.randint(0, 3, (2, 10, 7))
     labels[0, :6, 2:] = IGNORED
     return torch.randn(2, 3, 3, 2), labels
+
+
+def test_cross_entropy_of_two_workers_is_that_of_both_images(pair, tmp_path):
+    logits, labels = pair
+    logits = logits.requires_grad_()
+    loss = CrossEntropyLoss(3)(logits, labels, 4)["loss_sem_seg"]
+    (gradient,) = torch.autograd.grad(loss, logits)
+    results = run_twice(pixel_loss_and_gradient, tmp_path, logits.detach(), labels)
+    torch.testing.assert_close(sum(each for each, _ in results) / 2, loss.detach())
+    torch.testing.assert_close(torch.cat([each for _, each in results]) / 2, gradient)
 
 
 def test_cross_entropy_is_the_mean_over_labelled_pixels(pair):

@@ -9,6 +9,8 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..layers.losses import mean_over_workers
+
 PIXEL_LOSS_REGISTRY = Registry("PIXEL_LOSS")
 PIXEL_LOSS_REGISTRY.__doc__ = """
 Losses of per-pixel heads, chosen by ``cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE``. A registered class or
@@ -79,7 +81,7 @@ class PixelLoss(nn.Module):
 
 
 class CrossEntropyLoss(PixelLoss):
-    """``loss_sem_seg``: mean cross entropy over the labelled pixels of this worker's images.
+    """``loss_sem_seg``: mean cross entropy over the labelled pixels of the batch of all workers.
 
     It upsamples the logits to the labels and computes in float32. Where all pixels are ignored the
     loss is 0, with gradients of 0.
@@ -100,13 +102,14 @@ class CrossEntropyLoss(PixelLoss):
 
     def _mean(self, losses: Tensor, labels: Tensor) -> Tensor:
         """The mean of (B, H, W) losses, which are 0 where a pixel is ignored."""
-        return losses.sum() / (labels != self.ignore_value).sum().clamp_min(1)
+        return mean_over_labelled(losses, labels, self.ignore_value)
 
 
 class HardPixelMiningLoss(CrossEntropyLoss):
     """``loss_sem_seg``: mean over the fifth of the pixels with the largest cross entropy.
 
-    As in Detectron2's DeepLab an ignored pixel has loss 0 and counts as a pixel.
+    The fifth is that of this worker's images. As in Detectron2's DeepLab an ignored pixel has
+    loss 0 and counts as a pixel.
     """
 
     hard_share = 0.2
@@ -124,6 +127,16 @@ def cross_entropy(cfg, num_classes: int, **options: Any) -> CrossEntropyLoss:
 @PIXEL_LOSS_REGISTRY.register()
 def hard_pixel_mining(cfg, num_classes: int, **options: Any) -> HardPixelMiningLoss:
     return HardPixelMiningLoss(num_classes, **options)
+
+
+def mean_over_labelled(losses: Tensor, labels: Tensor, ignore_value: int) -> Tensor:
+    """The sum of (B, H, W) losses, 0 where ignored, by the labelled pixels of a worker's mean.
+
+    So the mean over the workers is the mean over the labelled pixels of all of them. All workers
+    must call it.
+    """
+    labelled = mean_over_workers((labels != ignore_value).sum(), losses.device)
+    return losses.sum() / labelled.clamp_min(1)
 
 
 def resize(maps: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
