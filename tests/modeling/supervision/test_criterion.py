@@ -101,6 +101,14 @@ def test_extreme_regions_stay_finite(union, scale):
     assert logits.grad.isfinite().all()
 
 
+def test_divergence_shows_in_every_loss():
+    """Its costs are set to 0, so the region is matched."""
+    logits = torch.randn(1, 6, *GRID)
+    logits[0, 4, 0, 0] = torch.nan
+    losses = criterion()(regions_of(logits), [torch.randint(0, 2, SIZE)], [2]).losses
+    assert losses and not any(loss.isfinite() for loss in losses.values())
+
+
 def test_more_components_than_concepts():
     logits = torch.randn(1, 3, *GRID, requires_grad=True)
     maps = [torch.randint(0, 6, SIZE)]
