@@ -95,7 +95,7 @@ class TreeEvaluator(MeanIoUEvaluator):
         said = []
         for groups, size in zip(self._tree.groups[1:], self._tree.sizes[1:]):
             sums = scores.new_zeros((size, *scores.shape[1:]))
-            index = torch.from_numpy(groups).to(scores.device)
+            index = torch.from_numpy(groups).to(scores.device, non_blocking=True)
             said.append(sums.index_add_(0, index, scores).argmax(dim=0))
         return torch.stack(said) if said else None
 
@@ -104,8 +104,10 @@ class TreeEvaluator(MeanIoUEvaluator):
         said = self._by_itself(output)
         if said is None:
             return
-        groups = torch.from_numpy(self._tree.groups[1:]).to(labels.device)
-        is_labelled = torch.from_numpy(truth >= 0).to(labels.device)
+        groups, is_labelled = (
+            torch.from_numpy(array).to(labels.device, non_blocking=True)
+            for array in (self._tree.groups[1:], truth >= 0)
+        )
         named = groups[:, labels.clamp(0, self._num_classes - 1).long()]
         differs = (said.to(labels.device) != named) & is_labelled
         self._contradicted = self._contradicted + differs.sum(dim=(1, 2))

@@ -236,11 +236,8 @@ class TreeTripletSupervision(SideCriterion):
         )
         embeddings = self.projection(record["backbone"][self.feature]).float()
         labels = [
-            labels_of_cells(
-                image["sem_seg"][None].to(embeddings.device),
-                embeddings,
-                self.stride,
-                self.ignore_value,
+            labels_of_cells(image["sem_seg"][None], embeddings, self.stride, self.ignore_value).to(
+                embeddings.device, non_blocking=True
             )
             for image in batched_inputs
         ]

@@ -44,11 +44,11 @@ class ConceptMonitor(HookBase):
     def _watch(self, _criterion, _inputs, output: ConceptLosses):
         matched = output.matched.any(axis=0)
         self._matched = matched if self._matched is None else self._matched | matched
-        self._active.append(output.active)
+        self._active.append(output.active.to("cpu", non_blocking=True))
 
     def after_step(self):
         if self._active:
-            # The trainer has read the losses by now, so nothing waits for the device here.
+            # The trainer has read the losses since, which were queued later than these copies.
             active = np.mean([share.item() for share in self._active])
             self.trainer.storage.put_scalar("sgr/active_concepts", active)
             self._active.clear()

@@ -189,8 +189,8 @@ class TokenSemanticsEvaluator(DatasetEvaluator):
 
         def add(kind: str, labels: np.ndarray) -> None:
             names = (f"S_{kind}", f"D_{kind}", f"S_{kind}_active", f"D_{kind}_active")
-            on_device = torch.from_numpy(apply_test_transform(input_, labels))
-            bins, present = present_bins(on_device.to(probabilities["tokens"].device))
+            # Counted where the labels are, so that a GPU neither gets them nor is waited for.
+            bins, present = present_bins(torch.from_numpy(apply_test_transform(input_, labels)))
             for block, regions in measured.items():
                 assert regions.stride is not None  # the model's recorder asks for it
                 counts = cell_label_counts(

@@ -21,7 +21,7 @@ def measure_tokens(
 
     Args:
         regions: (K, h, w) weights in [0, 1].
-        counts: (h * w, bins), from :func:`cell_label_counts`.
+        counts: (h * w, bins), from :func:`cell_label_counts`, on any device.
         active: (K,) bool.
 
     Returns:
@@ -157,13 +157,13 @@ def token_histograms(regions: Tensor, counts: Tensor) -> Tensor:
 
     Args:
         regions: (K, cells) weights in [0, 1].
-        counts: (cells, bins), from :func:`cell_label_counts`.
+        counts: (cells, bins), from :func:`cell_label_counts`, on any device.
 
     Returns:
         (K, bins) float32. Each row sums to 1. The row of a token without weight on a labelled pixel
         is zero; :func:`semantics` and :func:`diversity` leave it out.
     """
-    mass = regions.float() @ counts.float()
+    mass = regions.float() @ counts.to(regions.device, torch.float32, non_blocking=True)
     total = mass.sum(dim=1, keepdim=True)
     return torch.where(total > 0, mass / total, 0.0)
 
@@ -178,7 +178,7 @@ def share_on_labels(
 
     Args:
         regions: (K, h, w) weights in [0, 1].
-        bins: (H, W), negative where a pixel has no label, see :func:`present_bins`.
+        bins: (H, W), negative where a pixel has no label, see :func:`present_bins`; on any device.
         stride, input_size: see :func:`cell_label_counts`.
 
     Returns:
@@ -190,6 +190,7 @@ def share_on_labels(
     counts = cell_label_counts(
         (bins < 0).long(), tuple(regions.shape[-2:]), stride, input_size=input_size, num_bins=2
     )
+    counts = counts.to(regions.device, non_blocking=True)
     labelled, unlabelled = (regions.flatten(1).float() @ counts).unbind(dim=1)
     total = labelled + unlabelled
     return torch.where(total > 0, labelled / total, 0.0)

@@ -88,7 +88,8 @@ class Strips:
             return self
         upper, weight = _rows_read(old_height, height)
         first = upper.tolist()  # on the CPU, so nothing waits for a GPU
-        upper, weight = upper.to(self.device), weight.to(self.device, self.dtype)
+        upper = upper.to(self.device, non_blocking=True)
+        weight = weight.to(self.dtype).to(self.device, non_blocking=True)
 
         def rows(start: int, stop: int) -> Tensor:
             begin, end = first[start], min(first[stop - 1] + 2, old_height)

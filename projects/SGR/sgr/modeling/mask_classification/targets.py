@@ -36,7 +36,7 @@ def prepare_targets(
                 "mapper"
             )
         _check_labels(index, inputs["instances"].gt_classes, num_classes)
-        instances = inputs["instances"].to(images.device)
+        instances = inputs["instances"].to(images.device, non_blocking=True)
         masks = _masks(index, instances, size)
         padding = (0, width - size[1], 0, height - size[0])
         targets.append({"labels": instances.gt_classes, "masks": F.pad(masks, padding)})

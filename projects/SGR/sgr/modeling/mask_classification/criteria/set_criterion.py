@@ -225,4 +225,5 @@ class SetCriterion(nn.Module):
             for layer in matches
         ]
         # Every layer has the same number of pairs, so they stack.
-        return [tuple(layer) for layer in torch.from_numpy(np.stack(rows)).to(device)]
+        stacked = torch.from_numpy(np.stack(rows)).to(device, non_blocking=True)
+        return [tuple(layer) for layer in stacked]
