@@ -10,6 +10,8 @@ import yaml
 from detectron2.config import CfgNode
 from tabulate import tabulate
 
+from .config_check import flat
+
 # These may differ from run to run without a change of what is trained.
 _OF_THE_MACHINE = ("OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "MODEL.DEVICE", "VERSION")
 
@@ -20,21 +22,12 @@ def config_changes(before: str, cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
     Args:
         before: a config as YAML, as ``CfgNode.dump`` gives it.
     """
-    old, new = _flat(yaml.safe_load(before)), _flat(yaml.safe_load(cfg.dump()))
+    old, new = (dict(flat(yaml.safe_load(text))) for text in (before, cfg.dump()))
     return {
         key: (old.get(key), new.get(key))
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and key not in _OF_THE_MACHINE
     }
-
-
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(node, dict):
-        return {prefix: node}
-    items = {}
-    for key, value in node.items():
-        items.update(_flat(value, f"{prefix}.{key}" if prefix else key))
-    return items
 
 
 def report_changes(changes: dict[str, tuple[Any, Any]]) -> None:
