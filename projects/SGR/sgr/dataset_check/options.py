@@ -9,6 +9,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from ..data.class_tree import ClassTree
+from ..data.datasets.classes import number_names
 from ..data.faults import Fault, FaultKind
 from ..data.mappers.settings import check_ignored
 
@@ -134,4 +135,4 @@ def _names(metadata: Any, key: str, mapper: Any) -> list[str]:
             f"its metadata have no {key}: set them, or give the --config-file of a training on "
             "such classes, whose NUM_CLASSES then counts"
         )
-    return [f"class {number}" for number in range(count)]
+    return number_names(count)

@@ -11,13 +11,13 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ..data.datasets.classes import are_numbers
 from ..data.faults import FaultKind, list_faults_by_kind
 from ..data.threads import available_cores
 from ..dataset_check import Report, check_records, options_for, spread
 from ..evaluation.build import declared_outputs, measurable
 
 _KEYS = ("stuff_classes", "thing_classes")
-_NUMBERED = re.compile(r"class \d+")  # classes of which only the number is known
 
 
 def check_training_data(
@@ -138,11 +138,7 @@ def _names_of(dataset: str) -> dict[str, list[str]]:
         return {}
     metadata = MetadataCatalog.get(dataset)
     found = {key: list(metadata.get(key) or ()) for key in _KEYS}
-    return {
-        key: names
-        for key, names in found.items()
-        if names and not all(map(_NUMBERED.fullmatch, names))
-    }
+    return {key: names for key, names in found.items() if not are_numbers(names)}
 
 
 def _plain(name: str) -> str:

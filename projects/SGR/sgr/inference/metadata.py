@@ -13,6 +13,7 @@ from detectron2.data.catalog import Metadata
 from torch import nn
 
 from ..checkpoints.model_folder import read_description
+from ..data.datasets.classes import number_names
 from ..engine.config_check import flat
 from ..modeling.outputs import outputs_of
 from ..visualization import class_colors, distinct_colors
@@ -103,7 +104,7 @@ def output_metadata(
     for kind, source in sources.items():
         names = list(metadata.get(f"{source}_classes") or [])
         known = class_colors(metadata, len(names), f"{source}_colors")
-        names += [f"class {number}" for number in range(len(names), num_classes)]
+        names += number_names(num_classes)[len(names) :]
         more = distinct_colors(len(names))[len(known) :]
         complete[f"{kind}_classes"] = names
         complete[f"{kind}_colors"] = np.concatenate([known, more]).tolist()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import tempfile
 from collections.abc import Mapping
 from os import PathLike
@@ -29,13 +28,12 @@ from ..checkpoints.model_folder import (
     weights_of,
 )
 from ..checkpoints.sources import HUB, import_hub
+from ..data.datasets.classes import are_numbers
 from ..engine.config_check import flat
 from ..evaluation.json_file import write_json
 from ..inference import dataset_metadata, numbers_of_classes
 from ..visualization import class_colors
 from .card import model_card
-
-_NUMBERED = re.compile(r"class \d+")  # classes of which only the number is known
 
 
 def package_model(
@@ -175,7 +173,7 @@ def _classes(cfg: CfgNode, trained: Mapping[str, list[str]]) -> dict[str, Any]:
     classes: dict[str, Any] = {}
     for kind in ("stuff", "thing"):
         names = list(trained.get(f"{kind}_classes") or metadata.get(f"{kind}_classes") or ())
-        if names and not all(map(_NUMBERED.fullmatch, names)):
+        if not are_numbers(names):
             colors = class_colors(metadata, len(names), f"{kind}_colors")
             classes |= {f"{kind}_classes": names, f"{kind}_colors": colors.tolist()}
     if classes and metadata.get("class_tree") is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 
@@ -15,6 +16,16 @@ from ..files import read_text
 MAX_CLASSES = 65536
 
 PathLike = str | os.PathLike
+
+
+def number_names(count: int) -> list[str]:
+    """Names for classes of which only the number is known."""
+    return [f"class {label}" for label in range(count)]
+
+
+def are_numbers(names: Iterable[str]) -> bool:
+    """Whether all names are of the form of :func:`number_names`, or there are none."""
+    return all(re.fullmatch(r"class \d+", name) for name in names)
 
 
 def as_class_names(classes: Sequence[str] | PathLike | int) -> list[str]:
@@ -34,7 +45,7 @@ def as_class_names(classes: Sequence[str] | PathLike | int) -> list[str]:
                 f"the number of classes is {shorten(classes)}, and must be at least 2 and at most "
                 f"{MAX_CLASSES}, the labels that a PNG file can have"
             )
-        return [f"class {label}" for label in range(classes)]
+        return number_names(classes)
     where = "classes"
     if isinstance(classes, (str, os.PathLike)):
         where = str(classes)
