@@ -38,8 +38,8 @@ def test_what_names_no_file_is_told(folder):
     files, problems = found(folder, "none.png", "empty", "*.gif", "b.png")
     assert files == ["b.png"]
     assert problems[0] == "no such file"
-    assert problems[1].startswith("the folder holds no file with .avif, .bmp")
-    assert problems[2].startswith("no file with .avif") and "matches" in problems[2]
+    assert problems[1].startswith("the folder holds no file with .bmp, .gif")
+    assert problems[2].startswith("no file with .bmp") and "matches" in problems[2]
 
 
 def results(*files):

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from sgr.data.truth.image_files import (
+    IMAGE_SUFFIXES,
     check_labels,
     exif_orientation,
     find_wrong_labels,
@@ -14,6 +15,13 @@ from sgr.data.truth.image_files import (
     size_fault,
 )
 from sgr.data.truth.segments import read_segment_map
+
+
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_images_of_all_suffixes_are_read(tmp_path, suffix):
+    path = str(tmp_path / f"image{suffix}")
+    Image.new("L" if suffix == ".pgm" else "RGB", (4, 3), "white").save(path)
+    assert read_image(path, "RGB").tolist() == [[[255] * 3] * 4] * 3
 
 
 @pytest.mark.parametrize("dtype, read_as", [(np.uint8, np.uint8), (np.uint16, np.int32)])

@@ -8,11 +8,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-IMAGE_SUFFIXES = (
-    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg"),
-    *(".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
-)
-
 
 def find_files(inputs: Iterable[str], suffixes: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
     """Find the files that a command line names. Each file is listed once.

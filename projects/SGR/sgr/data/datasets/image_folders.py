@@ -12,8 +12,9 @@ from pathlib import Path
 from detectron2.data.datasets.coco import load_coco_json
 
 from ..files import read_text
+from ..truth.image_files import IMAGE_SUFFIXES
 from .missing import IncompleteDataset
-from .pairs import IMAGE_SUFFIXES, WITHOUT_LABELS, load_sem_seg_pairs
+from .pairs import WITHOUT_LABELS, load_sem_seg_pairs
 
 
 @dataclass(frozen=True)

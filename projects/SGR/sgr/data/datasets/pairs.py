@@ -6,12 +6,12 @@ from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 
 from ..files import visible_files
+from ..truth.image_files import IMAGE_SUFFIXES
 from .missing import IncompleteDataset, check_present
 
 WITHOUT_LABELS = (
     "to see what a model predicts on images without labels, such as a test split, use tools/demo.py"
 )
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def load_sem_seg_dataset(paths: Mapping[str, Path], how_to_get: str) -> list[dict]:

@@ -28,6 +28,11 @@ _FORMATS = tuple(
     for name in ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
     if name in Image.OPEN  # as Pillow was built
 )
+# Of the images that are looked for in a folder, in lower case.
+IMAGE_SUFFIXES = (
+    *(".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pgm"),
+    *(".png", ".ppm", ".tif", ".tiff", ".webp"),
+)
 
 # Pillow raises these for files that are cut off, damaged, no image at all, or far too large.
 _PILLOW_ERRORS = (
