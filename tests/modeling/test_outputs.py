@@ -11,7 +11,13 @@ from torch import nn
 import sgr
 from sgr.evaluation import MeanIoUEvaluator, build_evaluator
 from sgr.export import export_program
-from sgr.modeling.outputs import Outputs, outputs_of, pixel_scores, scores_only
+from sgr.modeling.outputs import (
+    Outputs,
+    outputs_of,
+    panoptic_classes,
+    pixel_scores,
+    scores_only,
+)
 from sgr.testing import MultiScaleSemanticSegmentor, build_multi_scale_model
 
 
@@ -98,3 +104,15 @@ def test_switches(name, cfg):
     cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_ON = False
     assert outputs.switched_on(cfg) == ("panoptic",)
     assert replace(outputs, switchable=False).switched_on(cfg) == outputs.results
+
+
+def test_classes_of_panoptic_pixels():
+    ids = torch.tensor([[0, 3], [-1, 1]], dtype=torch.int32)
+    segments = [
+        {"id": 1, "category_id": 2, "isthing": False},
+        {"id": 3, "category_id": 2, "isthing": True},
+        {"id": 9, "category_id": 4, "isthing": True},  # of which no pixel is left
+    ]
+    assert panoptic_classes((ids, segments)).tolist() == [[-1, 2], [-1, 2]]
+    assert panoptic_classes((ids, segments), 10).tolist() == [[-1, 12], [-1, 2]]
+    assert panoptic_classes((ids.clamp(max=0), [])).tolist() == [[-1, -1], [-1, -1]]

@@ -12,7 +12,7 @@ from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
 from ..inspection import Tokens, inspect_tokens
-from ..modeling.outputs import predicted_labels, regions_of
+from ..modeling.outputs import panoptic_classes, predicted_labels, regions_of
 from ..visualization import draw_regions_beside, region_tile_size, upsample_regions
 from ..visualization.figure import add_fallback_fonts
 
@@ -162,15 +162,9 @@ def _known_labels(sem_seg: Tensor, num_classes: int) -> Tensor:
 def class_map(output: dict[str, Any], metadata: Metadata) -> tuple[np.ndarray, list[str]] | None:
     """(H, W) labels, -1 for no label, and the names of the classes; None for instances."""
     if "panoptic_seg" in output:
-        ids, segments = output["panoptic_seg"]
-        ids = ids.cpu().numpy()
         # Things and stuff may have numbers of their own: here the things come after the stuff.
-        first_thing = len(metadata.stuff_classes)
-        labels = np.full_like(ids, -1)
-        for segment in segments:
-            label = segment["category_id"] + (first_thing if segment["isthing"] else 0)
-            labels[ids == segment["id"]] = label
-        return labels, [*metadata.stuff_classes, *metadata.thing_classes]
+        labels = panoptic_classes(output["panoptic_seg"], len(metadata.stuff_classes))
+        return labels.cpu().numpy(), [*metadata.stuff_classes, *metadata.thing_classes]
     if "instances" in output or "sem_seg" not in output:
         return None
     names = list(metadata.stuff_classes)

@@ -15,7 +15,7 @@ from ..data.components import ComponentMap, connected_components
 from ..data.mappers.build import FileNamingMapper
 from ..data.truth.image_files import read_image
 from ..data.truth.records import has_classes, has_instances, read_class_map, read_instance_map
-from ..modeling.outputs import REGIONS, outputs_of, predicted_labels, regions_of
+from ..modeling.outputs import REGIONS, outputs_of, panoptic_classes, predicted_labels, regions_of
 from ..modeling.supervision.matcher import ConceptMatcher
 from .tokens import Tokens, inspect_tokens
 
@@ -136,13 +136,7 @@ class Inspector:
         if "sem_seg" in output and joint:
             return predicted_labels(output["sem_seg"]).cpu().numpy()
         if "panoptic_seg" in output and joint:
-            ids, segments = output["panoptic_seg"]
-            # A segment may have no pixel that is left.
-            last = max([int(ids.max()), *(segment["id"] for segment in segments)])
-            classes = torch.full((last + 1,), -1, device=ids.device)
-            for segment in segments:
-                classes[segment["id"]] = segment["category_id"]
-            return classes[ids.long()].cpu().numpy()
+            return panoptic_classes(output["panoptic_seg"]).cpu().numpy()
         if "instances" in output and (joint or not self._metadata.get("stuff_classes")):
             return _paint_instances(output["instances"])
         return None

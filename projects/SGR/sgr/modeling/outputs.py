@@ -205,3 +205,23 @@ _ADAPTERS = {
         batch_scores=mask_scores,
     ),
 }
+
+
+def panoptic_classes(panoptic: tuple[Tensor, list[dict[str, Any]]], first_thing: int = 0) -> Tensor:
+    """The class of each pixel of a ``panoptic_seg``.
+
+    Args:
+        panoptic: (H, W) ids, and the segments, as Detectron2 has them.
+        first_thing: added to the categories of things, where they have numbers of their own.
+
+    Returns:
+        (H, W) int64 on the device of the ids, -1 where there is no segment.
+    """
+    ids, segments = panoptic
+    # A segment may have no pixel that is left. The last entry is that of the id -1, no segment.
+    last = max([int(ids.max()), *(segment["id"] for segment in segments)])
+    classes = torch.full((last + 2,), -1, device=ids.device)
+    for segment in segments:
+        offset = first_thing if first_thing and segment["isthing"] else 0
+        classes[segment["id"]] = segment["category_id"] + offset
+    return classes[ids.long()]
