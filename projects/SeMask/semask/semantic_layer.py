@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sgr.modeling.backbone.swin_layers import pad_to_multiple, partition, unite
 from sgr.modeling.layers.checks import check_at_least_one, check_num_classes
+from sgr.modeling.layers.precision import at_least_float32
 from sgr.modeling.reasoning import ConceptRegions
 
 # The most attention scores that exist at once, 64 MiB in float32. More are computed in parts.
@@ -253,7 +254,7 @@ def semantic_options(cfg: CfgNode) -> dict[str, Any]:
 
 def log_odds(logits: Tensor) -> Tensor:
     """The numbers whose sigmoid is ``softmax(logits, dim=1)``, in float32 at least."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = at_least_float32(logits)
     log_share = F.log_softmax(logits, dim=1)
     # log p - log(1 - p); a p that rounds to 1 keeps a finite number.
     smallest = torch.finfo(logits.dtype).tiny

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
+
+from ..layers.precision import at_least_float32
 
 
 class ConceptRegions(NamedTuple):
@@ -32,7 +33,7 @@ class ConceptRegions(NamedTuple):
     @property
     def probabilities(self) -> Tensor:
         """(B, K, h, w) regions in [0, 1], in float32 at least (Eq. 2)."""
-        return self.logits.to(torch.promote_types(self.logits.dtype, torch.float32)).sigmoid()
+        return at_least_float32(self.logits).sigmoid()
 
     def crop(self, index: int, height: int, width: int) -> ConceptRegions:
         """Cut out the regions of one image, without the cells that lie wholly in the padding.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layers.checks import check_at_least_one
+from ..layers.precision import at_least_float32
 from .build import REASONING_REGISTRY, ReasoningModule
 from .concept_regions import ConceptRegions
 
@@ -136,11 +137,10 @@ class GloRe(ReasoningModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ConceptRegions]:
         self.check_features(x)
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        projection = self.conv_proj(x).to(dtype)
+        projection = at_least_float32(self.conv_proj(x))
         with torch.autocast(x.device.type, enabled=False):
             weights = projection.flatten(2)
-            nodes = self._pool(weights, x.to(dtype).flatten(2))
+            nodes = self._pool(weights, at_least_float32(x).flatten(2))
             extended = F.linear(self.gcn(nodes), self.conv_extend.weight.flatten(1))
             back = (extended.mT @ weights).unflatten(2, x.shape[-2:])
             enhanced = x + self.blocker(back).to(x.dtype)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layers.checks import check_at_least_one
+from ..layers.precision import at_least_float32
 from .build import REASONING_REGISTRY, ReasoningModule
 from .concept_regions import ConceptRegions
 from .position_encoding import sine_encoding
@@ -143,8 +144,8 @@ class SemanticGlobalReasoning(ReasoningModule):
 
         logits, features = self._convolve_positional(x, rows, columns)
         with torch.autocast(x.device.type, enabled=False):
-            regions = _at_least_float32(logits).sigmoid()
-            tokens, centroids = self._pool(regions, _at_least_float32(features), rows, columns)
+            regions = at_least_float32(logits).sigmoid()
+            tokens, centroids = self._pool(regions, at_least_float32(features), rows, columns)
         refined = self._reason(tokens, centroids)
         back = (refined.mT @ regions.flatten(2)).unflatten(2, (height, width))
         enhanced = x + self.projection(back).to(x.dtype)
@@ -192,7 +193,3 @@ class SemanticGlobalReasoning(ReasoningModule):
 def _count_from_one(length: int, like: Tensor) -> Tensor:
     dtype = torch.promote_types(like.dtype, torch.float32)
     return torch.arange(1, length + 1, device=like.device, dtype=dtype)
-
-
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
