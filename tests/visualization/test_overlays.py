@@ -16,9 +16,9 @@ def test_labels_outside_the_classes_are_grey():
 
 def test_labels_over_an_image(scene):
     image, labels, _, _ = scene
-    picture = overlay_labels(image, labels, distinct_colors(3), opacity=1.0)
+    picture = overlay_labels(np.zeros_like(image), labels, distinct_colors(3))
     assert picture.shape == image.shape and picture.dtype == np.uint8
-    assert picture[15, 15].tolist() == distinct_colors(3)[0].tolist()
+    assert picture[15, 15].tolist() == np.round(0.6 * distinct_colors(3)[0]).tolist()
     assert picture[29, 15].tolist() == [245] * 3  # the line between labels 0 and 1
 
 

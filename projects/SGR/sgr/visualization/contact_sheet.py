@@ -18,6 +18,7 @@ from .segments import draw_segments
 _TILE = (260, 300)  # height, width
 _GAP, _SAMPLE_GAP, _MARGIN = 6, 22, 16
 _TITLE, _NAME = 30, 20
+_COLUMNS = 2  # samples beside each other
 
 
 @dataclass
@@ -50,7 +51,6 @@ def draw_contact_sheet(
     class_names: Sequence[str],
     class_colors: np.ndarray | None = None,
     title: str = "",
-    columns: int = 2,
 ) -> np.ndarray:
     """Draw each sample as a row of pictures: image, labels, components and instances.
 
@@ -62,7 +62,6 @@ def draw_contact_sheet(
         class_names: N names.
         class_colors: (N, 3) uint8, RGB; distinct colours by default.
         title: the title of the page.
-        columns: number of samples beside each other.
 
     Returns:
         (height, width, 3) uint8, RGB.
@@ -78,7 +77,7 @@ def draw_contact_sheet(
     for sample in samples:
         if sample.labels is not None:
             shown.update(np.unique(sample.labels).tolist())
-        if len(rows[-1]) == columns:
+        if len(rows[-1]) == _COLUMNS:
             rows.append([])
         rows[-1].append(_pictures(sample, class_colors))
     if not rows[0]:

@@ -13,6 +13,7 @@ from .figure import add_axes, new_figure, render
 from .metric_names import metric_title
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 3.6, 2.4, 0.65, 0.35, 0.5
+_COLUMNS = 3  # plots in a row
 
 
 def read_metrics(path: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -49,8 +50,6 @@ def read_metrics(path: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def draw_training_curves(
     runs: Mapping[str, str | Path],
     metrics: Sequence[str] = ("total_loss", "sem_seg/mIoU", "tokens/S_C"),
-    *,
-    columns: int = 3,
 ) -> np.ndarray:
     """Draw one plot for each metric, with one line for each training, over the iterations.
 
@@ -59,7 +58,6 @@ def draw_training_curves(
     Args:
         runs: name of a training -> its metrics.json, or the folder that holds it.
         metrics: names in metrics.json.
-        columns: plots in a row.
 
     Returns:
         (height, width, 3) uint8, RGB.
@@ -77,12 +75,12 @@ def draw_training_curves(
     legend_height = 0.3 if len(runs) > 1 else 0.05
     row_height = _TOP + _HEIGHT + _BOTTOM
     figure = new_figure(
-        min(columns, len(metrics)) * (_LEFT + _WIDTH) + 0.2,
-        -(-len(metrics) // columns) * row_height + legend_height,
+        min(_COLUMNS, len(metrics)) * (_LEFT + _WIDTH) + 0.2,
+        -(-len(metrics) // _COLUMNS) * row_height + legend_height,
     )
     handles = {}
     for place, metric in enumerate(metrics):
-        row, column = divmod(place, columns)
+        row, column = divmod(place, _COLUMNS)
         left = _LEFT + column * (_WIDTH + _LEFT)
         axes = add_axes(figure, left, row * row_height + _TOP, _WIDTH, _HEIGHT)
         for index, (run, values) in enumerate(series.items()):

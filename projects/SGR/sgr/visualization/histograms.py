@@ -16,6 +16,7 @@ _PICTURE_WIDTH, _BARS_WIDTH = 3.0, 2.9
 _LEFT, _TITLE = 0.15, 0.45
 # Room for the numbers of the axis beside the bars, and for the slanted names below them.
 _AXIS_NUMBERS, _TICK_NAMES = 0.4, 0.75
+_MAX_BARS = 10
 
 
 def draw_token_histograms(
@@ -31,14 +32,14 @@ def draw_token_histograms(
     instance_names: Sequence[str] = (),
     instance_shares: np.ndarray | None = None,
     instance_title: str = "instances",
-    max_bars: int = 10,
 ) -> np.ndarray:
     """Draw one row for each token: its region and its histograms over instances and classes.
 
     P(w) is the share of the region's labelled weight that lies on a class or an instance. The title
     gives the entropy of the histogram, in nats; the token metrics are means of it. If there are
     instances, the first column shows them, and the title says how much of the weight is on any of
-    them. A kind of histogram without names is left out.
+    them. A kind of histogram without names is left out. Of more than ten bins, the heaviest over
+    all T tokens are shown, and the others are summed up as "other".
 
     Args:
         image: (H, W, 3) uint8, RGB.
@@ -52,8 +53,6 @@ def draw_token_histograms(
         instance_names: M names.
         instance_shares: (T,) in [0, 1], the share of each region's weight that lies on instances.
         instance_title: what these are, such as "components" where a dataset has no instances.
-        max_bars: number of bars. If there are more bins, the heaviest over all T tokens are shown
-            and the others are summed up as "other".
 
     Returns:
         (height, width, 3) uint8, RGB.
@@ -86,7 +85,7 @@ def draw_token_histograms(
         left = first_bars
         for kind, histograms, names, colors in kinds:
             axes = add_axes(figure, left, top, _BARS_WIDTH, bars_height)
-            bars = _heaviest(histograms, names, colors, row, max_bars)
+            bars = _heaviest(histograms, names, colors, row)
             share = ""
             if kind == instance_title and instance_shares is not None:
                 share = f" ({100 * instance_shares[row]:.0f} % of the weight)"
@@ -96,12 +95,12 @@ def draw_token_histograms(
 
 
 def _heaviest(
-    histograms: np.ndarray, names: Sequence[str], colors: np.ndarray, row: int, max_bars: int
+    histograms: np.ndarray, names: Sequence[str], colors: np.ndarray, row: int
 ) -> tuple[np.ndarray, list[str], np.ndarray]:
     """Values, names and colours of the bars of one row, in the order of the bins."""
-    if len(names) <= max_bars:
+    if len(names) <= _MAX_BARS:
         return histograms[row], list(names), np.asarray(colors)
-    kept = np.sort(np.argsort(-histograms.sum(axis=0), kind="stable")[: max_bars - 1])
+    kept = np.sort(np.argsort(-histograms.sum(axis=0), kind="stable")[: _MAX_BARS - 1])
     values = histograms[row, kept]
     rest = histograms[row].sum() - values.sum()
     return (

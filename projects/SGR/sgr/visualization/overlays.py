@@ -32,9 +32,7 @@ def color_labels(labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
     return table[np.where(inside, labels, len(colors))]
 
 
-def overlay_labels(
-    image: np.ndarray, labels: np.ndarray, colors: np.ndarray, *, opacity: float = 0.6
-) -> np.ndarray:
+def overlay_labels(image: np.ndarray, labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """Draw a label map over an image, with a light line between different labels.
 
     Where a pixel has no label, the image is darkened.
@@ -43,13 +41,12 @@ def overlay_labels(
         image: (H, W, 3) uint8, RGB.
         labels: (H, W) integers. Values outside of [0, N) stand for no label.
         colors: (N, 3) uint8, RGB.
-        opacity: opacity of the colours, in [0, 1].
 
     Returns:
         (H, W, 3) uint8, RGB.
     """
     check_same_size(image, labels)
-    picture = _blend(image, color_labels(labels, colors), opacity)
+    picture = _blend(image, color_labels(labels, colors), 0.6)
     # A pixel is on the border if its right or lower neighbour has another label.
     borders = np.zeros(labels.shape, dtype=bool)
     borders[:, :-1] |= labels[:, :-1] != labels[:, 1:]

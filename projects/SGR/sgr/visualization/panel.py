@@ -19,6 +19,7 @@ from .overlays import (
 from .segments import number_names, show_segments
 
 _TILE_WIDTH, _GAP, _MARGIN = 3.0, 0.12, 0.12
+_COLUMNS = 4  # pictures in a row
 
 
 def draw_panel(
@@ -32,7 +33,6 @@ def draw_panel(
     errors: bool = False,
     regions: np.ndarray | None = None,
     region_names: Sequence[str] = (),
-    columns: int = 4,
 ) -> np.ndarray:
     """Draw image, ground truth, components, prediction, errors, concept regions and a legend.
 
@@ -48,7 +48,6 @@ def draw_panel(
         errors: draw where the prediction differs from the ground truth, if there are both.
         regions: (T, H, W) in [0, 1], at the size of the image.
         region_names: T titles, of one or two lines.
-        columns: number of pictures in a row.
 
     Returns:
         (height, width, 3) uint8, RGB.
@@ -73,7 +72,7 @@ def draw_panel(
         indices, classes = components
         picture = overlay_labels(image, indices, distinct_colors(len(classes)))
         tiles.append((f"connected components: {len(classes)}", picture))
-        components_at = divmod(len(tiles) - 1, columns)
+        components_at = divmod(len(tiles) - 1, _COLUMNS)
     if prediction is not None:
         tiles.append(("prediction", color_labels(prediction, class_colors)))
     if errors and ground_truth is not None and prediction is not None:
@@ -83,9 +82,9 @@ def draw_panel(
         picture = overlay_errors(image, wrong, labelled)
         tiles.append((f"errors: {share:.1f} % of the labelled pixels", picture))
     # The regions begin a row of their own.
-    rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
+    rows = [tiles[start : start + _COLUMNS] for start in range(0, len(tiles), _COLUMNS)]
     heat = [(name, overlay_heat(image, region)) for name, region in zip(region_names, regions)]
-    rows += [heat[start : start + columns] for start in range(0, len(heat), columns)]
+    rows += [heat[start : start + _COLUMNS] for start in range(0, len(heat), _COLUMNS)]
 
     widest = max(len(row) for row in rows)
     width = 2 * _MARGIN + widest * _TILE_WIDTH + (widest - 1) * _GAP
