@@ -205,8 +205,7 @@ def semantics(histograms: Tensor) -> Tensor:
     Returns:
         Scalar, natural logarithm, in [0, log(bins)]; NaN if no token has a histogram.
     """
-    valid = _has_histogram(histograms)
-    return torch.special.entr(histograms).sum() / valid.sum()
+    return token_entropies(histograms).sum() / _has_histogram(histograms).sum()
 
 
 def diversity(histograms: Tensor) -> Tensor:
@@ -221,10 +220,19 @@ def diversity(histograms: Tensor) -> Tensor:
     Returns:
         Scalar in [0, 1); NaN if no token has a histogram.
     """
+    return token_distances(histograms).sum() / _has_histogram(histograms).sum()
+
+
+def token_entropies(histograms: Tensor) -> Tensor:
+    """What :func:`semantics` is the mean of: (K,) entropies in nats, 0 without a histogram."""
+    return torch.special.entr(histograms).sum(dim=1)
+
+
+def token_distances(histograms: Tensor) -> Tensor:
+    """What :func:`diversity` is the mean of: (K,) distances, 0 without a histogram."""
     valid = _has_histogram(histograms)
     mean = histograms.sum(dim=0) / valid.sum()
-    squared_distance = (histograms - mean).square().sum(dim=1)
-    return (squared_distance * valid).sum() / valid.sum()
+    return (histograms - mean).square().sum(dim=1) * valid
 
 
 def _has_histogram(histograms: Tensor) -> Tensor:

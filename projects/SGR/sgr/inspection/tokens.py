@@ -7,12 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.special import entr
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..data.components import ComponentMap
-from ..evaluation.token_metrics import label_histograms, share_on_labels
+from ..evaluation.token_metrics import (
+    diversity,
+    label_histograms,
+    semantics,
+    share_on_labels,
+    token_distances,
+    token_entropies,
+)
 from ..modeling.reasoning.concept_regions import ConceptRegions
 from ..modeling.supervision.matcher import ConceptMatcher
 from ..modeling.supervision.targets import component_targets
@@ -147,20 +153,21 @@ def _histograms(
 ) -> Histograms | None:
     if labels is None:
         return None
-    measured_labels = label_histograms(
+    values, present, bins = label_histograms(
         probabilities, torch.from_numpy(labels), stride, input_size=input_size
     )
-    share = share_on_labels(probabilities, measured_labels[2], stride, input_size=input_size)
-    values, present, bins = (result.numpy() for result in measured_labels)
-    measured = values.any(axis=1)
-    mean = values[measured].mean(axis=0) if measured.any() else 0
-    entropies = np.where(measured, entr(values).sum(axis=1), np.nan)
-    distances = np.where(measured, np.square(values - mean).sum(axis=1), np.nan)
-    S, D = (
-        float(values_of_tokens[measured].mean()) if measured.any() else float("nan")
-        for values_of_tokens in (entropies, distances)
+    share = share_on_labels(probabilities, bins, stride, input_size=input_size)
+    measured = values.any(dim=1)
+    return Histograms(
+        labels=present.numpy(),
+        bins=bins.numpy(),
+        values=values.numpy(),
+        share=share.numpy(),
+        semantics=token_entropies(values).where(measured, torch.nan).numpy(),
+        diversity=token_distances(values).where(measured, torch.nan).numpy(),
+        S=semantics(values).item(),
+        D=diversity(values).item(),
     )
-    return Histograms(present, bins, values, share.numpy(), entropies, distances, S, D)
 
 
 def _match(
