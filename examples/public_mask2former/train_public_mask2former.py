@@ -29,7 +29,7 @@ except ModuleNotFoundError as error:
     ) from None
 
 # The same model and parameters; it trains and puts out the concept regions.
-ConceptMaskFormer = sgr.supervise_concepts(MaskFormer)
+ConceptMaskFormer = sgr.supervise(MaskFormer)
 META_ARCH_REGISTRY.register(ConceptMaskFormer)
 
 # Their functions assign, ours keeps what it finds: theirs come first.

@@ -224,7 +224,7 @@ def test_no_ground_truth_at_all_is_said(dataset, caplog):
 def test_user_mistakes_are_named(dataset):
     name = dataset([{"sem_seg_file_name": halves(0, 2)}], ignore_label=255)
     evaluator = TokenSemanticsEvaluator(name)
-    with pytest.raises(ValueError, match="sgr.supervise_concepts.*TEST.TOKENS.ENABLED to False"):
+    with pytest.raises(ValueError, match="sgr.supervise.*TEST.TOKENS.ENABLED to False"):
         evaluator.process(inputs(), [{"sem_seg": torch.zeros(3, *SIZE)}])
     with pytest.raises(ValueError, match="batch size 1, got 2"):
         regions = ConceptRegions(torch.zeros(2, 1, 2, 4), stride=STRIDE)

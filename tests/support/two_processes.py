@@ -84,14 +84,14 @@ def found_when_ended(rank, folder):
 def build_concept_model(state=None):
     """A foreign model with SGR and no dropout."""
     from foreign import ForeignModel, TinyBackbone
-    from sgr import add_reasoning, supervise_concepts
+    from sgr import add_reasoning, supervise
     from sgr.modeling.reasoning import SemanticGlobalReasoning
     from sgr.modeling.supervision import ConceptCriterion, ConceptMatcher
 
     reasoning = SemanticGlobalReasoning(
         16, num_concepts=6, token_dim=8, num_heads=2, dim_feedforward=16, dropout=0.0, stride=4
     )
-    model = supervise_concepts(ForeignModel)(
+    model = supervise(ForeignModel)(
         add_reasoning(TinyBackbone(), {"stride4": reasoning}),
         concept_criterion=ConceptCriterion(ConceptMatcher(max_active=4)),
     )

@@ -35,7 +35,7 @@ if find_spec("detectron2"):
     from .data.datasets.folders import register_sem_seg
     from .load import load_model
     from .modeling import backbone, supervised  # noqa: F401 (register)
-    from .modeling.supervision.meta_arch import supervise, supervise_concepts
+    from .modeling.supervision.meta_arch import supervise
     from .predict import Predictor
 
     __all__ += [
@@ -45,5 +45,4 @@ if find_spec("detectron2"):
         "register_dataset_file",
         "register_sem_seg",
         "supervise",
-        "supervise_concepts",
     ]

@@ -228,7 +228,7 @@ def test_any_subclass_can_be_supervised():
     class MyMask2Former(Mask2FormerSegmentor):
         pass
 
-    assert sgr.supervise_concepts(MyMask2Former).__name__ == "ConceptMyMask2Former"
+    assert sgr.supervise(MyMask2Former).__name__ == "ConceptMyMask2Former"
     for name in ("Mask2FormerSegmentor", "ConceptMask2FormerSegmentor"):
         assert name in META_ARCH_REGISTRY
 

@@ -344,7 +344,7 @@ def test_tokens_are_the_nodes_where_queries_are_as_coarse():
             self.queries(features)
 
     backbone = sgr.add_reasoning(TinyBackbone(), {"stride4": GloRe(16, num_concepts=5, stride=4)})
-    model = sgr.supervise_concepts(ModelWithQueries)(backbone, concepts_in_output=True).eval()
+    model = sgr.supervise(ModelWithQueries)(backbone, concepts_in_output=True).eval()
     with torch.no_grad():
         output = model(tiny_inputs())[0]
     assert output["concept_regions"].logits.shape[1] == 5
@@ -354,7 +354,7 @@ def test_tokens_are_the_nodes_where_queries_are_as_coarse():
 def test_learns_without_concept_losses(caplog):
     backbone = sgr.add_reasoning(TinyBackbone(), {"stride4": GloRe(16, stride=4)})
     with caplog.at_level("INFO"):
-        model = sgr.supervise_concepts(ForeignModel)(
+        model = sgr.supervise(ForeignModel)(
             backbone, concept_criterion=ConceptCriterion(ConceptMatcher())
         )
     assert "No concept losses: GloRe learns without them" in caplog.text

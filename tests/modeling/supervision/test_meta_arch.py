@@ -9,7 +9,7 @@ from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
 
 from foreign import ForeignModel, TinyBackbone, tiny_inputs, tiny_resnet_config
-from sgr import add_reasoning, supervise_concepts
+from sgr import add_reasoning, supervise
 from sgr.modeling import supervised
 from sgr.modeling.reasoning import ConceptRegions, SemanticGlobalReasoning
 from sgr.modeling.supervision import ConceptCriterion, ConceptMatcher
@@ -30,10 +30,10 @@ def foreign(**arguments):
         "concepts_in_output": True,
         **arguments,
     }
-    return supervise_concepts(ForeignModel)(tiny_backbone(), num_classes=5, **arguments)
+    return supervise(ForeignModel)(tiny_backbone(), num_classes=5, **arguments)
 
 
-ConceptForeignModel = supervise_concepts(ForeignModel)
+ConceptForeignModel = supervise(ForeignModel)
 
 
 @pytest.mark.parametrize("name", supervised.__all__)
@@ -103,7 +103,7 @@ def test_query_masks_stand_beside_the_regions_or_in_their_place():
         (tiny_backbone(), {"concept_regions": 6, "query_regions": 3}),
         (TinyBackbone(), {"concept_regions": 3}),
     ]:
-        model = supervise_concepts(ModelWithQueries)(backbone, concepts_in_output=True).eval()
+        model = supervise(ModelWithQueries)(backbone, concepts_in_output=True).eval()
         with torch.no_grad():
             outputs = model(batch)
         for output, image in zip(outputs, batch):
@@ -146,17 +146,17 @@ def test_inputs_without_components():
 
 def test_a_model_without_reasoning():
     with pytest.raises(ValueError, match="ForeignModel has no concept regions.*WEIGHT to 0.0"):
-        supervise_concepts(ForeignModel)(
+        supervise(ForeignModel)(
             TinyBackbone(), concept_criterion=ConceptCriterion(ConceptMatcher())
         )
-    model = supervise_concepts(ForeignModel)(TinyBackbone(), concepts_in_output=True).eval()
+    model = supervise(ForeignModel)(TinyBackbone(), concepts_in_output=True).eval()
     with pytest.raises(ValueError, match="no concept regions.*TOKENS.ENABLED"):
         model(tiny_inputs())
 
 
 def test_a_config_of_somebody_else():
     with pytest.raises(ValueError, match="add_sgr_config"):
-        supervise_concepts(SemanticSegmentor)(get_cfg())
+        supervise(SemanticSegmentor)(get_cfg())
 
 
 def test_several_reasoning_modules_add_up():
@@ -166,7 +166,7 @@ def test_several_reasoning_modules_add_up():
         )
 
     backbone = add_reasoning(TinyBackbone(), {"stride2": module(8, 2), "stride4": module(16, 4)})
-    model = supervise_concepts(ForeignModel)(
+    model = supervise(ForeignModel)(
         backbone, concept_criterion=ConceptCriterion(ConceptMatcher(max_active=4))
     )
     model.concepts_in_output = True

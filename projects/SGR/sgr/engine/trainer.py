@@ -238,7 +238,7 @@ class Trainer(DefaultTrainer):
         if (supervised or cfg.TEST.TOKENS.ENABLED) and not isinstance(model, Supervised):
             raise ValueError(
                 f"{name} neither supervises concept regions nor puts them out; set "
-                f"MODEL.META_ARCHITECTURE to Concept{name} (see sgr.supervise_concepts), or "
+                f"MODEL.META_ARCHITECTURE to Concept{name} (see sgr.supervise), or "
                 "MODEL.SGR.SUPERVISION.WEIGHT to 0.0 and TEST.TOKENS.ENABLED to False"
             )
         if cfg.TEST.TOKENS.ENABLED:

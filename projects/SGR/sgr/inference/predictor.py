@@ -149,6 +149,6 @@ def _check_regions(cfg: CfgNode, model: nn.Module) -> None:
     if not hasattr(model, "concepts_in_output"):
         raise ValueError(
             f"{name} does not put out its concept regions; set MODEL.META_ARCHITECTURE to "
-            f"Concept{name} (see sgr.supervise_concepts)"
+            f"Concept{name} (see sgr.supervise)"
         )
     check_has_regions(model)

@@ -132,7 +132,7 @@ def regions_of(output: dict, key: str = REGIONS["tokens"]) -> ConceptRegions:
     if regions is None:
         raise ValueError(
             f'the model\'s output has no "{key}": it records none. Wrap the model with '
-            "sgr.supervise_concepts and let it have a module with tokens, or set "
+            "sgr.supervise and let it have a module with tokens, or set "
             "TEST.TOKENS.ENABLED to False to evaluate without token metrics"
         )
     if regions.stride is None:

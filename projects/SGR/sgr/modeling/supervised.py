@@ -4,7 +4,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, SemanticSeg
 
 from . import per_pixel  # noqa: F401 (registers)
 from .mask_classification import Mask2FormerSegmentor, MaskFormerSegmentor
-from .supervision.meta_arch import supervise_concepts
+from .supervision.meta_arch import supervise
 
 __all__ = [
     "ConceptGeneralizedRCNN",
@@ -13,10 +13,10 @@ __all__ = [
     "ConceptSemanticSegmentor",
 ]
 
-ConceptGeneralizedRCNN = supervise_concepts(GeneralizedRCNN)
-ConceptMask2FormerSegmentor = supervise_concepts(Mask2FormerSegmentor)
-ConceptMaskFormerSegmentor = supervise_concepts(MaskFormerSegmentor)
-ConceptSemanticSegmentor = supervise_concepts(SemanticSegmentor)
+ConceptGeneralizedRCNN = supervise(GeneralizedRCNN)
+ConceptMask2FormerSegmentor = supervise(Mask2FormerSegmentor)
+ConceptMaskFormerSegmentor = supervise(MaskFormerSegmentor)
+ConceptSemanticSegmentor = supervise(SemanticSegmentor)
 
 for meta_arch in (
     ConceptGeneralizedRCNN,

@@ -114,7 +114,7 @@ def supervise(
 
     Example::
 
-        ConceptMyModel = sgr.supervise_concepts(MyModel)
+        ConceptMyModel = sgr.supervise(MyModel)
         META_ARCH_REGISTRY.register(ConceptMyModel)  # MODEL.META_ARCHITECTURE: ConceptMyModel
     """
     attributes = {
@@ -125,10 +125,6 @@ def supervise(
     }
     name = f"Concept{meta_arch_class.__name__}"
     return type(name, (Supervised, meta_arch_class), attributes)
-
-
-# Concept losses are what a config asks for by default.
-supervise_concepts = supervise
 
 
 def _find_config(args, kwargs) -> CfgNode | None:
