@@ -23,7 +23,8 @@ from PIL import Image
 
 from sgr.data.datasets.missing import datasets_root
 from sgr.data.faults import Fault, FaultKind, list_faults_by_kind, list_values
-from sgr.data.files import draft_of, visible_files
+from sgr.data.files import draft_of
+from sgr.data.listing import visible_files
 from sgr.data.threads import available_cores, work_in_threads
 from sgr.data.truth.image_files import (
     exif_orientation,

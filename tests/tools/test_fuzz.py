@@ -76,7 +76,7 @@ def test_faults_are_found_and_the_rest_goes_on(tool, jobs):
 
 def test_what_is_ours(tool):
     ours = sys.modules["fuzzing.cases"].ours
-    from sgr.data.files import compose_yaml
+    from sgr.data.texts import compose_yaml
 
     messages = []
     with ours(messages):

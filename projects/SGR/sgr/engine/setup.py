@@ -23,8 +23,8 @@ from ..checkpoints.model_folder import check_num_classes_of, config_of, folder_w
 from ..checkpoints.sources import HUB, fetch_model_folder
 from ..config import add_sgr_config
 from ..data.datasets.descriptions import add_described_datasets
-from ..data.files import compose_yaml
 from ..data.loading import check_registered
+from ..data.texts import compose_yaml
 from ..modeling.layers.checks import check_num_classes
 from ..modeling.reasoning import apply_reasoning_defaults
 from .config_check import check_config, check_names, entry_fault, flat

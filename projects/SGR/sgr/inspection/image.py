@@ -12,7 +12,7 @@ from detectron2.structures import Instances
 from torch import nn
 
 from ..data.components import ComponentMap, connected_components
-from ..data.mappers.build import FileNamingMapper
+from ..data.mappers.plain import FileNamingMapper
 from ..data.truth.image_files import read_image
 from ..data.truth.records import has_classes, has_instances, read_class_map, read_instance_map
 from ..modeling.outputs import REGIONS, outputs_of, panoptic_classes, predicted_labels, regions_of

@@ -4,4 +4,5 @@
 """
 
 from .card import model_card
-from .package import check_target, package_model, push_model
+from .hub import push_model
+from .package import check_target, package_model

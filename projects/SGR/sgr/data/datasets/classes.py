@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..faults import shorten
-from ..files import read_text
+from ..texts import read_text
 
 MAX_CLASSES = 65536
 

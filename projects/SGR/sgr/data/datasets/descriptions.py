@@ -26,8 +26,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..faults import shorten
-from ..files import compose_yaml
 from ..mappers.semantic import SEMANTIC_MAPPERS
+from ..texts import compose_yaml
 from .classes import as_class_names
 from .folders import is_of_folders, register_folders
 from .image_folders import Folders

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from detectron2.data.datasets.coco import load_coco_json
 
-from ..files import read_text
+from ..texts import read_text
 from ..truth.image_files import IMAGE_SUFFIXES
 from .missing import IncompleteDataset
 from .pairs import WITHOUT_LABELS, load_sem_seg_pairs

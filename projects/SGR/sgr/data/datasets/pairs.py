@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 
-from ..files import visible_files
+from ..listing import visible_files
 from ..truth.image_files import IMAGE_SUFFIXES
 from .missing import IncompleteDataset, check_present
 

@@ -14,7 +14,8 @@ from ..threads import limit_opencv_threads
 from ..truth.annotations import AnnotationChecker, annotation_name, checked_rle
 from ..truth.instances import draw_instances, paint_classes, read_shapes
 from ..truth.masks import valid_polygons
-from .build import MAPPER_REGISTRY, FileNamingMapper
+from .build import MAPPER_REGISTRY
+from .plain import FileNamingMapper
 from .settings import check_for_training, component_options, labels_of_training_data
 from .tensors import component_tensors
 
