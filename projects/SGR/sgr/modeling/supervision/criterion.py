@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.losses import dice_loss, focal_terms, mean_over_workers
+from ..layers.precision import at_least_float32
 from ..reasoning import ConceptRegions
 from ..recording import ConceptRecord
 from .losses import noisy_or_union, pairwise_cosine, sum_union
@@ -140,7 +141,7 @@ class ConceptCriterion(nn.Module):
             targets = component_targets(
                 component_maps, num_components, logits.shape[-2:], regions.stride, logits.device
             )
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(2)
+            logits = at_least_float32(logits).flatten(2)
             targets = targets._replace(
                 masks=targets.masks.to(logits.dtype), weights=targets.weights.to(logits.dtype)
             )
