@@ -36,11 +36,15 @@ def _start(rank, function, folder, arguments):
     os._exit(0)
 
 
-def concept_gradients(rank, state, batches):
+def concept_gradients(rank, state, batches, compiled):
     """Gradients of the concept losses under DDP, each process with its share of the images."""
     from torch.nn.parallel import DistributedDataParallel
 
-    model = DistributedDataParallel(build_concept_model(state))
+    model = build_concept_model(state)
+    if compiled:
+        # Without kernels, whose compilation takes long.
+        model.backbone.compile(backend="aot_eager")
+    model = DistributedDataParallel(model)
     losses = model(batches[rank])
     sum(losses.values()).backward()
     return {name: p.grad for name, p in model.module.named_parameters() if p.grad is not None}

@@ -301,9 +301,18 @@ def test_device_that_is_not_there(tool, capsys):
 def test_made_up_data_have_the_tree_of_the_configs_data(tool, tmp_path):
     args = Namespace(size=64, images=1, options=[], device="cpu")
     plain = str(TOOLS.parent / "configs/shapes/small_fcn.yaml")
-    cfg = tool.step.step_config(plain, tmp_path, args)
+    cfg = tool.step.step_config(f"{plain}+SOLVER.BASE_LR=0.5", tmp_path, args)
+    assert cfg.SOLVER.BASE_LR == 0.5
     tree = MetadataCatalog.get("shapes_sem_seg_train").class_tree
     assert MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).class_tree == tree
+
+
+def test_a_compiled_config_takes_one_case(tool, capsys):
+    plain = str(TOOLS.parent / "configs/shapes/small_fcn.yaml")
+    options = ["--configs", plain, f"{plain}+MODEL.COMPILE=True", "--size", "64"]
+    with pytest.raises(SystemExit, match="2"):
+        tool.main(["step", *options, "--precision", "float32", "autocast"])
+    assert "2 cases with MODEL.COMPILE: give one --work and" in capsys.readouterr().err
 
 
 def test_steps_of_two_models(tool, capsys):

@@ -27,6 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from sgr.engine import Trainer, load_config
 from sgr.engine.amp import AutocastTrainer, half_precision
+from sgr.engine.speed import compile_for_training
 from sgr.modeling.reasoning import ReasoningModule
 
 from .label_maps import patches
@@ -46,9 +47,9 @@ def add_options(option) -> None:
         "--configs",
         type=str,
         nargs=2,
-        metavar="FILE[+MIXIN...]",
+        metavar="FILE[+MIXIN...][+KEY=VALUE...]",
         required=True,
-        help="two configs of semantic models, each with the mixins that are merged over it",
+        help="two configs of semantic models, each with the mixins and options merged over it",
     )
     option("--size", default=512, help="side of an image in pixels, a multiple of 32")
     option("--images", default=2, help="images of a step")
@@ -67,7 +68,15 @@ def add_options(option) -> None:
 def run(args: argparse.Namespace) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         cfgs = [step_config(config, folder, args) for config in args.configs]
-        for work, precision in product(args.work, args.precision):
+        cases = list(product(args.work, args.precision))
+        compiled = any(cfg.MODEL.COMPILE for cfg in cfgs)
+        if compiled and len(cases) > 1 and args.device == "cpu":
+            # After it has compiled, PyTorch runs no backward pass in a forked process.
+            raise ValueError(
+                f"memory cannot be measured in {len(cases)} cases with MODEL.COMPILE: give one "
+                "--work and one --precision"
+            )
+        for work, precision in cases:
             first, second = (WORK[work](cfg, precision == "autocast") for cfg in cfgs)
             yield _row(f"{work}, {precision}", first, second, args)
 
@@ -102,13 +111,15 @@ def step_config(config: str, folder: str | Path, args: argparse.Namespace) -> Cf
     """Load a config and let it train on ``args.images`` made-up images.
 
     Args:
-        config: ``FILE[+MIXIN...]``.
+        config: ``FILE[+MIXIN...][+KEY=VALUE...]``.
         folder: gets the images, label maps of as many classes as the config has, and their
             description.
         args: with ``size``, ``images``, ``options`` and ``device``.
     """
-    files = config.split("+")
-    cfg = load_config(files, args.options)
+    files = [part for part in config.split("+") if "=" not in part]
+    own = [side for part in config.split("+") if "=" in part for side in part.split("=", 1)]
+    options = [*args.options, *own]
+    cfg = load_config(files, options)
     classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     # Datasets stay registered: the folder's name makes theirs unique.
     description = Path(folder) / f"{Path(folder).name}_{classes}.yaml"
@@ -127,7 +138,7 @@ def step_config(config: str, folder: str | Path, args: argparse.Namespace) -> Cf
         "DATALOADER.NUM_WORKERS": 0,
         "SEED": 0,
     }
-    return load_config(files, [*args.options, *(one for pair in settings.items() for one in pair)])
+    return load_config(files, [*options, *(one for pair in settings.items() for one in pair)])
 
 
 class TrainingStep:
@@ -141,6 +152,7 @@ class TrainingStep:
     def __init__(self, cfg: CfgNode, amp: bool):
         torch.manual_seed(0)
         self.model = Trainer.build_model(cfg)
+        self.compiled = compile_for_training(self.model, cfg)
         self.optimizer = Trainer.build_optimizer(cfg, self.model)
         self.inputs = next(iter(Trainer.build_train_loader(cfg)))
         trainer = AutocastTrainer if amp else SimpleTrainer
@@ -152,7 +164,12 @@ class TrainingStep:
         return []
 
     def parts(self, device: str) -> dict[str, float]:
-        """Seconds that the parts of a step take, the time in a smaller part not counted twice."""
+        """Seconds that the parts of a step take, the time in a smaller part not counted twice.
+
+        Of a compiled model, none: the clocks inside would have it compiled anew.
+        """
+        if self.compiled:
+            return {}
         with clocked_parts(self.model, device) as clock, ExitStack() as stack:
             for owner, name, part in (
                 (torch.Tensor, "backward", "backward pass"),

@@ -17,7 +17,7 @@ def add_sgr_config(cfg: CN) -> None:
             example those that the public MaskFormer has added.
     """
     _add_reasoning(cfg)
-    _add_memory_format(cfg)
+    _add_speed(cfg)
     _add_swin(cfg)
     _add_timm(cfg)
     _add_mask_classification(cfg)
@@ -91,11 +91,14 @@ def _add_reasoning(cfg: CN) -> None:
     )
 
 
-def _add_memory_format(cfg: CN) -> None:
+def _add_speed(cfg: CN) -> None:
     # Convolutions on maps in the order N, H, W, C in memory. Depthwise ones are faster in it. On a
     # CPU, PyTorch's batch norms are less exact in it: a step's gradient of EfficientNet-Lite0 is
     # off by 0.8 % of its norm in float32, and by 0.03 % in the other order.
     _set_defaults(cfg.MODEL, {"CHANNELS_LAST": False})
+    # Whether torch.compile makes kernels of backbone, pixel decoder and reasoning modules in the
+    # first iterations of a training. Evaluations, predictions and exports run without.
+    _set_defaults(cfg.MODEL, {"COMPILE": False})
 
 
 def _add_swin(cfg: CN) -> None:

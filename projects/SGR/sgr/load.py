@@ -20,6 +20,7 @@ from .engine.setup import (
     load_config,
     merge_options,
 )
+from .engine.speed import arrange_memory
 from .modeling.layers.checks import check_num_classes
 
 
@@ -90,7 +91,8 @@ def load_with_checkpoint(
     check_num_classes(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
     fit_to_machine(cfg)
     cfg.freeze()
-    model = build_model(cfg.clone()).eval()  # some of Detectron2's models change their config
+    # Some of Detectron2's models change their config.
+    model = arrange_memory(build_model(cfg.clone()).eval(), cfg)
     rest = {}
     if cfg.MODEL.WEIGHTS:
         rest = TrainedCheckpointer(model, allow_pickle=allow_pickle).load(cfg.MODEL.WEIGHTS)

@@ -7,8 +7,12 @@ from foreign import tiny_inputs
 from two_processes import build_concept_model, concept_gradients, run_twice
 
 
-@pytest.mark.parametrize("counts", [(3, 1), (4, 0)], ids=["unequal", "one without components"])
-def test_gradients_are_those_of_the_joined_batch(tmp_path, counts):
+@pytest.mark.parametrize(
+    "counts, compiled",
+    [((3, 1), False), ((4, 0), True)],  # starting two processes takes ten seconds
+    ids=["unequal", "one without components, compiled"],
+)
+def test_gradients_are_those_of_the_joined_batch(tmp_path, counts, compiled):
     batch = [tiny_inputs(sizes=((32, 24),), num_components=max(count, 1))[0] for count in counts]
     for image, count in zip(batch, counts):
         if count == 0:
@@ -20,6 +24,6 @@ def test_gradients_are_those_of_the_joined_batch(tmp_path, counts):
     expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
     batches = [[image] for image in batch]
-    for gradients in run_twice(concept_gradients, tmp_path, model.state_dict(), batches):
+    for gradients in run_twice(concept_gradients, tmp_path, model.state_dict(), batches, compiled):
         for name, wanted in expected.items():
             assert torch.allclose(gradients[name], wanted, rtol=1e-4, atol=1e-7), name

@@ -61,6 +61,7 @@ from .pictures import TrainingPictures, put_evaluation_pictures
 from .preemption import PreemptionHook
 from .resume import apply_solver, check_optimizer_state, config_changes, report_changes
 from .solver import build_lr_scheduler, build_optimizer
+from .speed import arrange_memory, compile_for_training, uncompiled
 
 
 class Trainer(DefaultTrainer):
@@ -75,8 +76,8 @@ class Trainer(DefaultTrainer):
             :func:`~sgr.testing.plan_tests`.
 
     Raises:
-        ValueError: see :meth:`build_model`, :meth:`build_train_loader` and
-            :func:`~sgr.testing.plan_tests`.
+        ValueError: see :meth:`build_model`, :meth:`build_train_loader`,
+            :func:`~sgr.engine.speed.compile_for_training` and :func:`~sgr.testing.plan_tests`.
         KeyError, OSError, ValueError: if a dataset is unknown or cannot be loaded.
     """
 
@@ -90,6 +91,7 @@ class Trainer(DefaultTrainer):
             logging.getLogger(__name__).warning(
                 "DATASETS.TEST names no dataset: nothing will be evaluated"
             )
+        compile_for_training(model, cfg)
         optimizer = self.build_optimizer(cfg, model)
         with keep_datasets(self.tests[0].datasets):  # the checks look at the test sets again
             loader = self.build_train_loader(cfg)
@@ -243,9 +245,7 @@ class Trainer(DefaultTrainer):
             )
         if cfg.TEST.TOKENS.ENABLED:
             check_has_regions(model, "set TEST.TOKENS.ENABLED to False")
-        if cfg.MODEL.CHANNELS_LAST:
-            model.to(memory_format=torch.channels_last)
-        return model
+        return arrange_memory(model, cfg)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
@@ -335,9 +335,10 @@ class Trainer(DefaultTrainer):
         return [ForgivingWriter(writer) for writer in super().build_writers()]
 
     def _evaluate(self, test: PlannedTest) -> OrderedDict[str, Any]:
-        results = self.run_test(test)
-        if test is self.tests[0] and self.cfg.TEST.PICTURES and comm.is_main_process():
-            put_evaluation_pictures(test, self.cfg.TEST.PICTURES)
+        with uncompiled() if self.cfg.MODEL.COMPILE else nullcontext():
+            results = self.run_test(test)
+            if test is self.tests[0] and self.cfg.TEST.PICTURES and comm.is_main_process():
+                put_evaluation_pictures(test, self.cfg.TEST.PICTURES)
         before: dict[str, Any] = {} if test is self.tests[0] else self._last_eval_results
         self._last_eval_results = OrderedDict({**before, **results})
         return results
