@@ -318,6 +318,7 @@ def test_a_compiled_config_takes_one_case(tool, capsys):
 def test_steps_of_two_models(tool, capsys):
     plain = str(TOOLS.parent / "configs/shapes/small_fcn.yaml")
     with_sgr = f"{plain}+{TOOLS.parent / 'configs/mixins/sgr_in_head.yaml'}"
+    plain += "+INPUT.MIN_SIZE_TRAIN=(64,96)+INPUT.MIN_SIZE_TRAIN_SAMPLING=range"
     options = ["--configs", with_sgr, plain, "--size", "64", "--images", "1", "--repeat", "2"]
     assert tool.main(["step", *options, "--work", "training", "inference"]) == 0
     rows, parts = tables(capsys.readouterr().out)

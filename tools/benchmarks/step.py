@@ -132,6 +132,7 @@ def step_config(config: str, folder: str | Path, args: argparse.Namespace) -> Cf
         "DATASETS.TRAIN": (f"{description.stem}_train",),
         "DATASETS.TEST": (),
         "INPUT.MIN_SIZE_TRAIN": (args.size,),
+        "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",  # a range would be of two sizes
         "INPUT.CROP.SIZE": [args.size, args.size],
         "INPUT.SIZE_DIVISIBILITY": 32,  # some configs pad to the size of their crops
         "SOLVER.IMS_PER_BATCH": args.images,
