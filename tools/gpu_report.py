@@ -11,6 +11,8 @@ The sections, in this order:
                 inference, with and without SGR, in float32 and autocast: benchmark.py step
     attention   deformable attention beside grid_sample, and compiled: benchmark.py
     scales      inference at several scales: benchmark.py multi-scale
+    switches    a training step of the first model with SGR under autocast, without and with
+                MODEL.CHANNELS_LAST and MODEL.COMPILE
     training    as many iterations of --config as fit into the time that is left
 
 Each command is a process of its own. What fails, or does not fit into the time, is said in the
@@ -54,7 +56,7 @@ MODELS = {
         "configs/shapes/small_fcn.yaml",
     ),
 }
-SECTIONS = ("tests", "steps", "attention", "scales", "training")
+SECTIONS = ("tests", "steps", "attention", "scales", "switches", "training")
 # The exit status of a training that saved a checkpoint and stopped, PREEMPTED in
 # sgr.engine.preemption. This tool does not import sgr: what fails there belongs into the report.
 STOPPED = 75
@@ -99,11 +101,11 @@ def build_parser() -> argparse.ArgumentParser:
 def plan(args: argparse.Namespace) -> Iterator[Part]:
     """The commands that the arguments ask for."""
     bench = ["tools/benchmark.py"]
+    sizes = ["--size", args.size, "--images", args.images, "--repeat", args.repeat]
     if "tests" in args.sections:
         yield Part("tests", ["-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider"])
     if "steps" in args.sections:
         for model in args.models:
-            sizes = ["--size", args.size, "--images", args.images, "--repeat", args.repeat]
             cases = ["--work", "training", "inference", "--precision", "float32", "autocast"]
             command = [*bench, "step", "--configs", *MODELS[model], *sizes, *cases]
             yield Part(f"steps of {model}", [*map(str, command), "--device", args.device])
@@ -116,6 +118,11 @@ def plan(args: argparse.Namespace) -> Iterator[Part]:
     if "scales" in args.sections:
         size = ["--size", str(args.size), str(args.size), "--input", str(args.size)]
         yield Part("scales", [*bench, "multi-scale", *size, "--device", args.device])
+    if "switches" in args.sections:
+        for key in ("MODEL.CHANNELS_LAST", "MODEL.COMPILE"):
+            configs = [f"{MODELS[args.models[0]][0]}+{key}={on}" for on in (False, True)]
+            command = [*bench, "step", "--configs", *configs, *sizes, "--precision", "autocast"]
+            yield Part(f"switch {key}", [*map(str, command), "--device", args.device])
     if "training" in args.sections:
         config, *mixins = args.config.split("+")
         command = ["train_net.py", "--config-file", config]

@@ -42,5 +42,6 @@ def test_what_fails_or_does_not_fit_is_said(tmp_path):
     )
     assert done.returncode == 1
     assert "**failed with status" in text and "none.yaml" in text
-    done, text = report(tmp_path, "--sections", "attention", "--minutes", "0")
-    assert "**not run: the time was over**" in text
+    done, text = report(tmp_path, "--sections", "attention", "switches", "--minutes", "0")
+    # Each key is a command of its own.
+    assert text.count("**not run: the time was over**") == 3 and "## switch MODEL.COMPILE" in text
