@@ -1,7 +1,8 @@
-"""Focal and dice loss, which the losses of masks and of concept regions share."""
+"""What the losses of masks and of concept regions, and their matchings, share."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, distributed
 
@@ -37,6 +38,15 @@ def dice_loss(intersection: Tensor, mass: Tensor, area: Tensor) -> Tensor:
     """
     # Adding 1 avoids 0 / 0.
     return 1 - (2 * intersection + 1) / (mass + area + 1)
+
+
+def matching_costs(costs: Tensor) -> np.ndarray:
+    """Copy costs to the host, with numbers in the place of what is not finite.
+
+    A diverged model shall show a loss that is not finite, in all processes, and not a failure of
+    the assignment in one of them.
+    """
+    return np.nan_to_num(costs.cpu().numpy(), nan=0.0, posinf=1e8, neginf=-1e8)
 
 
 def mean_over_workers(number: float | Tensor, device: torch.device) -> Tensor:

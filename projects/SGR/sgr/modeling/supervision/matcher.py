@@ -8,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..layers.losses import dice_loss, focal_terms
+from ..layers.losses import dice_loss, focal_terms, matching_costs
 from .targets import ComponentTargets
 
 
@@ -84,9 +84,7 @@ class ConceptMatcher:
             )
         assignment = np.full((batch, num_concepts), -1)
         if max(targets.counts, default=0) > 0:
-            costs = self.cost(logits, targets).cpu().numpy()
-            # A diverged model shall show a loss that is not finite, in all processes.
-            costs = np.nan_to_num(costs, nan=0.0, posinf=1e8, neginf=-1e8)
+            costs = matching_costs(self.cost(logits, targets))
             for image, count in enumerate(targets.counts):
                 self._match_image(costs[image, :, :count], assignment[image])
         return torch.from_numpy(assignment)

@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...layers.losses import dice_loss, focal_terms
+from ...layers.losses import dice_loss, focal_terms, matching_costs
 
 Match = tuple[np.ndarray, np.ndarray]
 
@@ -120,12 +120,10 @@ class HungarianMatcher(nn.Module):
                 ],
                 dim=2,
             )
-        # A diverged model shall show a non-finite loss, not a failure of the assignment.
-        costs = np.nan_to_num(costs.cpu().numpy(), nan=0.0, posinf=1e8, neginf=-1e8)
         borders = np.cumsum(counts)[:-1]
         return [
             [linear_sum_assignment(cost) for cost in np.split(layer, borders, axis=1)]
-            for layer in costs
+            for layer in matching_costs(costs)
         ]
 
     def read_all(self, logits: Sequence[Tensor], masks: Tensor) -> tuple[Iterable[Tensor], Tensor]:
