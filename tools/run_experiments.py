@@ -37,8 +37,8 @@ class, differ from those of this config, with a test that resamples the images. 
 count the pixels of each image: end the command with TEST.EVALUATORS "['ImageIoUEvaluator']".
 
 Options at the end change all configs, as in train_net.py. After a list (of configs, weights, seeds
-or metrics), write -- before them. The exit status is 1 if a run failed, and 130 after Ctrl-C. The
-tool works on Linux and macOS.
+or metrics), write -- before them. The exit status is 1 if a run failed, and 130 after Ctrl-C, on
+which the runs finish their iteration and save. The tool works on Linux and macOS.
 """
 
 from __future__ import annotations
@@ -206,17 +206,21 @@ def train(runs: Sequence[Run], launcher: Launcher, args: argparse.Namespace) -> 
         f"{args.output}/results.md"
     )
     with Progress(queue, len(runs) - len(queue)) as progress, Pool(launcher, args.jobs) as pool:
-        while queue or pool.active:
-            while queue and pool.has_room:
-                run = queue.popleft()
-                progress.say(start_text(run))
-                pool.start(run)
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-            for run, code in pool.collect():
-                progress.end(run, failed=code != 0)
-                progress.say(end_text(run, code))
-                write_report(collect(runs), args.metrics or METRICS, args.output)
-            progress.update(pool.active)
+        try:
+            while queue or pool.active:
+                while queue and pool.has_room:
+                    run = queue.popleft()
+                    progress.say(start_text(run))
+                    pool.start(run)
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+                for run, code in pool.collect():
+                    progress.end(run, failed=code != 0)
+                    progress.say(end_text(run, code))
+                    write_report(collect(runs), args.metrics or METRICS, args.output)
+                progress.update(pool.active)
+        except KeyboardInterrupt:
+            progress.say("Stopping: the runs save; a second Ctrl-C ends them at once")
+            raise
     return progress.failed
 
 

@@ -9,6 +9,8 @@ import os
 import re
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -386,6 +388,77 @@ def test_an_interruption_stops_the_children_and_can_be_resumed(
     assert [json.loads(line)["iteration"] for line in metrics.read_text().splitlines()] == [
         *(19, 19, 39, 40)
     ]
+
+
+# Stands for a training with a data worker. Told to end, it needs the worker, saves and ends; where
+# there is a file "stubborn", it goes on.
+SAVING = """
+import signal, subprocess, sys, time
+from pathlib import Path
+
+folder = Path(sys.argv[sys.argv.index("OUTPUT_DIR") + 1])
+worker = subprocess.Popen(["sleep", "60"])
+
+def save(*_):
+    time.sleep(0.3)
+    (folder / ("saved" if worker.poll() is None else "broken")).touch()
+    if not (folder / "stubborn").exists():
+        sys.exit(75)
+
+signal.signal(signal.SIGTERM, save)
+(folder / "worker").write_text(str(worker.pid))
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def saving(tool, tmp_path, monkeypatch):
+    """A pool with a training that saves when it is told to end."""
+    script = tmp_path / "saving.py"
+    script.write_text(SAVING)
+    monkeypatch.setattr(tool.processes, "TRAIN_NET", script)
+    (tmp_path / "run").mkdir()
+    pool = tool.Pool(tool.Launcher(), 1)
+    pool.start(run_in(tool, tmp_path / "run"))
+    worker = tmp_path / "run" / "worker"
+    while not (worker.exists() and worker.read_text()):
+        time.sleep(0.05)
+    return pool
+
+
+def is_alive(pid):
+    """Whether a process runs; one that has ended may wait for a parent that asks for it."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def has_ended(pid):
+    end = time.monotonic() + 10
+    while is_alive(pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not is_alive(pid)
+
+
+def test_a_training_that_is_stopped_can_save(saving, tmp_path):
+    """Its data workers live until it has ended, and no longer."""
+    with saving:
+        pass
+    assert (tmp_path / "run" / "saved").exists()
+    assert has_ended(int((tmp_path / "run" / "worker").read_text()))
+
+
+def test_a_second_interruption_ends_the_trainings_at_once(saving, tmp_path):
+    (tmp_path / "run" / "stubborn").touch()
+    (_, process), *_ = saving._active.values()
+    timer = threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt), saving:
+        pass
+    assert process.poll() == -signal.SIGKILL
+    assert has_ended(int((tmp_path / "run" / "worker").read_text()))
 
 
 def test_two_tools_do_not_share_a_folder(tool, arguments, tmp_path, capsys):

@@ -8,8 +8,9 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -17,7 +18,7 @@ from typing import TextIO
 from .runs import Run, prepare, write_record
 
 TRAIN_NET = Path(__file__).resolve().parents[2] / "train_net.py"
-SECONDS_TO_END = 10
+SECONDS_TO_END = 30
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,9 @@ class Launcher:
 class Pool:
     """Runs at most ``size`` trainings at a time, and stops them at the end of its ``with`` block.
 
-    A training that was stopped goes on from its last checkpoint when it is started again.
+    A training finishes its iteration and saves a checkpoint when it is stopped, and goes on from
+    there when it is started again. One that takes longer than ``SECONDS_TO_END`` is killed, and so
+    are all if a KeyboardInterrupt comes meanwhile; they go on from earlier checkpoints.
     """
 
     def __init__(self, launcher: Launcher, size: int):
@@ -102,13 +105,18 @@ class Pool:
 
     def __exit__(self, *_error) -> None:
         processes = [process for _, process in self._active.values()]
-        for process in processes:
-            _signal_group(process, signal.SIGTERM)
-        for process in processes:
-            try:
-                process.wait(SECONDS_TO_END)
-            except subprocess.TimeoutExpired:
-                _signal_group(process, signal.SIGKILL)
+        end = time.monotonic() + SECONDS_TO_END
+        try:
+            # Not to the groups: a training cannot save when its data workers are killed.
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(end - time.monotonic(), 0))
+        finally:
+            for process in processes:
+                _signal_group(process, signal.SIGKILL)  # and what it has left behind
+            for process in processes:
                 process.wait()
 
     @property
