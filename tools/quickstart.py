@@ -49,14 +49,30 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--num-images", type=int, default=6, help="scenes to draw")
     parser.add_argument("--resume", action="store_true", help="go on after an interruption")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.num_images < 1:  # an error now, not after the training
+        parser.error("--num-images must be at least 1")
+    return args
 
 
 def run(title: str, script: str, *arguments: object) -> None:
-    """Run a script of the project, which prints to the terminal."""
+    """Run a script of the project, which prints to the terminal.
+
+    Raises:
+        subprocess.CalledProcessError: if it fails.
+        KeyboardInterrupt: after Ctrl-C, when the script has ended.
+    """
     print(f"\n== {title}", flush=True)
     command = [sys.executable, "-W", "ignore", str(ROOT / script), *map(str, arguments)]
-    subprocess.run(command, check=True)
+    # subprocess.run kills the script a quarter of a second after Ctrl-C.
+    with subprocess.Popen(command) as process:
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:
+            process.wait()  # Ctrl-C has reached the script, too: a training saves
+            raise
+    if status:
+        raise subprocess.CalledProcessError(status, command)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -121,4 +137,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("\nStopped. The same command with --resume goes on from the last checkpoint.")
+        sys.exit(130)

@@ -2,8 +2,13 @@
 
 import json
 import os
+import runpy
+import signal
 import subprocess
 import sys
+import time
+
+import pytest
 
 from tiny_model import CHECKOUT, tiny_options
 
@@ -26,3 +31,55 @@ def test_trains_evaluates_and_draws(tiny_shapes, tmp_path):
     assert (output / "curves.png").is_file() and (output / "train" / "model_final.pth").is_file()
     assert (output / "explorer" / "data" / "00003.js").is_file()
     assert "eta" in done.stdout  # the log shows what is left
+
+
+# Stands for train_net.py, which takes its time to save after Ctrl-C.
+SAVING = """
+import signal, sys, time
+from pathlib import Path
+
+def save(*_):
+    time.sleep(1)
+    Path("saved").touch()
+    sys.exit(75)
+
+signal.signal(signal.SIGINT, save)
+Path("started").touch()
+time.sleep(60)
+"""
+
+
+def test_ctrl_c_lets_the_training_save(tmp_path):
+    """A terminal sends the signal to the tool and to the training."""
+    (tmp_path / "train_net.py").write_text(SAVING)
+    (tmp_path / "shapes").mkdir()
+    tool = CHECKOUT / "tools" / "quickstart.py"
+    # The script as it is run, but with the project's scripts elsewhere.
+    (tmp_path / "tools").mkdir()
+    copy = tmp_path / "tools" / tool.name
+    copy.write_text(tool.read_text())
+    environment = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path)}
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(copy)],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    end = time.monotonic() + 60
+    while not (tmp_path / "started").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    printed, _ = process.communicate(timeout=30)
+    assert (tmp_path / "saved").exists()
+    assert process.returncode == 130
+    assert "--resume goes on" in printed and "Traceback" not in printed
+
+
+def test_a_wrong_number_of_images_is_found_before_the_training(capsys):
+    tool = runpy.run_path(str(CHECKOUT / "tools" / "quickstart.py"))
+    with pytest.raises(SystemExit, match="2"):
+        tool["parse_args"](["--num-images", "0"])
+    assert "--num-images must be at least 1" in capsys.readouterr().err
