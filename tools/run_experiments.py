@@ -20,8 +20,9 @@ FILE+MIXIN merges a config over another, as train_net.py --with does; several ar
         sgr=configs/camvid-11/small_fcn.yaml+configs/mixins/sgr_in_head.yaml \
         --seeds 0 1 2 --output output/camvid
 
---weights NAME=FILE sets the file that the runs of a config start from; {seed} in FILE stands for
-the seed. So a second stage (a detector) can start from the first stage with the same seed,
+--weights NAME=FILE sets the file, or the model folder, that the runs of a config start from; {seed}
+in FILE stands for the seed. So a second stage (a detector) can start from the first stage with the
+same seed,
 
     python tools/run_experiments.py --configs configs/shapes/maskformer_R50_sgr.yaml \
         --seeds 0 1 --output output/first
@@ -170,7 +171,7 @@ def plan(args: argparse.Namespace) -> tuple[list[Run], Launcher]:
     gpus = visible_gpus()
     if gpus and args.num_gpus > len(gpus):
         raise ValueError(f"--num-gpus {args.num_gpus}: there are {len(gpus)} here")
-    configs = parse_configs(args.configs)
+    configs = parse_configs(args.configs, allow_unsafe=args.allow_unsafe_yaml)
     runs = plan_runs(
         configs,
         args.seeds,

@@ -177,6 +177,45 @@ def test_weights_are_known_again(tool, configs, tmp_path, monkeypatch):
         tool.runs.check_unchanged(plan("other.pth"))
 
 
+def test_configs_are_found_where_train_net_finds_them(tool, tmp_path, monkeypatch):
+    """Those of the package from any folder, and model folders."""
+    monkeypatch.chdir(tmp_path)
+    name = "configs/shapes/fcn_R50.yaml"
+    assert tool.parse_configs([name, f"sgr={name}+configs/mixins/sgr.yaml"]) == {
+        "fcn_R50": [Path(name)],
+        "sgr": [Path(name), Path("configs/mixins/sgr.yaml")],
+    }
+    folder = tmp_path / "model"
+    folder.mkdir()
+    with pytest.raises(ValueError, match="'model' is a folder, but no model folder"):
+        tool.parse_configs(["model"])
+    for file in ("config.yaml", "model.safetensors", "model.json"):
+        (folder / file).touch()
+    assert tool.parse_configs(["model"]) == {"model": [Path("model")]}
+
+
+def test_runs_start_from_a_model_folder(tool, configs, tmp_path):
+    """It is known again by its weights."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    named = tool.parse_configs(configs[:1])
+
+    def plan():
+        return tool.plan_runs(named, [0], tmp_path / "out", weights={"a": str(folder)})
+
+    with pytest.raises(FileNotFoundError, match="no weights '.*model' for 'a'"):
+        tool.check_weights(plan())
+    (folder / "model.safetensors").write_text("stage one")
+    (run,) = plan()
+    tool.check_weights([run])
+    assert run.weights == folder
+    run.folder.mkdir(parents=True)
+    tool.runs.write_record(run, "finished")
+    (folder / "model.safetensors").write_text("stage 0ne")
+    with pytest.raises(ValueError, match="SHA-256 of MODEL.WEIGHTS .* -> "):
+        tool.runs.check_unchanged(plan())
+
+
 def test_weights_are_wanted_only_by_runs_that_start(
     tool, stand_in, arguments, configs, tmp_path, capsys
 ):

@@ -6,7 +6,6 @@ status of the run, and ``console.txt`` with all that its processes printed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -19,8 +18,10 @@ from typing import Any
 
 import yaml
 
+from sgr.checkpoints.model_folder import WEIGHTS, digest
 from sgr.data.files import draft_of
 from sgr.engine import load_config
+from sgr.engine.setup import local_config
 
 # Keys that the tool sets for each run.
 OWN_KEYS = ("OUTPUT_DIR", "SEED")
@@ -86,14 +87,17 @@ class Run:
         return int(number[1]) + 1 if number else self.max_iter
 
 
-def parse_configs(texts: Sequence[str]) -> dict[str, list[Path]]:
+def parse_configs(texts: Sequence[str], *, allow_unsafe: bool = False) -> dict[str, list[Path]]:
     """Read "FILE", "FILE+MIXIN+..." or "NAME=..." arguments: name -> config file and its mixins.
 
-    The default name is made of the names of the files: "fcn_sgr" for "fcn.yaml+sgr.yaml".
+    The default name is made of the names of the files: "fcn_sgr" for "fcn.yaml+sgr.yaml". A file is
+    also what train_net.py takes for one: a model folder, or "configs/..." of this package, and with
+    ``allow_unsafe`` a model of the hub.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if two configs have the same name, or a name cannot be the name of a folder.
+        ValueError: if two configs have the same name, a name cannot be the name of a folder, or a
+            folder is no model folder.
     """
     configs: dict[str, list[Path]] = {}
     for text in texts:
@@ -101,7 +105,7 @@ def parse_configs(texts: Sequence[str]) -> dict[str, list[Path]]:
         files = [Path(part) for part in (after if equals else text).split("+")]
         name = before if equals else "_".join(file.stem for file in files)
         for file in files:
-            if not file.is_file():
+            if not Path(local_config(str(file), allow_unsafe=allow_unsafe)).is_file():
                 raise FileNotFoundError(
                     f"there is no config file {str(file)!r} (changes of the configs, KEY VALUE, "
                     "come after --output DIR, or at the end behind --)"
@@ -215,10 +219,15 @@ def _load(files: Sequence[Path], opts: Sequence[str], allow_unsafe: bool):
 def _describe_weights(file: Path) -> dict[str, str]:
     """Path and checksum of a file of weights; the path alone if the file is missing."""
     described = {"MODEL.WEIGHTS": repr(str(file.resolve()))}
-    if file.is_file():
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        described["SHA-256 of MODEL.WEIGHTS"] = digest
+    content = _file_of_weights(file)
+    if content.is_file():
+        described["SHA-256 of MODEL.WEIGHTS"] = digest(content)
     return described
+
+
+def _file_of_weights(path: Path) -> Path:
+    """The file that has the weights: in a model folder, or the path itself."""
+    return path / WEIGHTS if path.is_dir() else path
 
 
 def _flatten(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -249,7 +258,7 @@ def check_weights(runs: Sequence[Run]) -> None:
     for run in runs:
         # The other runs have checkpoints of their own.
         starts = status(run) != "finished" and not run.has_checkpoint
-        if starts and run.weights is not None and not run.weights.is_file():
+        if starts and run.weights is not None and not _file_of_weights(run.weights).is_file():
             raise FileNotFoundError(f"there are no weights {str(run.weights)!r} for {run.name!r}")
 
 
