@@ -35,7 +35,8 @@ same seed,
 
 --baseline NAME adds to results.md how much the mIoU of the other configs, and the IoU of each
 class, differ from those of this config, with a test that resamples the images. The evaluations must
-count the pixels of each image: end the command with TEST.EVALUATORS "['ImageIoUEvaluator']".
+count the pixels of each image, of a single test set: end the command with TEST.EVALUATORS
+"['ImageIoUEvaluator']".
 
 Options at the end change all configs, as in train_net.py. After a list (of configs, weights, seeds
 or metrics), write -- before them. The exit status is 1 if a run failed, and 130 after Ctrl-C, on

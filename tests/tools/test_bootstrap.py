@@ -69,6 +69,10 @@ def test_other_images_are_an_error(bootstrap):
     other = counts(bootstrap, 0.6, images=29)
     with pytest.raises(ValueError, match="different images"):
         bootstrap.paired_differences([other], [base])
+    other = counts(bootstrap, 0.6)
+    other.class_names[0] = "other"
+    with pytest.raises(ValueError, match="different classes"):
+        bootstrap.paired_differences([other], [base])
 
 
 @pytest.fixture
@@ -110,6 +114,27 @@ def test_only_seeds_that_both_have(bootstrap, runs):
     neither = {("none", 0), ("none", 1)}
     text = bootstrap.compare_to_baseline(runs, outcomes(runs, neither), "none", samples=50)
     assert "ImageIoUEvaluator" in text and "|" not in text
+
+
+def test_a_config_that_was_evaluated_otherwise_is_left_out(bootstrap, runs):
+    """The others are compared all the same."""
+    for run in runs:
+        if run.name == "late":
+            one = counts(bootstrap, 0.5, images=29)
+            np.savez(run.folder / bootstrap.FILE, **vars(one))
+    text = bootstrap.compare_to_baseline(runs, outcomes(runs), "none", samples=50)
+    reason = "No difference of late to none: the runs were evaluated on different images."
+    assert "sgr (2 seeds)" in text and "late (" not in text and text.endswith(f"\n\n{reason}\n")
+    only = [run for run in runs if run.name != "sgr"]
+    text = bootstrap.compare_to_baseline(only, outcomes(only), "none", samples=50)
+    assert text == f"{reason}\n"
+
+
+def test_p_is_never_written_as_nothing(bootstrap, runs):
+    """No draw of 5000 is on the other side, so that p is below 2 / 5000."""
+    text = bootstrap.compare_to_baseline(runs, outcomes(runs), "none", samples=5000)
+    (row,) = [line for line in text.splitlines() if line.startswith("| p ")]
+    assert " < 0.001 " in row
 
 
 def test_unknown_baseline(bootstrap, runs):

@@ -59,7 +59,10 @@ class ImageIoU:
 
 
 def read_image_iou(folder: Path) -> ImageIoU | None:
-    """What a run's last evaluation has counted; None if TEST.EVALUATORS did not ask for it."""
+    """What a run's last evaluation on its only test set has counted.
+
+    None if TEST.EVALUATORS did not ask for it, or there are several test sets.
+    """
     if not (folder / FILE).exists():
         return None
     with np.load(folder / FILE) as file:
@@ -82,11 +85,14 @@ def paired_differences(
         seeds of the differences on drawn images.
 
     Raises:
-        ValueError: if two runs were evaluated on other images.
+        ValueError: if two runs were evaluated on other images, or for other classes.
     """
     names = baselines[0].file_names
     if any(one.file_names != names for one in (*runs, *baselines)):
         raise ValueError("the runs were evaluated on different images")
+    classes = baselines[0].class_names
+    if any(one.class_names != classes for one in (*runs, *baselines)):
+        raise ValueError("the runs were evaluated for different classes")
     rng = np.random.default_rng(seed)
     count = len(names)
     weights = rng.multinomial(count, np.full(count, 1 / count), size=samples).astype(np.float64)
@@ -122,10 +128,8 @@ def compare_to_baseline(
         samples: number of draws.
 
     Returns:
-        The table, or a sentence that says what is missing.
-
-    Raises:
-        ValueError: if the runs were evaluated on different images.
+        The table, or a sentence that says what is missing. A config that cannot be compared has no
+        column, and a sentence below says why.
     """
     names = list(dict.fromkeys(run.name for run in runs))
     measured: dict[str, dict[int, ImageIoU]] = {name: {} for name in names}
@@ -134,19 +138,22 @@ def compare_to_baseline(
         if counts is not None:
             measured[run.name][run.seed] = counts
     columns: dict[str, list[str]] = {}
+    left_out = ""
     for name in names:
         seeds = sorted(measured[name].keys() & measured[baseline].keys())
         if name == baseline or not seeds:
             continue
-        columns[f"{name} ({len(seeds)} seed{'s'[: len(seeds) > 1]})"] = _column(
-            [measured[name][seed] for seed in seeds],
-            [measured[baseline][seed] for seed in seeds],
-            samples,
-        )
+        pairs = [(measured[name][seed], measured[baseline][seed]) for seed in seeds]
+        try:
+            column = _column(*zip(*pairs), samples)
+        except ValueError as error:
+            left_out += f"\nNo difference of {name} to {baseline}: {error}.\n"
+            continue
+        columns[f"{name} ({len(seeds)} seed{'s'[: len(seeds) > 1]})"] = column
     if not columns:
-        return (
+        return left_out.lstrip() or (
             f"No differences to {baseline}: no seed of it and of another config has finished with "
-            "TEST.EVALUATORS \"['ImageIoUEvaluator']\""
+            "TEST.EVALUATORS \"['ImageIoUEvaluator']\" and a single dataset in DATASETS.TEST\n"
         )
     first = next(iter(measured[baseline].values()))
     every = np.ones((1, len(first.file_names)))
@@ -163,7 +170,7 @@ def compare_to_baseline(
         disable_numparse=True,
     )
     caption = CAPTION.format(baseline=baseline, images=len(first.file_names), samples=samples)
-    return f"{table}\n\n{caption}\n"
+    return f"{table}\n\n{caption}\n{left_out}"
 
 
 def _format(values: np.ndarray) -> list[str]:
@@ -184,4 +191,5 @@ def _column(runs: Sequence[ImageIoU], baselines: Sequence[ImageIoU], samples: in
     low, high = np.percentile(draws, (2.5, 97.5))
     spread = f" ± {seeds.std(ddof=1):.1f}" if len(seeds) > 1 else ""
     total = f"{seeds.mean():+.1f}{spread} [{low:+.1f}, {high:+.1f}]"
-    return [total, f"{p_value(draws):.3f}", *cells]
+    p = p_value(draws)
+    return [total, "< 0.001" if p < 0.001 else f"{p:.3f}", *cells]
