@@ -65,7 +65,7 @@ def make_shapes(
     """Write the dataset to ``root/shapes``, unless it exists already.
 
     All files are written to another folder, which gets its name at the end, so an interrupted run
-    leaves nothing unfinished.
+    leaves nothing unfinished, and several may run at a time.
 
     Args:
         root: folder of all datasets; it is made if it is missing.
@@ -105,10 +105,14 @@ def make_shapes(
         (unfinished / "made_with.json").write_text(json.dumps(made_with) + "\n")
         # A temporary folder is private, a dataset is not.
         unfinished.chmod(0o755)
-        unfinished.rename(folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
+            _check_same(folder, made_with)  # another process has made it meanwhile
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)  # if it still has this name
     progress(f"wrote {num_train} + {num_val} scenes to {folder}")
     return folder
 

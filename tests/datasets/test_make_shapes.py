@@ -175,3 +175,23 @@ def test_missing_label_map(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"images/val/00000\.jpg"):
         DatasetCatalog.get("shapes_sem_seg_val")
+
+
+def test_two_at_a_time(tmp_path):
+    """The first one to end gives its files; the other one finds them right, or refuses them."""
+    options = {"num_train": 2, "num_val": 1, "size": 32}
+
+    def first(line):
+        if line == "val: 1 of 1 scenes":  # of the second one, all is written
+            script.make_shapes(tmp_path, **options)
+
+    assert script.make_shapes(tmp_path, **options, progress=first) == tmp_path / "shapes"
+    assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
+
+    def other(line):
+        if line == "val: 1 of 1 scenes":
+            script.make_shapes(tmp_path / "other", **options, seed=1)
+
+    with pytest.raises(FileExistsError, match="was made with"):
+        script.make_shapes(tmp_path / "other", **options, progress=other)
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["shapes"]
