@@ -8,7 +8,8 @@ The folder has the weights (safetensors: no pickle), the full config, names and 
 classes, the preparation of the images, the metrics of the last evaluation, the licence and a model
 card. --config-file and --weights of all tools, MODEL.WEIGHTS, sgr.load_model and sgr.Predictor.load
 take it. The metrics are those of inference/results.json beside the checkpoint, where it is not
-older than the checkpoint, or of --results. With --push, it goes to the Hugging Face hub.
+older than the checkpoint and cannot be that of a later one, or of --results; those of a model
+folder are its own. With --push, it goes to the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 from detectron2.utils.logger import setup_logger
 
 from sgr.checkpoints.backbone_file import source_of
+from sgr.checkpoints.model_folder import folder_with, read_description
 from sgr.load import add_model_arguments, load_with_checkpoint
 from sgr.packaging import check_target, package_model, push_model
 
@@ -51,19 +53,29 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def read_results(weights: Path, results: Path | None) -> dict[str, Any]:
-    """The metrics of the last evaluation; none if there is no file, or it is older.
+    """The metrics of the last evaluation of a checkpoint, or of a model folder.
+
+    None if there is no file, or it is older, or may be of a later checkpoint.
 
     Raises:
         OSError, ValueError: the file that is named cannot be read.
     """
+    folder = weights if weights.is_dir() else folder_with(weights)
+    if results is None and folder is not None:
+        return read_description(folder)["metrics"]
     file = results or weights.parent / "inference" / "results.json"
     if results is None:
         if not file.is_file():
             print(f"There are no metrics: no {file}. Evaluate, or name a file with --results.")
             return {}
-        if file.stat().st_mtime < weights.stat().st_mtime:
+        evaluated, written = file.stat().st_mtime, weights.stat().st_mtime
+        if evaluated < written:
             print(f"{file} is older than {weights}, so left out. --results takes it all the same.")
             return {}
+        for later in sorted(weights.parent.glob("model_*.pth"), reverse=True):
+            if written < later.stat().st_mtime <= evaluated:
+                print(f"{file} may be of {later}, so left out. --results takes it all the same.")
+                return {}
     content = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds no results of an evaluation")

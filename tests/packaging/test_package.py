@@ -91,6 +91,30 @@ def test_what_is_in_it(packaged, run):
     assert len({os.stat(packaged / name).st_mode for name in ("model.json", *FILES[:2])}) == 1
 
 
+def test_whose_metrics_they_are(folder, tmp_path, capsys):
+    """Not those of another checkpoint of the training, nor of another model beside a folder."""
+    tool = runpy.run_path(str(CHECKOUT / "tools" / "package_model.py"))
+    files = {"model_0000249.pth": 1, "model_final.pth": 2, "inference/results.json": 3}
+    files["backbone.pth"] = 2.5
+    (tmp_path / "inference").mkdir()
+    shutil.copytree(folder, tmp_path / "other")
+    for name, time in files.items():
+        if not (tmp_path / name).exists():
+            (tmp_path / name).write_text('{"sem_seg": {"mIoU": 1.0}}')
+        os.utime(tmp_path / name, (time, time))
+    early, last = tmp_path / "model_0000249.pth", tmp_path / "model_final.pth"
+    results = tmp_path / "inference" / "results.json"
+    assert tool["read_results"](last, None) == {"sem_seg": {"mIoU": 1.0}}
+    assert tool["read_results"](early, None) == {}
+    assert f"{results} may be of {last}, so left out" in capsys.readouterr().out
+    assert tool["read_results"](early, results) == {"sem_seg": {"mIoU": 1.0}}
+    os.utime(results, (1.5, 1.5))  # evaluated before the last checkpoint
+    assert tool["read_results"](early, None) == {"sem_seg": {"mIoU": 1.0}}
+    assert tool["read_results"](last, None) == {}
+    for weights in (tmp_path / "other", tmp_path / "other" / "model.safetensors"):
+        assert tool["read_results"](weights, None) == RESULTS
+
+
 def test_everything_takes_it(packaged, run, monkeypatch, tmp_path):
     expected = torch.load(run / "model_final.pth")["model"]
     monkeypatch.chdir(packaged.parent)
