@@ -1,4 +1,4 @@
-# make install   create .venv once and install SGR, Detectron2 and what they need (about 5 GB)
+# make install   create .venv once and install SGR, Detectron2 and what they need (about 6 GB)
 # make test      run all tests, in parallel; some of them:  make test ARGS="tests/data -x"
 # make test-official   the same in a second environment, .venv-official, with Detectron2 as its
 #                      repository has it today, which is built there (git, a C++ compiler)
