@@ -27,10 +27,12 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils.logger import setup_logger
 from PIL import Image
 
+from sgr.data.faults import list_values
 from sgr.data.loading import load_dataset
 from sgr.dataset_check import spread
 from sgr.evaluation.token_metrics import label_histograms
 from sgr.explorer import ExplorerModel, add_models_arguments, load_models
+from sgr.inference import output_files
 from sgr.inspection.image import InspectedImage, Inspector
 from sgr.inspection.tokens import Tokens
 from sgr.visualization import (
@@ -76,18 +78,23 @@ class Images:
     """What the models do in some images of a dataset.
 
     Attributes:
-        names: stems of the images' files.
+        names: stems of the images' files; of equal ones, with their folders.
         inspected: for each image name of a model -> what it does there.
     """
 
     def __init__(self, models: list[ExplorerModel], dataset: str, numbers: list[int]):
         records = load_dataset(dataset)
         numbers = numbers or list(spread(3, len(records)))
-        if not 0 <= min(numbers) <= max(numbers) < len(records):
-            raise ValueError(f"{dataset} has images 0 to {len(records) - 1}, not {max(numbers)}")
+        wrong = [number for number in numbers if not 0 <= number < len(records)]
+        if wrong:
+            raise ValueError(
+                f"{dataset} has images 0 to {len(records) - 1}, not {list_values(wrong)}"
+            )
         metadata = MetadataCatalog.get(dataset)
         inspectors = {one.name: Inspector(one.model, one.cfg, metadata) for one in models}
-        self.names = [Path(records[number]["file_name"]).stem for number in numbers]
+        files = [Path(records[number]["file_name"]) for number in numbers]
+        unique = output_files(files, Path(), (), ".png")
+        self.names = ["_".join(file.with_suffix("").parts) for file in unique]
         self.inspected = [
             {name: inspect(records[number]) for name, inspect in inspectors.items()}
             for number in numbers

@@ -3,7 +3,8 @@
 
 It writes two pictures for each image. NAME.panel.png has the image, its ground truth, components,
 prediction and the most used concept regions. NAME.tokens.png has the histograms of classes and
-instances of the first few of these regions.
+instances of the first few of these regions. Of equal NAMEs, the pictures lie in the images' folders
+below OUTPUT.
 
     python tools/visualize_tokens.py --config-file configs/... --weights model_final.pth \
         --dataset ade20k_sem_seg_val --num-images 8 --output pictures
@@ -20,6 +21,7 @@ from PIL import Image
 
 from sgr.data.loading import check_registered, load_dataset
 from sgr.dataset_check import spread
+from sgr.inference import output_files
 from sgr.inspection.image import Inspector
 from sgr.inspection.pictures import draw_inspected, draw_inspected_tokens
 from sgr.load import add_model_arguments, load_model
@@ -64,12 +66,15 @@ def main(arguments: list[str] | None = None) -> None:
     colors = class_colors(metadata, len(inspect.class_names))
     args.output.mkdir(parents=True, exist_ok=True)
 
-    for index in spread(args.num_images, len(records)):
-        record = records[index]
+    chosen = [records[index] for index in spread(args.num_images, len(records))]
+    # Of equal names in different folders, the pictures do not overwrite one another.
+    files = output_files([Path(each["file_name"]) for each in chosen], args.output, (), ".png")
+    for record, file in zip(chosen, files):
         drawn = inspect(record), inspect.class_names, colors
         panel = draw_inspected(*drawn, num_regions=args.num_regions)
         tokens = draw_inspected_tokens(*drawn, num_tokens=args.num_tokens)
-        stem = args.output / Path(record["file_name"]).stem
+        stem = file.with_suffix("")
+        stem.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(panel).save(f"{stem}.panel.png")
         if tokens is not None:
             Image.fromarray(tokens).save(f"{stem}.tokens.png")

@@ -1,10 +1,12 @@
 """The paper's figures, of models that know nothing."""
 
 import runpy
+import shutil
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from sgr.load import load_model
@@ -59,7 +61,41 @@ def test_each_figure_is_written_twice(tiny_shapes, checkpoints, tmp_path, figure
 def test_mistakes_are_told(tiny_shapes, checkpoints, tmp_path, capsys):
     config = ["--config-file", str(SHAPES / "maskformer_R50_sgr.yaml")]
     weights = ["--weights", str(checkpoints / "maskformer_R50_sgr.pth"), *tiny_options()]
-    with pytest.raises(ValueError, match="images 0 to 4, not 5"):
-        TOOL["main"](["--figure", "tokens", "--images", "5", *config, *weights])
+    for numbers, wrong in (("5", "5"), ("4 -1 7", "-1, 7")):
+        with pytest.raises(ValueError, match=f"images 0 to 4, not {wrong}$"):
+            TOOL["main"](["--figure", "tokens", "--images", *numbers.split(), *config, *weights])
     with pytest.raises(SystemExit):
         TOOL["main"](["--figure", "tokens", "--num-regions", "0", *config, *weights])
+
+
+def test_images_of_equal_names(tiny_shapes, checkpoints, tmp_path):
+    """Such as the frames of two videos, each in a folder of its own."""
+    records = DatasetCatalog.get("shapes_sem_seg_val")[:2]
+    for record, folder in zip(records, ("a", "b")):
+        (tmp_path / folder).mkdir()
+        shutil.copy(record["file_name"], tmp_path / folder / "1.jpg")
+        record["file_name"] = str(tmp_path / folder / "1.jpg")
+    DatasetCatalog.register("equal_names", lambda: records)
+    MetadataCatalog.get("equal_names").set(
+        stuff_classes=MetadataCatalog.get("shapes_sem_seg_val").stuff_classes, ignore_label=255
+    )
+    try:
+        TOOL["main"](
+            [
+                "--figure",
+                "components",
+                "--dataset",
+                "equal_names",
+                "--output",
+                str(tmp_path / "out"),
+            ]
+            + ["--config-file", str(SHAPES / "maskformer_R50_sgr.yaml")]
+            + ["--weights", str(checkpoints / "maskformer_R50_sgr.pth"), *tiny_options()]
+        )
+    finally:
+        DatasetCatalog.remove("equal_names")
+        MetadataCatalog.remove("equal_names")
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {
+        "components_a_1.png",
+        "components_b_1.png",
+    }

@@ -1,6 +1,7 @@
 """The tool from its command line to its pictures, with a model that knows nothing."""
 
 import runpy
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,25 @@ def test_pictures_are_written(dataset, arguments, tmp_path, monkeypatch, gives_l
     panel, tokens = (np.array(Image.open(output / f"street.{n}.png")) for n in ("panel", "tokens"))
     assert panel.ndim == 3 and len(np.unique(panel)) > 50
     assert tokens.ndim == 3 and len(np.unique(tokens)) > 50
+
+
+def test_images_of_equal_names(dataset, arguments, tmp_path):
+    """Such as the frames of two videos, each in a folder of its own."""
+    (record,) = DatasetCatalog.get(dataset)
+    records = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(record["file_name"], tmp_path / folder / "street.png")
+        records.append({**record, "file_name": str(tmp_path / folder / "street.png")})
+    DatasetCatalog.remove(dataset)
+    DatasetCatalog.register(dataset, lambda: records)
+    runpy.run_path(str(TOOL))["main"]([*arguments, "--dataset", dataset])
+    found = {str(file.relative_to(tmp_path)) for file in (tmp_path / "pictures").rglob("*.png")}
+    assert found == {
+        f"pictures/{folder}/street.{kind}.png"
+        for folder in ("a", "b")
+        for kind in ("panel", "tokens")
+    }
 
 
 def test_unknown_dataset(arguments):
