@@ -23,7 +23,7 @@ prints a Markdown table:
     ms          median time of a run, after one that does not count
     MiB         memory that a run needs at its peak, beyond its inputs: on a GPU what the allocator
                 says; on a CPU the growth of resident memory in a forked process, to 1 or 2 MiB
-                (Linux only)
+                (Linux only; where there is a GPU, CUDA_VISIBLE_DEVICES= lets PyTorch fork)
     ratio       literal / SGR: above 1, SGR is better
     deviation   largest difference between the results, relative to their largest value
 
@@ -260,6 +260,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command == "growth":
         return draw_growth(args)
     implementation, _ = COMMANDS[args.command]
+    if args.json:  # an error now, not after the work
+        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
     rows = measure(parser, args)
     versions = getattr(implementation, "VERSIONS", VERSIONS)
     about = environment(args)

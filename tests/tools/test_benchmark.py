@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import os
 import platform
 import sys
 from argparse import Namespace
@@ -67,7 +68,7 @@ def tables(text):
 @pytest.mark.parametrize("command", SMALL)
 def test_both_versions_compute_the_same(tool, capsys, tmp_path, command):
     threads = torch.get_num_threads()
-    file = tmp_path / "figures.json"
+    file = tmp_path / "new" / "figures.json"
     status, table = run(tool, capsys, command, "--json", str(file))
     assert status == 0
     rows = {
@@ -94,6 +95,33 @@ def test_both_versions_compute_the_same(tool, capsys, tmp_path, command):
             assert float(printed[name]) == pytest.approx(mean, rel=0.01)
             if platform.system() == "Linux":
                 assert row["mib"][version] >= 0
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="memory is measured in a forked process")
+def test_memory_is_left_out_where_torch_does_not_run_in_a_forked_process(tool):
+    """As beside a GPU, after a backward pass."""
+    from benchmarks.measure import compare
+
+    parent = os.getpid()
+
+    def refused():
+        if os.getpid() != parent:
+            raise RuntimeError(
+                "Unable to handle autograd's threading in combination with fork-based "
+                "multiprocessing. See https://github.com/pytorch/pytorch/wiki/Autograd-and-Fork"
+            )
+        return [1.0]
+
+    def broken():
+        raise RuntimeError("something else")
+
+    args = Namespace(device="cpu", threads=1, repeat=1, clock="wall")
+    row = compare("case", refused, refused, args)
+    assert row.mib == (None, None) and row.memory_ratio is None
+    ((printed,),) = tables(tool.format_table([row]))
+    assert printed["literal MiB"] == printed["SGR MiB"] == printed["memory ratio"] == "-"
+    with pytest.raises(RuntimeError, match="ended with status 1"):
+        compare("case", broken, broken, args)
 
 
 def test_guard_tells_what_is_not_as_expected(tool, capsys, tmp_path):

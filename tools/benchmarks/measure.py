@@ -139,10 +139,20 @@ def _peak_mib(run: Callable[[], Results], device: str) -> float | None:
 
 
 def _report_peak(run: Callable[[], Results], queue: multiprocessing.SimpleQueue) -> None:
-    """In the forked process: the peak of resident memory less what stays after the run."""
+    """In the forked process: the peak of resident memory less what stays after the run.
+
+    None if PyTorch refuses a backward pass there. It does so once it has started threads for other
+    devices in the parent, as a backward pass does where it sees a GPU.
+    """
     import resource  # not on Windows
 
-    run()
+    try:
+        run()
+    except RuntimeError as error:
+        if "fork-based multiprocessing" not in str(error):
+            raise
+        queue.put(None)
+        return
     _return_free_memory()
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
