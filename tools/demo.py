@@ -363,8 +363,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"{len(problems)} failed:", file=sys.stderr)
         for name, problem in problems.items():
             print(f"  {name}: {problem}", file=sys.stderr)
-    if args.explorer:
-        explore(args, [file for file in files if str(file) not in problems])
+    predicted = [file for file in files if str(file) not in problems]
+    if args.explorer and predicted:
+        explore(args, predicted)
     return 1 if problems else 0
 
 

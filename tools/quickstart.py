@@ -25,6 +25,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from sgr.data.datasets.missing import datasets_root
 from sgr.visualization import draw_training_curves, higher_is_better, read_metrics
 from sgr.visualization.metric_names import TOKEN_METRICS
 
@@ -78,7 +79,8 @@ def run(title: str, script: str, *arguments: object) -> None:
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
     train, pictures = args.output / "train", args.output / "pictures"
-    root = Path(os.environ.setdefault("DETECTRON2_DATASETS", str(ROOT / "datasets")))
+    os.environ.setdefault("DETECTRON2_DATASETS", str(ROOT / "datasets"))
+    root = datasets_root()
     if (root / "shapes").is_dir():
         print(f"== Scenes: those in {root / 'shapes'}")
     else:

@@ -176,6 +176,14 @@ def test_an_explorer_beside(tool, models, photos, tmp_path):
     assert len(list((folder / "images").iterdir())) == len(list((tmp_path / "out").glob("*.*")))
 
 
+def test_no_explorer_where_no_image_can_be_predicted(tool, models, tmp_path, capsys):
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    command = ["--input", str(tmp_path / "broken.jpg"), "--output", str(tmp_path / "out")]
+    explorer = tmp_path / "explorer"
+    assert tool.main([*command, "--explorer", str(explorer), *models("semantic")]) == 1
+    assert "1 failed:" in capsys.readouterr().err and not explorer.exists()
+
+
 def test_results_of_equal_stems(tool, models, photos, tmp_path):
     shutil.copy(photos / "grey.png", photos / "colour.png")
     arguments = [*models("per-pixel"), "--input", str(photos), "--output", str(tmp_path / "out")]

@@ -58,7 +58,8 @@ def test_ctrl_c_lets_the_training_save(tmp_path):
     (tmp_path / "tools").mkdir()
     copy = tmp_path / "tools" / tool.name
     copy.write_text(tool.read_text())
-    environment = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path)}
+    # As in the other scripts, "~" stands for the user's folder. The scenes are there already.
+    environment = {**os.environ, "HOME": str(tmp_path), "DETECTRON2_DATASETS": "~"}
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", str(copy)],
         cwd=tmp_path,
