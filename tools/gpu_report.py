@@ -124,7 +124,11 @@ def plan(args: argparse.Namespace) -> Iterator[Part]:
             command = [*bench, "step", "--configs", *configs, *sizes, "--precision", "autocast"]
             yield Part(f"switch {key}", [*map(str, command), "--device", args.device])
     if "training" in args.sections:
-        config, *mixins = args.config.split("+")
+        # The command runs in the folder of the project, but a file may be one of this folder.
+        config, *mixins = (
+            str(Path(part).resolve()) if Path(part).is_file() else part
+            for part in args.config.split("+")
+        )
         command = ["train_net.py", "--config-file", config]
         command += [part for mixin in mixins for part in ("--with", mixin)]
         options = ["MODEL.DEVICE", args.device, "OUTPUT_DIR", str(args.output / "training")]

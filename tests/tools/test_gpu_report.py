@@ -1,5 +1,6 @@
 """The report of a GPU, tried on the CPU with tiny sizes."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +46,15 @@ def test_what_fails_or_does_not_fit_is_said(tmp_path):
     done, text = report(tmp_path, "--sections", "attention", "switches", "--minutes", "0")
     # Each key is a command of its own.
     assert text.count("**not run: the time was over**") == 3 and "## switch MODEL.COMPILE" in text
+
+
+def test_a_config_of_the_folder_that_one_is_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").touch()
+    tool = runpy.run_path(str(ROOT / "tools/gpu_report.py"))
+    arguments = ["--sections", "training", "--config", "mine.yaml+configs/mixins/sgr.yaml"]
+    (part,) = tool["plan"](tool["build_parser"]().parse_args(arguments))
+    assert part.command[1:5] == [
+        *("--config-file", str(tmp_path / "mine.yaml")),
+        *("--with", "configs/mixins/sgr.yaml"),
+    ]
