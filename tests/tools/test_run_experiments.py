@@ -600,6 +600,17 @@ def test_mean_and_spread_over_the_seeds(tool):
     ]
 
 
+def test_how_many_runs_have_a_value_is_said(tool):
+    """Where a value was not finite, the others are fewer than the seeds that have finished."""
+    outcomes = [outcome(tool, "a", seed, miou=70.0) for seed in (0, 1)]
+    outcomes += [outcome(tool, "a", 2, miou=70.0, s_c=0.5), outcome(tool, "b", 0, miou=60.0)]
+    table = tool.results.format_table(tool.results.summarize(outcomes), [MIOU, S_C])
+    assert cells_of(table)[1:] == [
+        ["a", "3", "**70.0** ± 0.0", "0.500 (1 of 3)"],
+        ["b", "1", "60.0", ""],
+    ]
+
+
 def test_the_best_is_the_lowest_where_lower_is_better(tool):
     outcomes = [outcome(tool, "a", 0, miou=9.0, s_c=0.3), outcome(tool, "b", 0, miou=10, s_c=0.4)]
     table = tool.results.format_table(tool.results.summarize(outcomes), [MIOU, S_C])

@@ -95,12 +95,18 @@ def summarize(outcomes: Sequence[Outcome]) -> list[Summary]:
 
 
 def format_table(summaries: Sequence[Summary], metrics: Sequence[str]) -> str:
-    """Make a Markdown table of means and standard deviations, with the best means in bold."""
+    """Make a Markdown table of means and standard deviations, with the best means in bold.
+
+    Where only some of the finished runs have a value, the cell says how many.
+    """
+    finished = [summary.statuses["finished"] for summary in summaries]
     columns = {
         "config": [summary.name for summary in summaries],
         "seeds": [_describe_seeds(summary.statuses) for summary in summaries],
         **{
-            header: _column([summary.values.get(metric, []) for summary in summaries], metric)
+            header: _column(
+                [summary.values.get(metric, []) for summary in summaries], metric, finished
+            )
             for metric, header in _headers(metrics).items()
         },
     }
@@ -129,7 +135,7 @@ def _describe_seeds(statuses: Counter[str]) -> str:
     return text
 
 
-def _column(values: Sequence[Sequence[float]], metric: str) -> list[str]:
+def _column(values: Sequence[Sequence[float]], metric: str, finished: Sequence[int]) -> list[str]:
     """The cells of a metric, one per config; the best mean is bold where several have one."""
     # Tokens are measured in nats and shares, everything else in percent.
     digits = 3 if metric.rpartition("/")[2][:2] in ("S_", "D_", "sh") else 1
@@ -140,11 +146,12 @@ def _column(values: Sequence[Sequence[float]], metric: str) -> list[str]:
     if len(shown) > 1:
         best = {True: max, False: min, None: lambda _: None}[higher_is_better(metric)](shown)
     cells = []
-    for of_config, center in zip(values, means):
+    for of_config, center, runs in zip(values, means, finished):
         if center and float(center) == best:
             center = f"**{center}**"
         spread = f" ± {stdev(of_config):.{digits}f}" if len(of_config) > 1 else ""
-        cells.append(center + spread)
+        number = f" ({len(of_config)} of {runs})" if 0 < len(of_config) < runs else ""
+        cells.append(center + spread + number)
     return cells
 
 
