@@ -78,7 +78,7 @@ class Images:
     """What the models do in some images of a dataset.
 
     Attributes:
-        names: stems of the images' files; of equal ones, with their folders.
+        names: stems of the images' files, after their folders where two stems are equal.
         inspected: for each image name of a model -> what it does there.
     """
 

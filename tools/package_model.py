@@ -7,9 +7,9 @@
 The folder has the weights (safetensors: no pickle), the full config, names and colours of the
 classes, the preparation of the images, the metrics of the last evaluation, the licence and a model
 card. --config-file and --weights of all tools, MODEL.WEIGHTS, sgr.load_model and sgr.Predictor.load
-take it. The metrics are those of inference/results.json beside the checkpoint, where it is not
-older than the checkpoint and cannot be that of a later one, or of --results; those of a model
-folder are its own. With --push, it goes to the Hugging Face hub.
+take it. The metrics are those of --results, or else of inference/results.json beside the
+checkpoint, unless it is older than the checkpoint or may be of a later one. A model folder keeps
+its own metrics. With --push, it goes to the Hugging Face hub.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 
 It writes two pictures for each image. NAME.panel.png has the image, its ground truth, components,
 prediction and the most used concept regions. NAME.tokens.png has the histograms of classes and
-instances of the first few of these regions. Of equal NAMEs, the pictures lie in the images' folders
-below OUTPUT.
+instances of the first few of these regions. If two images have the same NAME, their pictures lie in
+the images' folders below OUTPUT.
 
     python tools/visualize_tokens.py --config-file configs/... --weights model_final.pth \
         --dataset ade20k_sem_seg_val --num-images 8 --output pictures
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
 
     chosen = [records[index] for index in spread(args.num_images, len(records))]
-    # Of equal names in different folders, the pictures do not overwrite one another.
+    # Images of one name in different folders do not overwrite each other's pictures.
     files = output_files([Path(each["file_name"]) for each in chosen], args.output, (), ".png")
     for record, file in zip(chosen, files):
         drawn = inspect(record), inspect.class_names, colors
