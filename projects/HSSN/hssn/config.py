@@ -34,7 +34,8 @@ def add_hssn_config(cfg: CfgNode) -> None:
     cfg.MODEL.HSSN.TRIPLET_MARGIN = -1.0
     # At most this many triplets of each class in the images of a worker.
     cfg.MODEL.HSSN.TRIPLET_SAMPLES = 200
-    # The backbone's feature that is projected; "" for its coarsest one.
+    # The backbone's feature that is projected; "" for the coarsest one that the head reads
+    # (MODEL.SEM_SEG_HEAD.IN_FEATURES), or that there is if the head reads none of the backbone.
     cfg.MODEL.HSSN.TRIPLET_IN_FEATURE = ""
     # Channels of an embedding.
     cfg.MODEL.HSSN.PROJECTION_DIM = 256

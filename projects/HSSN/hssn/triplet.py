@@ -117,7 +117,7 @@ def rising_weight(iteration: int, total: int) -> float:
 
 @SIDE_CRITERION_REGISTRY.register()
 class TreeTripletSupervision(SideCriterion):
-    """``loss_tree_triplet``: the tree-triplet loss of a projection of the backbone's last feature.
+    """``loss_tree_triplet``: the tree-triplet loss of a projection of a feature of the backbone.
 
     It goes with any meta-architecture that has a backbone, and inputs with labels ``sem_seg``. The
     projection (1x1 convolution, norm, ReLU, 1x1 convolution) is part of the criterion, so it does
@@ -199,8 +199,11 @@ class TreeTripletSupervision(SideCriterion):
                 "backbone; set MODEL.HSSN.TRIPLET_WEIGHT 0.0"
             )
         shapes = backbone.output_shape()
+        # A backbone may put out more than features, for example the semantic maps of SeMask. What
+        # the head reads are features.
+        read = [name for name in shapes if name in cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES]
         # Of features with the same stride, the last one: stages may be dilated.
-        coarsest = max(reversed(list(shapes)), key=lambda name: shapes[name].stride)
+        coarsest = max(reversed(read or list(shapes)), key=lambda name: shapes[name].stride)
         feature = keys.TRIPLET_IN_FEATURE or coarsest
         if feature not in shapes:
             raise ValueError(

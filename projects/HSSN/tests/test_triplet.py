@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
 from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn import functional as F
@@ -174,6 +175,39 @@ def test_criterion():
     torch.manual_seed(5)  # outside of a trainer, the weight is the last one
     last = criterion(None, record, images)["loss_tree_triplet"]
     torch.testing.assert_close(last, 2 * losses["loss_tree_triplet"])
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, "res5"),
+        ({"MODEL.BACKBONE.NAME": "build_semask_swin_backbone"}, "res5"),
+        ({"MODEL.BACKBONE.NAME": "build_semask_mit_backbone"}, "res5"),
+        ({"MODEL.SEM_SEG_HEAD.IN_FEATURES": "['res2', 'res4']"}, "res4"),
+        ({"MODEL.HSSN.TRIPLET_IN_FEATURE": "res3"}, "res3"),
+        ({"MODEL.SEM_SEG_HEAD.IN_FEATURES": "['p2', 'p3']"}, "res5"),
+    ],
+)
+def test_which_feature_is_projected(keys, expected):
+    """The coarsest that the head reads, and no other map of the backbone: SeMask has some."""
+    features = "['res2', 'res3', 'res4', 'res5']"
+    cfg = config(
+        **{
+            "MODEL.DEVICE": "meta",
+            "MODEL.BACKBONE.NAME": "build_swin_backbone",
+            "MODEL.SEM_SEG_HEAD.IN_FEATURES": features,
+            **keys,
+        }
+    )
+    if cfg.MODEL.BACKBONE.NAME not in BACKBONE_REGISTRY:
+        pytest.skip("the project SeMask is not installed")
+    model = nn.Module()
+    with torch.device("meta"):
+        model.backbone = build_backbone(cfg)
+        criterion = TreeTripletSupervision.from_config(cfg, model)
+    shape = model.backbone.output_shape()[expected]
+    assert (criterion.feature, criterion.stride) == (expected, shape.stride)
+    assert criterion.projection[0].in_channels == shape.channels
 
 
 def test_criterion_of_ignored_images():
