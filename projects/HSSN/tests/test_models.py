@@ -76,6 +76,26 @@ def test_training(config, more, losses, tiny_shapes, tmp_path):
     assert silent == [name for name, each in model.named_parameters() if not each.requires_grad]
 
 
+def test_training_on_semask(tiny_shapes, tmp_path):
+    """The README's options: the semantic maps keep their loss, triplets are of the features."""
+    pytest.importorskip("semask")
+    semask = CONFIGS.parents[1] / "SeMask" / "configs" / "shapes" / "semask_fpn.yaml"
+    criteria = "['ConceptSupervision', 'SemanticMapSupervision', 'TreeTripletSupervision']"
+    assert criteria in (CONFIGS.parent / "README.md").read_text()
+    options = {
+        "MODEL.SWIN.EMBED_DIM": 16,
+        "MODEL.SWIN.DEPTHS": "[1, 1, 1, 1]",
+        "MODEL.SWIN.NUM_HEADS": "[1, 1, 2, 2]",
+        "MODEL.SIDE_CRITERIA": criteria,
+        "OUTPUT_DIR": tmp_path,
+    }
+    files = [str(semask), str(CONFIGS / "mixins" / "tree.yaml")]
+    trainer = Trainer(load_config(files, tiny_options(**{**TINY, **options})))
+    losses = trainer.model.train()(next(iter(trainer.data_loader)))
+    assert {f"loss_{name}" for name in [*TREE, "cate"]} <= losses.keys()
+    assert trainer.model.side_criteria.TreeTripletSupervision.feature == "res4"
+
+
 def test_evaluation(tiny_shapes, tmp_path):
     """Of a tree, and of a model that knows none."""
     cfg = tiny("shapes/fcn_R50", OUTPUT_DIR=tmp_path / "tree")

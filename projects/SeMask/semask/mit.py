@@ -21,7 +21,7 @@ from torchvision.ops import StochasticDepth
 from sgr.modeling.backbone.freezing import FreezableBackbone
 from sgr.modeling.layers.checks import check_heads
 
-from .semantic_layer import build_semantic_layers, semantic_options
+from .semantic_layer import build_semantic_layers, semantic_options, warn_without_loss
 
 NORM_EPS = 1e-6  # of blocks and outputs; other norms have PyTorch's 1e-5
 NUM_HEADS = (1, 2, 5, 8)
@@ -258,4 +258,5 @@ def build_mit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MixTransformer:
 @BACKBONE_REGISTRY.register()
 def build_semask_mit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MixTransformer:
     """Build the Mix Transformer of ``cfg.MODEL.MIT`` with the layers of ``cfg.MODEL.SEMASK``."""
+    warn_without_loss(cfg)
     return MixTransformer(cfg, input_shape, semantic=semantic_options(cfg))

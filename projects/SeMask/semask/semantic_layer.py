@@ -5,6 +5,7 @@ Parameter names are those of the public models, so that their checkpoints load.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -250,6 +251,21 @@ def semantic_options(cfg: CfgNode) -> dict[str, Any]:
         "regions": cfg.MODEL.SEMASK.REGIONS,
         "learn_scale": cfg.MODEL.SEMASK.LEARN_SCALE,
     }
+
+
+def warn_without_loss(cfg: CfgNode) -> None:
+    """Warn if the config gives the semantic maps no loss, but MODEL.SEMASK.LOSS_WEIGHT a weight.
+
+    A file that is merged over a config of SeMask may have a list MODEL.SIDE_CRITERIA of its own,
+    in the place of the one with the criterion of the maps.
+    """
+    options = cfg.MODEL.SEMASK
+    if options.LOSS_WEIGHT and "SemanticMapSupervision" not in cfg.MODEL.SIDE_CRITERIA:
+        logging.getLogger(__name__).warning(
+            "The semantic maps have no loss: MODEL.SIDE_CRITERIA is %s. Add SemanticMapSupervision "
+            "to it, or set MODEL.SEMASK.LOSS_WEIGHT 0.0",
+            list(cfg.MODEL.SIDE_CRITERIA),
+        )
 
 
 def log_odds(logits: Tensor) -> Tensor:

@@ -13,7 +13,12 @@ from torch import Tensor, nn
 from sgr.modeling.backbone.swin import SwinTransformer
 from sgr.modeling.backbone.swin_layers import SwinStage
 
-from .semantic_layer import SemanticLayer, build_semantic_layers, semantic_options
+from .semantic_layer import (
+    SemanticLayer,
+    build_semantic_layers,
+    semantic_options,
+    warn_without_loss,
+)
 
 
 class SeMaskStage(SwinStage):
@@ -99,4 +104,5 @@ class SeMaskSwinTransformer(SwinTransformer):
 @BACKBONE_REGISTRY.register()
 def build_semask_swin_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> SeMaskSwinTransformer:
     """Build the Swin Transformer of ``cfg.MODEL.SWIN`` with the layers of ``cfg.MODEL.SEMASK``."""
+    warn_without_loss(cfg)
     return SeMaskSwinTransformer(cfg, input_shape)

@@ -92,6 +92,19 @@ def test_config():
     assert len(trained) == len(list(backbone.parameters())) - 4
 
 
+@pytest.mark.parametrize("name", ["build_semask_swin_backbone", "build_semask_mit_backbone"])
+def test_maps_without_their_loss_are_reported(name, caplog):
+    """A list of criteria of another file may have taken the place of SeMask's."""
+    options = ["MODEL.BACKBONE.NAME", name, "MODEL.MIT.DEPTHS", "[1, 1, 1, 1]"]
+    ours = ["MODEL.SIDE_CRITERIA", "['SemanticMapSupervision']"]
+    with caplog.at_level("WARNING"):
+        build([*options, *ours])
+        build([*options, "MODEL.SEMASK.LOSS_WEIGHT", "0.0"])
+        assert not caplog.text
+        build([*options, "MODEL.SIDE_CRITERIA", "['ConceptSupervision']"])
+    assert "have no loss: MODEL.SIDE_CRITERIA is ['ConceptSupervision']. Add Sem" in caplog.text
+
+
 def test_frozen_stage_has_its_semantic_layer():
     backbone = build().train()  # FREEZE_AT is 2 by default
     frozen = [stage.semantic_layer for stage in backbone.layers[:1]]
