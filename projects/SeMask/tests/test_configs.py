@@ -53,6 +53,29 @@ def test_windows_are_those_of_the_released_models(path):
     assert cfg.MODEL.SEMASK.WINDOW_SIZES == expected
 
 
+FPN = [path for path in SCHEDULED if "_fpn_" in path.name]
+
+
+@pytest.mark.parametrize("path", FPN, ids=name)
+def test_hard_pixels_are_those_of_the_public_configs(path):
+    """All of SeMask on COCO-Stuff-10K, SeMask-L on ADE20K, and no baseline."""
+    large = "ade20k" in str(path) and "large" in path.name
+    has_them = path in SEMASK and (large or "coco-stuff" in str(path))
+    assert load_config(str(path)).MODEL.SEMASK.HARD_PIXELS == (100000 if has_them else 0)
+
+
+@pytest.mark.parametrize("path", FPN, ids=name)
+def test_long_images_keep_their_scale(path):
+    """The public code bounds the longer side by four times the shorter one, on Cityscapes by two.
+
+    An image that is less long is not made smaller than its scale says.
+    """
+    sizes = load_config(str(path)).INPUT
+    assert sizes.MAX_SIZE_TRAIN >= (2 if "cityscapes" in str(path) else 4) * max(
+        sizes.MIN_SIZE_TRAIN
+    )
+
+
 @pytest.mark.parametrize("path", SEMASK, ids=name)
 def test_model_can_be_built(path):
     model = build(path)
