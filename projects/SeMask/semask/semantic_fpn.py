@@ -110,10 +110,17 @@ class SeMaskCrossEntropy(PixelLoss):
         num_classes, ignore_value: see :class:`PixelLoss`.
         hard_pixels: learn from this many labelled pixels per image only, those with the largest
             loss in the batch (OHEM). The divisor stays. 0 takes all.
+
+    Raises:
+        ValueError: ``hard_pixels`` is negative.
     """
 
     def __init__(self, num_classes: int, *, hard_pixels: int = 0, **options: Any):
         super().__init__(num_classes, **options)
+        if hard_pixels < 0:
+            raise ValueError(
+                f"hard_pixels (MODEL.SEMASK.HARD_PIXELS) is {hard_pixels}; it must be at least 0"
+            )
         self.hard_pixels = hard_pixels
 
     def forward(

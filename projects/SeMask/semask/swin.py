@@ -67,6 +67,15 @@ class SeMaskSwinTransformer(SwinTransformer):
         layers = build_semantic_layers(channels, strides, **semantic)
         self.layers = nn.ModuleList(map(SeMaskStage, self.layers, layers.values()))
         self.semantic_features = list(layers)[: len(self.layers)]
+        missing = [
+            name for name in semantic.get("regions", ()) if name not in self.semantic_features
+        ]
+        if missing:
+            raise ValueError(
+                f"regions (MODEL.SEMASK.REGIONS) has {missing}, but the last stage that is built "
+                f"is that of {self._out_features[-1]!r} (out_features, MODEL.SWIN.OUT_FEATURES); "
+                f"the maps are {', '.join(self.semantic_features)}"
+            )
         self._out_features += self.semantic_features
         num_classes = semantic["num_classes"]
         self._out_feature_channels.update(dict.fromkeys(self.semantic_features, num_classes))

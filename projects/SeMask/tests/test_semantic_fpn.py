@@ -65,6 +65,11 @@ def test_hard_pixels_are_of_the_batch():
         torch.testing.assert_close(loss, torch.tensor(expected / 8))
 
 
+def test_negative_number_of_hard_pixels():
+    with pytest.raises(ValueError, match=r"\(MODEL.SEMASK.HARD_PIXELS\) is -1; .* at least 0"):
+        SeMaskCrossEntropy(2, hard_pixels=-1)
+
+
 def test_other_files_are_left_alone(head_and_data):
     head, _ = head_and_data
     assert head.adapt_checkpoint("sem_seg_head.", {"backbone.norm0.weight": torch.ones(1)}) == {}

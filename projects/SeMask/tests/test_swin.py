@@ -139,6 +139,13 @@ def test_any_size_of_image(size):
             ["MODEL.SEMASK.REGIONS", "['res5']"],
             r"REGIONS\) has \['res5'\]; .* semantic2",
         ),
+        (
+            [
+                *("MODEL.SEMASK.REGIONS", "['semantic3', 'semantic5']"),
+                *("MODEL.SWIN.OUT_FEATURES", "['res2', 'res4']"),
+            ],
+            r"has \['semantic5'\], but .* 'res4' .* are semantic2, semantic3, semantic4",
+        ),
         (["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "0"], r"NUM_CLASSES\) is 0"),
     ],
 )
