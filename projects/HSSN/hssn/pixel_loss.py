@@ -145,7 +145,12 @@ class TreeLoss(PixelLoss):
         return self.index.path_scores(logits, self.path_score)
 
     def level_labels(self, labels: Tensor) -> Tensor:
-        """The nodes on the path of each cell's class, see :meth:`PixelLoss.level_labels`."""
+        """The nodes on the path of each cell's class, see :meth:`PixelLoss.level_labels`.
+
+        Raises:
+            ValueError: as :meth:`forward`.
+        """
+        self._check(labels)
         is_labelled = labels != self.ignore_value
         return self.index.ancestors[:, labels.where(is_labelled, 0)].where(is_labelled, -1)
 

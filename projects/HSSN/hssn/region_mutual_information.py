@@ -24,7 +24,8 @@ def region_mutual_information(logits: Tensor, targets: Tensor, is_labelled: Tens
         is_labelled: (B, H, W) bool.
 
     Returns:
-        (B,) float64, the sum over the nodes. Images without a labelled pixel have 0.
+        (B,) float64, the sum over the nodes. Images without a labelled pixel have 0. An image with
+        logits that are not numbers has nan, as in other losses.
 
     Raises:
         ValueError: an image is smaller than 7 pixels along a side, so that it has no patch.
@@ -41,10 +42,13 @@ def region_mutual_information(logits: Tensor, targets: Tensor, is_labelled: Tens
     both = truth @ predicted.mT
     other = predicted @ predicted.mT
     diagonal = _DIAGONAL * torch.eye(SIDE * SIDE, dtype=own.dtype, device=own.device)
-    rest = own - both @ torch.linalg.solve(other + diagonal, both.mT)
-    factor = torch.linalg.cholesky(rest + diagonal)
+    rest = own - both @ torch.linalg.solve_ex(other + diagonal, both.mT).result
+    # A diverged model shall show it in the loss, in all processes, and not by an error in one. Nor
+    # does this wait for a GPU.
+    factor, failed = torch.linalg.cholesky_ex(rest + diagonal)
     # log det = 2 sum log of the diagonal of the factor, of which half is taken.
     values = factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1) / (SIDE * SIDE)
+    values = values.where(failed == 0, torch.nan)
     return values.sum(dim=1).where(is_labelled.flatten(1).any(dim=1), 0)
 
 

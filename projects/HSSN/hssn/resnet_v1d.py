@@ -31,7 +31,7 @@ class V1dResNet(FreezableBackbone):
         depth: 50 or 101.
         out_features: "res2" (stride 4) and so on.
         output_stride: of "res5" and, if it is less, of the stages before: 8, 16 or 32.
-        norm: see Detectron2's ``get_norm``.
+        norm: see Detectron2's ``get_norm``; there must be one.
         freeze_at: 1 freezes the stem, 2 also "res2", and so on.
 
     Raises:
@@ -64,6 +64,10 @@ class V1dResNet(FreezableBackbone):
             raise ValueError(
                 f"MODEL.RESNETS.OUT_FEATURES is {list(out_features)}; V1dResNet has "
                 f"{', '.join(FEATURES)}"
+            )
+        if not norm:
+            raise ValueError(
+                "MODEL.RESNETS.NORM is ''; V1dResNet has norms: 'BN', 'SyncBN', 'FrozenBN'..."
             )
         norm_layer = partial(get_norm, norm)
         layers: list[nn.Module] = []

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from hssn import NodeIndex, TreeLoss, level_cross_entropies, node_losses
+from hssn.region_mutual_information import region_mutual_information
 from sgr.data.class_tree import ClassTree
 
 # cat, dog, car, animal, vehicle, thing; the label is cat.
@@ -244,6 +245,19 @@ def test_all_ignored(example):
     assert logits.grad.abs().max() == 0
 
 
+def test_diverged_model_shows_in_the_losses(example):
+    """A logit that is no number is one in every loss of its image, and no error."""
+    logits = torch.randn(2, 6, 8, 9)
+    labels = torch.randint(3, (2, 8, 9))
+    logits[0, :, 2, 3] = torch.nan
+    assert all(
+        each.isnan() for each in losses_of(example.tree, logits, labels, rmi_weight=1).values()
+    )
+    targets = torch.zeros(2, 6, 8, 9)
+    values = region_mutual_information(logits, targets, labels < 3)
+    assert values.isnan().tolist() == [True, False]
+
+
 def test_ignored_pixels_change_nothing(example):
     """Neither do their logits, and the labels stay as they are."""
     logits, labels = torch.randn(2, 6, 8, 9), torch.randint(3, (2, 8, 9))
@@ -284,6 +298,8 @@ def test_mistakes(example):
         labels[0, 1, 1] = stray
         with pytest.raises(ValueError, match=f"have {stray}, which is no class \\(0 to 2\\)"):
             losses_of(example.tree, logits, labels)
+        with pytest.raises(ValueError, match=f"have {stray}, which is no class"):
+            TreeLoss(3, tree=example.tree).level_labels(labels)
     for options in ({"loss": "tree_max"}, {"path_score": "sum"}):
         with pytest.raises(ValueError, match="MODEL.HSSN.*it is one of"):
             TreeLoss(3, tree=example.tree, **options)

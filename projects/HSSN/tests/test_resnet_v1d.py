@@ -70,6 +70,7 @@ def test_mistakes():
         ({"output_stride": 4}, "is 4; V1dResNet has 8, 16, 32"),
         ({"out_features": ["res1"]}, r"OUT_FEATURES is \['res1'\]"),
         ({"out_features": []}, r"OUT_FEATURES is \[\]"),
+        ({"norm": ""}, "MODEL.RESNETS.NORM is ''"),
     ):
         with pytest.raises(ValueError, match=message), torch.device("meta"):
             V1dResNet(**options)
