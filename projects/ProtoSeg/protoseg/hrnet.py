@@ -81,10 +81,10 @@ class ConcatHead(PerPixelHead):
         a bias before its batch norm. Here the norm's mean takes it in, which computes the same.
         """
         state = {name.removeprefix("module."): value for name, value in state.items()}
-        if not any(name.startswith(PUBLIC) for name in state):
+        mean = f"{PUBLIC}1.0.running_mean"
+        if not {f"{PUBLIC}0.bias", mean} <= state.keys():
             return {}
         bias = state.pop(f"{PUBLIC}0.bias")
-        mean = f"{PUBLIC}1.0.running_mean"
         state[mean] = state[mean] - bias
         renamed = {}
         for name, value in state.items():

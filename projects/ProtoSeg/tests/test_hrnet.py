@@ -50,6 +50,14 @@ def test_public_checkpoint(reference, assert_near, tmp_path, caplog, parallel):
     assert_near(scores, reference.output["scores"])
 
 
+def test_other_files_are_left_alone():
+    """Also where a head of another kind has the public head's name, as with a linear classifier."""
+    shapes = {"res2": ShapeSpec(channels=3, stride=4)}
+    head = ConcatHead(shapes, in_features=["res2"], conv_dim=4, num_classes=2, norm="BN")
+    for name in ("backbone.conv1.weight", "cls_head.weight", "cls_head.0.weight"):
+        assert head.adapt_checkpoint("sem_seg_head.", {name: torch.ones(1)}) == {}
+
+
 @pytest.fixture(scope="module")
 def model():
     """A small HRNet: 18 channels and strides 4 to 32."""
