@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, SemanticSegmentor
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 
@@ -29,10 +30,28 @@ class TreeSegmentor(SemanticSegmentor):
 
     Attributes:
         levels_in_output: whether there is ``levels``.
+
+    Raises:
+        ValueError: the config asks for the loss of a tree, but the head has another one. A mask
+            classifier has, and so have Detectron2's heads.
     """
 
     outputs = replace(_OUTPUTS, alone={**_OUTPUTS.alone, "levels_in_output": False})
     levels_in_output = True
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        parts = super().from_config(cfg)
+        head = cfg.MODEL.SEM_SEG_HEAD
+        if head.LOSS_TYPE == "hssn" and not isinstance(
+            getattr(parts["sem_seg_head"], "loss", None), TreeLoss
+        ):
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.LOSS_TYPE is 'hssn', which {head.NAME} does not read: scores "
+                "of nodes are for per-pixel heads such as FCNHead. For another model there is the "
+                "tree-triplet loss alone, mixins/triplet.yaml"
+            )
+        return parts
 
     def forward(self, batched_inputs: list[dict[str, Any]]):
         head = self.sem_seg_head

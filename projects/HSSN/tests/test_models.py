@@ -96,6 +96,13 @@ def test_training_on_semask(tiny_shapes, tmp_path):
     assert trainer.model.side_criteria.TreeTripletSupervision.feature == "res4"
 
 
+@pytest.mark.parametrize("head", ["MaskClassificationHead", "SemSegFPNHead"])
+def test_head_without_scores_of_nodes(head):
+    """A mask classifier, and a head of Detectron2, do not read LOSS_TYPE."""
+    with pytest.raises(ValueError, match=f"'hssn', which {head} does not read.*triplet.yaml"):
+        build_model(tiny("shapes/maskformer_R50", MODEL__SEM_SEG_HEAD__NAME=head))
+
+
 def test_evaluation(tiny_shapes, tmp_path):
     """Of a tree, and of a model that knows none."""
     cfg = tiny("shapes/fcn_R50", OUTPUT_DIR=tmp_path / "tree")
