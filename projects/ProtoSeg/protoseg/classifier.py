@@ -34,7 +34,7 @@ class PrototypePrediction(NamedTuple):
         logits: (B, K, h, w).
         losses: the weighted losses, in training.
         prototypes: (B, h, w) int64, k M + m for the prototype m that is nearest among those of the
-            predicted class k.
+            class k with the best logit. In a tree of classes the best path may have another class.
     """
 
     logits: Tensor
