@@ -73,14 +73,15 @@ class FeatureAlignment(nn.Module):
     """Move the cells of a coarser map to where they fit a finer one, and add both (FaPN, Sec. 3.2).
 
     Args:
-        channels: C, a multiple of 8.
+        channels: C, a multiple of 8, or of the 32 groups of a GroupNorm.
         norm: the norm of the offsets' convolution. In SeMask it is a module that is used elsewhere
             too; None stands for a GroupNorm of its own.
     """
 
     def __init__(self, channels: int, norm: nn.Module | None = None):
         super().__init__()
-        self.offset = conv_norm(2 * channels, channels, 1, "GN")
+        # A norm that is replaced has no groups, which the width would have to be a multiple of.
+        self.offset = conv_norm(2 * channels, channels, 1, "GN" if norm is None else "BN")
         if norm is not None:
             self.offset.norm = norm
         self.dcpack_L2 = DeformableConv(channels)

@@ -156,6 +156,11 @@ class MixTransformer(FreezableBackbone):
                 f"embed_dims {list(embed_dims)} and depths {list(depths)} must have 4 entries each "
                 "(MODEL.MIT.EMBED_DIMS, DEPTHS)"
             )
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(
+                f"drop_path_rate (MODEL.MIT.DROP_PATH_RATE) is {drop_path_rate}; it must be in "
+                "[0, 1)"
+            )
         self._out_features = ["res2", "res3", "res4", "res5"]
         strides = (4, 8, 16, 32)
         self._out_feature_channels = dict(zip(self._out_features, embed_dims))

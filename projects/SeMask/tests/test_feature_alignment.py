@@ -132,6 +132,15 @@ def test_runs_under_autocast(reference, kind):
         decoder(data.group("input")).mask_features.float().sum().backward()
 
 
+def test_width_of_another_norm_is_a_multiple_of_the_offset_groups():
+    """40 channels: 32 groups do not divide them, but batch norms have none."""
+    shapes = {"res2": ShapeSpec(channels=8, stride=4), "res3": ShapeSpec(channels=8, stride=8)}
+    decoder = FaPNPixelDecoder(shapes, conv_dim=40, norm="BN")
+    assert decoder.align_1.offset.norm is decoder.layer_1.norm
+    features = {"res2": torch.randn(2, 8, 8, 8), "res3": torch.randn(2, 8, 4, 4)}
+    assert decoder(features).mask_features.shape[-2:] == (8, 8)
+
+
 def test_width_that_groups_do_not_divide():
     shapes = {"res2": ShapeSpec(channels=8, stride=4), "res3": ShapeSpec(channels=8, stride=8)}
     with pytest.raises(ValueError, match=r"conv_dim \(.*CONVS_DIM\) is 36; feature align"):

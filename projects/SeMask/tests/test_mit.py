@@ -155,5 +155,8 @@ def test_head():
 def test_bad_options():
     with pytest.raises(ValueError, match=r"embed_dims \[8, 16\] and depths .* must have 4"):
         MixTransformer(embed_dims=[8, 16])
+    for rate in (-0.1, 1.5):
+        with pytest.raises(ValueError, match=rf"MIT.DROP_PATH_RATE\) is {rate}; .* in \[0, 1\)"):
+            MixTransformer(**SMALL, drop_path_rate=rate)
     with pytest.raises(ValueError, match="5 heads .* do not divide 12 channels"):
         MixTransformer(embed_dims=[8, 16, 12, 32])
