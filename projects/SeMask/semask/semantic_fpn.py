@@ -89,7 +89,7 @@ class SemanticFPNHead(PerPixelHead):
         return {
             name: value
             for name, value in renamed.items()
-            if name in own or not name.endswith(".num_batches_tracked")
+            if name in own or not name.startswith(prefix) or not name.endswith("_batches_tracked")
         }
 
 

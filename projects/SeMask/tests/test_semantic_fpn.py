@@ -70,6 +70,19 @@ def test_negative_number_of_hard_pixels():
         SeMaskCrossEntropy(2, hard_pixels=-1)
 
 
+def test_names_of_a_backbone_stay(head_and_data):
+    """The head's norms may not count batches; what those of a backbone count is not the head's."""
+    head, _ = head_and_data
+    value = torch.ones(())
+    names = {
+        "decode_head.scale_heads.9.0.bn.num_batches_tracked": [],
+        "decode_head.conv_seg.bias": ["sem_seg_head.predictor.bias"],
+        "backbone.layer1.0.bn1.num_batches_tracked": ["backbone.layer1.0.bn1.num_batches_tracked"],
+    }
+    found = head.adapt_checkpoint("sem_seg_head.", dict.fromkeys(names, value))
+    assert list(found) == sum(names.values(), [])
+
+
 def test_other_files_are_left_alone(head_and_data):
     head, _ = head_and_data
     assert head.adapt_checkpoint("sem_seg_head.", {"backbone.norm0.weight": torch.ones(1)}) == {}
