@@ -43,8 +43,8 @@ def region_mutual_information(logits: Tensor, targets: Tensor, is_labelled: Tens
     other = predicted @ predicted.mT
     diagonal = _DIAGONAL * torch.eye(SIDE * SIDE, dtype=own.dtype, device=own.device)
     rest = own - both @ torch.linalg.solve_ex(other + diagonal, both.mT).result
-    # A diverged model shall show it in the loss, in all processes, and not by an error in one. Nor
-    # does this wait for a GPU.
+    # If the model has diverged, the loss says so in all processes. An error in one would leave the
+    # others waiting. Neither call waits for a GPU.
     factor, failed = torch.linalg.cholesky_ex(rest + diagonal)
     # log det = 2 sum log of the diagonal of the factor, of which half is taken.
     values = factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1) / (SIDE * SIDE)

@@ -199,8 +199,8 @@ class TreeTripletSupervision(SideCriterion):
                 "backbone; set MODEL.HSSN.TRIPLET_WEIGHT 0.0"
             )
         shapes = backbone.output_shape()
-        # A backbone may put out more than features, for example the semantic maps of SeMask. What
-        # the head reads are features.
+        # A backbone may put out more than features, for example SeMask's semantic maps. The head
+        # reads only features.
         read = [name for name in shapes if name in cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES]
         # Of features with the same stride, the last one: stages may be dilated.
         coarsest = max(reversed(read or list(shapes)), key=lambda name: shapes[name].stride)
