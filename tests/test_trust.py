@@ -41,7 +41,7 @@ OURS = {
     "tools/install_detectron2.py: shell=True": "a text of Detectron2 that it replaces",
     "tools/install_detectron2.py: subprocess.call(": "pip",
     "tools/install_detectron2.py: subprocess.check_output(": "a text of Detectron2",
-    "tools/quickstart.py: subprocess.run(": "our own tools",
+    "tools/quickstart.py: subprocess.Popen(": "our own tools",
 }
 # Of Detectron2 and what it builds on. Versions differ, so not all of them must be there.
 THEIRS = {

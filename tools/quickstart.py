@@ -60,7 +60,7 @@ def run(title: str, script: str, *arguments: object) -> None:
     """Run a script of the project, which prints to the terminal.
 
     Raises:
-        subprocess.CalledProcessError: if it fails.
+        SystemExit: if it fails.
         KeyboardInterrupt: after Ctrl-C, when the script has ended.
     """
     print(f"\n== {title}", flush=True)
@@ -73,7 +73,7 @@ def run(title: str, script: str, *arguments: object) -> None:
             process.wait()  # Ctrl-C has reached the script, too: a training saves
             raise
     if status:
-        raise subprocess.CalledProcessError(status, command)
+        sys.exit(f"{script} has ended with status {status}, see above")
 
 
 def main(arguments: list[str] | None = None) -> None:
