@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
 from sgr.modeling.backbone.freezing import FreezableBackbone
-from sgr.modeling.layers.checks import check_heads
+from sgr.modeling.layers.checks import check_drop_path_rate, check_heads
 
 from .semantic_layer import build_semantic_layers, semantic_options, warn_without_loss
 
@@ -156,11 +156,7 @@ class MixTransformer(FreezableBackbone):
                 f"embed_dims {list(embed_dims)} and depths {list(depths)} must have 4 entries each "
                 "(MODEL.MIT.EMBED_DIMS, DEPTHS)"
             )
-        if not 0 <= drop_path_rate < 1:
-            raise ValueError(
-                f"drop_path_rate (MODEL.MIT.DROP_PATH_RATE) is {drop_path_rate}; it must be in "
-                "[0, 1)"
-            )
+        check_drop_path_rate(drop_path_rate, "MODEL.MIT.DROP_PATH_RATE")
         self._out_features = ["res2", "res3", "res4", "res5"]
         strides = (4, 8, 16, 32)
         self._out_feature_channels = dict(zip(self._out_features, embed_dims))

@@ -17,13 +17,12 @@ from torch.utils.checkpoint import checkpoint
 
 from sgr.modeling.backbone.swin_layers import pad_to_multiple, partition, unite
 from sgr.modeling.layers.checks import check_at_least_one, check_num_classes
+from sgr.modeling.layers.exporting import is_exporting
 from sgr.modeling.layers.precision import at_least_float32
 from sgr.modeling.reasoning import ConceptRegions
 
 # The most attention scores that exist at once, 64 MiB in float32. More are computed in parts.
 MAX_SCORES = 2**24
-# torch.compile traces a program, too; older versions of PyTorch do not tell the two apart.
-_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 class SemanticAttention(nn.Module):
@@ -91,7 +90,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, max_scores: int = MAX_SCOR
     batch, groups, length = query.shape[:3]
     at_once = max(max_scores // (batch * groups * length), 1)
     # An exported program has no parts, because the number of cells may be open.
-    if _is_exporting() or at_once >= length:
+    if is_exporting() or at_once >= length:
         return _attend(query, key, value)
     training = torch.is_grad_enabled() and query.requires_grad
     parts = [

@@ -14,7 +14,7 @@ from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..layers.checks import check_at_least_one
+from ..layers.checks import check_at_least_one, check_drop_path_rate
 from .freezing import FreezableBackbone
 from .swin_layers import PatchEmbed, PatchMerging, SwinBlock, SwinStage
 from .swin_weights import adapt_swin_weights
@@ -269,10 +269,7 @@ def _check(
                 f"{heads} heads do not divide (embed_dim, MODEL.SWIN.EMBED_DIM, and num_heads, "
                 "MODEL.SWIN.NUM_HEADS)"
             )
-    if not 0 <= drop_path_rate < 1:
-        raise ValueError(
-            f"drop_path_rate (MODEL.SWIN.DROP_PATH_RATE) is {drop_path_rate}; it must be in [0, 1)"
-        )
+    check_drop_path_rate(drop_path_rate, "MODEL.SWIN.DROP_PATH_RATE")
     known = [f"res{index + 2}" for index in range(len(depths))]
     unknown = [name for name in out_features if name not in known]
     if unknown or not out_features:

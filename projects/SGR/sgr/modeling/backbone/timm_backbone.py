@@ -13,6 +13,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
+from ..layers.checks import check_drop_path_rate
 from .freezing import FreezableBackbone
 from .timm_weights import adapt_timm_weights
 
@@ -342,10 +343,7 @@ def _check(output_stride: int, drop_path_rate: float, norm: str) -> None:
         raise ValueError(
             f"output_stride (MODEL.TIMM.OUTPUT_STRIDE) is {output_stride}; it must be 8, 16 or 32"
         )
-    if not 0 <= drop_path_rate < 1:
-        raise ValueError(
-            f"drop_path_rate (MODEL.TIMM.DROP_PATH_RATE) is {drop_path_rate}; it must be in [0, 1)"
-        )
+    check_drop_path_rate(drop_path_rate, "MODEL.TIMM.DROP_PATH_RATE")
     if norm not in NORMS:
         known = ", ".join(map(repr, NORMS))
         raise ValueError(f"norm (MODEL.TIMM.NORM) is {norm!r}; known: {known}")

@@ -27,6 +27,12 @@ def check_at_least_one(key: str, value: float) -> None:
         raise ValueError(f"{key} must be at least 1, got {value}")
 
 
+def check_drop_path_rate(rate: float, key: str) -> None:
+    """Raise a ValueError unless ``rate``, the value of the config's ``key``, is in [0, 1)."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"drop_path_rate ({key}) is {rate}; it must be in [0, 1)")
+
+
 def check_num_classes(num_classes: int) -> None:
     """Raise a ValueError if a head has no class.
 

@@ -20,10 +20,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-Shapes = Sequence[tuple[int, int]]
+from .exporting import is_exporting
 
-# Before PyTorch 2.7 export cannot be told from compilation.
-_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+Shapes = Sequence[tuple[int, int]]
 
 
 def multi_scale_deformable_attention(
@@ -62,7 +61,7 @@ def multi_scale_deformable_attention(
     spatial_shapes = [(height, width) for height, width in spatial_shapes]
     _check_shapes(value, spatial_shapes, sampling_locations, attention_weights)
     inputs = value, sampling_locations, attention_weights
-    if _is_exporting() or value.device.type not in ("cpu", "cuda"):
+    if is_exporting() or value.device.type not in ("cpu", "cuda"):
         return _read_by_grid_sample(*inputs, spatial_shapes)
     needs_gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     if needs_gradients and not torch.jit.is_tracing():  # traces count forward operations
