@@ -64,6 +64,9 @@ def _add_reasoning(cfg: CN) -> None:
                 # Position embeddings of the cells (Eq. 1), and of the regions' centroids (Eq. 4).
                 "XY_EMBEDDING": True,
                 "CENTROID_EMBEDDING": True,
+                # Whether the concept losses alone train the regions. In the paper (False) the main
+                # loss does so too. With SUPERVISION.WEIGHT 0 and True, nothing trains them.
+                "DETACH_REGIONS": False,
                 # Whether the module starts as the identity, so that it does not change a pretrained
                 # model.
                 "INIT_AS_IDENTITY": False,

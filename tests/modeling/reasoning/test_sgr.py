@@ -186,6 +186,20 @@ def test_init_as_identity():
     out.sum().backward()  # and yet it learns
 
 
+def test_detached_regions_learn_from_losses_of_their_logits_alone():
+    module, paper = small(detach_regions=True), small()
+    paper.load_state_dict(module.state_dict())
+    x = torch.randn(2, 10, 4, 5, requires_grad=True)
+    out, regions = module(x)
+    assert torch.equal(out, paper(x)[0])
+
+    concepts = [*module.concepts.parameters()]
+    main = torch.autograd.grad(out.square().sum(), (x, *concepts), retain_graph=True)
+    assert main[0].any() and not main[1].any() and not main[2].any()
+    supervision = torch.autograd.grad(regions.logits.square().sum(), (x, *concepts))
+    assert all(gradient.any() for gradient in supervision)
+
+
 def test_concept_prior():
     _, regions = small(concept_prior=0.02, xy_embedding=False)(torch.zeros(1, 10, 2, 2))
     assert torch.allclose(regions.probabilities, torch.tensor(0.02))

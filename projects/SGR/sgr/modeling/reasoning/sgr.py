@@ -46,6 +46,8 @@ class SemanticGlobalReasoning(ReasoningModule):
             region's mass. So tokens keep the scale of the features.
         xy_embedding: add PE to the cells (Eq. 1). Without it, X' is [X; X].
         centroid_embedding: add the encoded centroids to the tokens (Eq. 4).
+        detach_regions: no gradient goes through the regions into the concept convolution, so that
+            only losses of the returned regions' logits train it.
         init_as_identity: start with a zero back-projection, so that the output equals the input.
         concept_prior: value of every region at the start, where the features are zero. Focal
             losses need a low one.
@@ -76,6 +78,7 @@ class SemanticGlobalReasoning(ReasoningModule):
         token_pooling: str = "sum",
         xy_embedding: bool = True,
         centroid_embedding: bool = True,
+        detach_regions: bool = False,
         init_as_identity: bool = False,
         concept_prior: float = 0.01,
         stride: int | None = None,
@@ -98,6 +101,7 @@ class SemanticGlobalReasoning(ReasoningModule):
         self.token_pooling = token_pooling
         self.xy_embedding = xy_embedding
         self.centroid_embedding = centroid_embedding
+        self.detach_regions = detach_regions
 
         self.concepts = nn.Conv2d(2 * in_channels, num_concepts, kernel_size=1)
         self.reduction = nn.Conv2d(2 * in_channels, token_dim, kernel_size=1)
@@ -131,6 +135,7 @@ class SemanticGlobalReasoning(ReasoningModule):
             "token_pooling": sgr.TOKEN_POOLING,
             "xy_embedding": sgr.XY_EMBEDDING,
             "centroid_embedding": sgr.CENTROID_EMBEDDING,
+            "detach_regions": sgr.DETACH_REGIONS,
             "init_as_identity": sgr.INIT_AS_IDENTITY,
             "concept_prior": sgr.CONCEPT_PRIOR,
         }
@@ -145,6 +150,8 @@ class SemanticGlobalReasoning(ReasoningModule):
         logits, features = self._convolve_positional(x, rows, columns)
         with torch.autocast(x.device.type, enabled=False):
             regions = at_least_float32(logits).sigmoid()
+            if self.detach_regions:
+                regions = regions.detach()
             tokens, centroids = self._pool(regions, at_least_float32(features), rows, columns)
         refined = self._reason(tokens, centroids)
         back = (refined.mT @ regions.flatten(2)).unflatten(2, (height, width))
