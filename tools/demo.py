@@ -41,12 +41,11 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from detectron2.utils.video_visualizer import VideoVisualizer
 from PIL import Image
-from torch import distributed
 from tqdm import tqdm
 
 from sgr.dataset_check import spread
 from sgr.engine.console import show_any_name
-from sgr.engine.launch import join, place_of
+from sgr.engine.launch import place_of, process_group
 from sgr.explorer import load_explorer_model, write_explorer
 from sgr.inference import (
     IMAGE_SUFFIXES,
@@ -377,11 +376,8 @@ def main(arguments: list[str] | None = None) -> int:
     if place is None:
         return run(args)
     # Processes wait for one another at the end only, as long as it takes.
-    join(place, timedelta(days=365), backend="gloo")
-    try:
+    with process_group(place, timedelta(days=365), backend="gloo"):
         return run(args)
-    finally:
-        distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -7,13 +7,19 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from detectron2.utils import comm
 
-from sgr.engine.launch import Place, _first_node, place_of
+from sgr.engine.launch import Place, _first_node, place_of, process_group
+from sgr.engine.preemption import PREEMPTED
 from tiny_model import CHECKOUT, CONFIG, tiny_options
 
+TASKS = Path("/proc/self/task")
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
 SRUN = {
     "SLURM_JOB_ID": "12",
@@ -51,6 +57,21 @@ class TestPlace:
     )
     def test_first_node(self, nodes, first):
         assert _first_node(nodes) == first
+
+
+@pytest.mark.skipif(not TASKS.is_dir(), reason="the threads are read as Linux shows them")
+@pytest.mark.parametrize("end", [nullcontext, partial(pytest.raises, SystemExit)])
+def test_no_thread_outlives_the_process_group(tmp_path, end):
+    def threads():
+        return {task.name for task in TASKS.iterdir() if "gloo" in (task / "comm").read_text()}
+
+    before = threads()
+    with end(), process_group(Place(0, 1, 0, 1, f"file://{tmp_path}/store"), backend="gloo"):
+        comm._get_global_gloo_group()  # comm.gather keeps it for its next call
+        assert threads() > before
+        if end is not nullcontext:
+            raise SystemExit(PREEMPTED)
+    assert threads() <= before
 
 
 # Without what differs between processes: statistics of batches, dropout.

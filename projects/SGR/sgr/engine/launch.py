@@ -10,7 +10,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -108,11 +109,8 @@ def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) 
         if args.num_machines > 1:
             place = Place(args.machine_rank, args.num_machines, 0, 1, args.dist_url)
     if place is not None:
-        join(place)
-        try:
+        with process_group(place):
             main(args)
-        finally:
-            distributed.destroy_process_group()
         return
     before = {}
     if args.num_gpus * args.num_machines > 1:
@@ -170,8 +168,11 @@ def _new_store(place: Place, timeout: timedelta) -> distributed.Store:
             time.sleep(0.1)
 
 
-def join(place: Place, timeout: timedelta = DEFAULT_TIMEOUT, backend: str | None = None) -> None:
-    """Make this process one of a process group, as ``detectron2.engine.launch`` does.
+@contextmanager
+def process_group(
+    place: Place, timeout: timedelta = DEFAULT_TIMEOUT, backend: str | None = None
+) -> Iterator[None]:
+    """Make this process one of a process group meanwhile, as ``detectron2.engine.launch`` does.
 
     Args:
         place: of this process. It gets the GPU of its number on this machine, where there are GPUs.
@@ -201,3 +202,13 @@ def join(place: Place, timeout: timedelta = DEFAULT_TIMEOUT, backend: str | None
             comm._LOCAL_PROCESS_GROUP = group
     comm.synchronize()
     logging.getLogger(__name__).info("Process %d of %d", place.rank, place.world_size)
+    try:
+        yield
+    finally:
+        # The threads of gloo end with the last reference to a group. If one is still there when
+        # the interpreter ends, it can abort the process. After an error they may never end: they
+        # wait for the other processes.
+        if isinstance(sys.exc_info()[1], SystemExit | None):
+            comm._LOCAL_PROCESS_GROUP = None
+            comm._get_global_gloo_group.cache_clear()
+        distributed.destroy_process_group()
