@@ -29,6 +29,9 @@ def test_installed_example_trains_and_is_evaluated(tiny_shapes_root, tmp_path):
     pip = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
     flags = ["--no-deps", "--no-build-isolation", "--no-index", "--target", str(site)]
     subprocess.run([*pip, *flags, str(source)], check=True)
+    # PyPI's "sgr" is another package.
+    (about,) = site.glob("*.dist-info/METADATA")
+    assert "Requires-Dist: sgr-segmentation\n" in about.read_text()
 
     sources = str(CHECKOUT / "projects" / "SGR")
     path = os.pathsep.join([str(site), sources, os.environ.get("PYTHONPATH", "")])
