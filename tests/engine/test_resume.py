@@ -6,13 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
+from detectron2.engine import TrainerBase
+from detectron2.engine.hooks import EvalHook
 
 from sgr.engine import Trainer
 from sgr.engine.lock import lock_folder
-from sgr.engine.preemption import PREEMPTED
+from sgr.engine.preemption import PREEMPTED, PreemptionHook
+from sgr.engine.resume import check_optimizer_state
 from tiny_model import CHECKOUT, CONFIG, tiny_config, tiny_options
 from two_processes import found_when_ended, run_twice
 
@@ -146,6 +150,17 @@ class TestChangedConfigs:
         with pytest.raises(ValueError, match=match):
             resume(SOLVER__OPTIMIZER="SGD")
 
+    def test_a_state_of_another_version_of_torch(self, resume):
+        optimizer = resume()._trainer.optimizer
+        state = optimizer.state_dict()
+        for group in state["param_groups"]:
+            group.pop("decoupled_weight_decay", None)
+            group["option_of_old"] = True
+        check_optimizer_state(optimizer, state, {})
+
+    def test_another_seed(self, resume):
+        assert resume(SEED=7)._trainer.data_loader.state_dict()["seed"] == 7
+
     def test_other_frozen_stages(self, resume):
         match = r"has \d+ parameters, and this training \d+ .*MODEL.BACKBONE.FREEZE_AT was 0 and is"
         with pytest.raises(ValueError, match=match):
@@ -162,6 +177,51 @@ class TestChangedConfigs:
     def test_another_batch_size(self, resume, caplog):
         resume(SOLVER__IMS_PER_BATCH=2).train()
         assert "IMS_PER_BATCH was 4 and is 2: the order of the images goes on" in caplog.text
+
+
+class Toy(TrainerBase):
+    """A training that gets a signal in one of its iterations."""
+
+    def __init__(self, signalled, eval_period):
+        super().__init__()
+        self.saved, self.evaluated, self.signalled = [], [], signalled
+        self.checkpointer = SimpleNamespace(
+            save=lambda name, **_: self.saved.append(name), save_dir="output"
+        )
+        self.hook = PreemptionHook(eval_period)
+        evaluation = EvalHook(eval_period, lambda: self.evaluated.append(self.iter))
+        self.register_hooks([self.hook, evaluation])
+
+    def run_step(self):
+        if self.iter == self.signalled:
+            self.hook._handle(signal.SIGTERM, None)
+
+
+class TestSignalBesideAnEvaluation:
+    def test_a_due_evaluation_comes_first(self):
+        training = Toy(signalled=1, eval_period=2)
+        with pytest.raises(SystemExit, match=str(PREEMPTED)):
+            training.train(0, 6)
+        assert training.saved == ["model_0000001", "model_0000002"]
+        assert training.evaluated == [1]
+
+    def test_the_last_iteration_ends_by_itself(self):
+        training = Toy(signalled=5, eval_period=2)
+        training.train(0, 6)
+        assert training.saved == [] and training.evaluated == [1, 3, 6]
+
+    def test_no_evaluation_is_due(self):
+        training = Toy(signalled=2, eval_period=2)
+        with pytest.raises(SystemExit, match=str(PREEMPTED)):
+            training.train(0, 6)
+        assert training.saved == ["model_0000002"] and training.evaluated == [1]
+
+
+def test_an_earlier_training_is_replaced_with_a_warning(tiny_shapes, tmp_path, caplog):
+    run(tmp_path, SOLVER__MAX_ITER=1)
+    assert "replace those of an earlier one" not in caplog.text
+    Trainer(tiny_config(tmp_path, **RANDOM)).resume_or_load(resume=False)
+    assert f"replace those of an earlier one in {tmp_path}; --resume" in caplog.text
 
 
 def test_two_trainings_in_one_folder(tmp_path):

@@ -73,7 +73,7 @@ def found_when_ended(rank, folder):
 
     hook = PreemptionHook()
     hook.trainer = SimpleNamespace(
-        iter=3, checkpointer=SimpleNamespace(save=save, save_dir=str(folder))
+        iter=3, max_iter=9, checkpointer=SimpleNamespace(save=save, save_dir=str(folder))
     )
     hook.before_train()
     if rank == 1:

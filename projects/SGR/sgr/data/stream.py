@@ -18,11 +18,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList
-from detectron2.data.samplers import (
-    RandomSubsetTrainingSampler,
-    RepeatFactorTrainingSampler,
-    TrainingSampler,
-)
+from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
@@ -130,9 +126,16 @@ class TrainingStream:
         return {"seed": self._samples.seed, "batch_size": self._batch_size, **self._state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on at a state, for iterators of which no batch has been taken yet."""
+        """Go on at a state, for iterators of which no batch has been taken yet.
+
+        The state may be that of another dataset: samples that this one does not have are left out.
+        """
         self._samples.seed = state["seed"]
-        self._state = {"position": state["position"], "waiting": state["waiting"]}
+        waiting = tuple(
+            [(number, index) for number, index in kind if index < self.num_images]
+            for kind in state["waiting"]
+        )
+        self._state = {"position": state["position"], "waiting": waiting}
 
     def skip(self, batches: int) -> None:
         """Go on as if this many batches, of images of one kind, had been handed out."""
@@ -153,9 +156,6 @@ def build_training_stream(
     name, options = cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER
     if name == "TrainingSampler":
         build = partial(TrainingSampler, len(dataset))
-    elif name == "RandomSubsetTrainingSampler":
-        ratio = options.RANDOM_SUBSET_RATIO
-        build = partial(RandomSubsetTrainingSampler, len(dataset), ratio)
     elif name == "RepeatFactorTrainingSampler":
         factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
             dataset, options.REPEAT_THRESHOLD
@@ -164,15 +164,12 @@ def build_training_stream(
     else:
         raise ValueError(
             f"DATALOADER.SAMPLER_TRAIN is {name!r}; known: TrainingSampler, "
-            "RepeatFactorTrainingSampler, RandomSubsetTrainingSampler"
+            "RepeatFactorTrainingSampler"
         )
 
     def indices(seed: int) -> Iterator[int]:
-        keys: tuple[str, ...] = ("seed",)
-        if name == "RandomSubsetTrainingSampler":
-            keys = ("seed_shuffle", "seed_subset")
         # Not iter(sampler): that is the share of one process.
-        return build(**dict.fromkeys(keys, seed))._infinite_indices()
+        return build(seed=seed)._infinite_indices()
 
     return TrainingStream(
         dataset,

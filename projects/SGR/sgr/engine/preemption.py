@@ -24,12 +24,19 @@ class PreemptionHook(HookBase):
 
     The process ends with the code :data:`PREEMPTED`, on which a scheduler can start it again with
     ``--resume``. A second signal ends it at once. One process that gets the signal ends all of
-    them after the same iteration; an evaluation that is under way ends first.
+    them after the same iteration. An evaluation that is under way, or due after the iteration, ends
+    first: a resumed training would not make up for it. In the last iteration the training ends by
+    itself, with its last checkpoint and evaluation.
 
-    The hook must come after that of the learning rate, whose state is saved.
+    The hook must come after that of the learning rate, whose state is saved, and before that of the
+    evaluation.
+
+    Args:
+        eval_period: iterations between two evaluations; 0 has none before the end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, eval_period: int = 0) -> None:
+        self._eval_period = eval_period
         self._signal: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -49,10 +56,14 @@ class PreemptionHook(HookBase):
         if not any(comm.all_gather(self._signal is not None)):
             return
         iteration = self.trainer.iter
+        if iteration + 1 == self.trainer.max_iter:
+            return
         name = f"model_{iteration:07d}"
         self.trainer.checkpointer.save(name, iteration=iteration)
         # The main process writes. Where others end before it, their launcher stops it on the way.
         comm.synchronize()
+        if self._eval_period and (iteration + 1) % self._eval_period == 0:
+            return  # the next iteration ends the training
         logging.getLogger(__name__).warning(
             "Ended after iteration %d; the checkpoint is %s/%s.pth: go on with --resume",
             iteration,

@@ -54,7 +54,8 @@ def check_optimizer_state(
         ValueError: if the state is that of another kind of optimizer or of other parameters.
     """
     groups, saved = optimizer.param_groups, state["param_groups"]
-    if saved[0].keys() != groups[0].keys():
+    # Other options come and go with the versions of PyTorch.
+    if ("momentum" in saved[0]) != ("momentum" in groups[0]):
         problem = "the state is that of another kind of optimizer"
         keys = "SOLVER.OPTIMIZER"
     elif [len(group["params"]) for group in saved] != [len(group["params"]) for group in groups]:

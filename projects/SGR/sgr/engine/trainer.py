@@ -190,7 +190,8 @@ class Trainer(DefaultTrainer):
             stream.skip(done)
             logger.warning("An older checkpoint, without the order of the images: it is a new one")
         else:
-            stream.load_state_dict(state)
+            seed = self.cfg.SEED if self.cfg.SEED >= 0 else state["seed"]
+            stream.load_state_dict({**state, "seed": seed})
             batch_size = self.cfg.SOLVER.IMS_PER_BATCH
             if state["batch_size"] != batch_size:
                 logger.warning(
@@ -205,7 +206,14 @@ class Trainer(DefaultTrainer):
         if comm.is_main_process():
             for draft in Path(self.cfg.OUTPUT_DIR).glob(".*.pth.*.tmp"):
                 draft.unlink()  # of a training that was killed while it saved
-        resume = resume and self.checkpointer.has_checkpoint()
+        found = self.checkpointer.has_checkpoint()
+        if found and not resume:
+            logging.getLogger(__name__).warning(
+                "The checkpoints of this training replace those of an earlier one in %s; --resume "
+                "would have gone on with it",
+                self.cfg.OUTPUT_DIR,
+            )
+        resume = resume and found
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resume:
             self.start_iter = self.iter + 1
@@ -320,7 +328,7 @@ class Trainer(DefaultTrainer):
         built: list[HookBase | None] = []
         for hook in super().build_hooks():
             if isinstance(hook, LRScheduler):
-                built += [hook, PreemptionHook()]
+                built += [hook, PreemptionHook(self.cfg.TEST.EVAL_PERIOD)]
                 continue
             if not isinstance(hook, EvalHook):
                 built.append(hook)
