@@ -72,6 +72,19 @@ def test_dicts_and_arrays():
     assert component_maps.counts == [len(expected(i, ignore_label=7).classes) for i in (0, 1)]
 
 
+def test_an_index_from_the_end():
+    items = [Scenes(as_tensors)[index] for index in (0, 1)]
+    (_, labels), _ = sgr.ComponentCollate(-1)(items)
+    (_, expected_labels), _ = sgr.ComponentCollate(1)(items)
+    assert torch.equal(labels, expected_labels) and (labels[0, 20:] == 255).all()
+
+
+def test_an_ignored_label_that_the_type_cannot_hold():
+    items = [Scenes(lambda image, labels: (image, labels))[index] for index in (0, 1)]
+    (_, labels), _ = sgr.ComponentCollate(ignore_label=-1, size_divisibility=4)(items)
+    assert labels.dtype == torch.int64 and (labels[0, 20:] == -1).all()
+
+
 def test_a_collate_of_ones_own_and_a_function():
     items = [Scenes(lambda image, labels: (image, {"map": Image.fromarray(labels)}))[0]] * 2
     collate = sgr.ComponentCollate(lambda item: item[1]["map"], collate_fn=list)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sgr.modeling.supervision import component_targets
+from sgr.modeling.supervision import ComponentMaps, component_targets
 
 
 def test_area_averages():
@@ -46,3 +46,27 @@ def test_no_component(value):
 def test_map_larger_than_the_grid():
     with pytest.raises(ValueError, match=r"\(9, 8\)"):
         component_targets([torch.zeros(9, 8)], [1], (2, 2), 4, "cpu")
+
+
+@pytest.mark.parametrize("wrong", [-2, -100, 2, 255, 30000])
+def test_a_wrong_index_is_no_component(wrong):
+    right = torch.tensor([[0, 1, -1, -1], [1, 1, 0, 0]], dtype=torch.int16)
+    faulty = torch.where(right < 0, wrong, right)
+    expected = component_targets([right, right], [2, 2], (1, 2), 2, "cpu")
+    found = component_targets([faulty, faulty], [2, 2], (1, 2), 2, "cpu")
+    assert torch.equal(found.masks, expected.masks)
+    assert torch.equal(found.weights, expected.weights)
+
+
+def test_bytes():
+    component_map = torch.tensor([[0, 1, 1]], dtype=torch.uint8)
+    masks, weights, _ = component_targets([component_map], [2], (1, 2), 2, "cpu")
+    assert torch.equal(masks, torch.tensor([[[0.5, 0.0], [0.5, 1.0]]]))
+    assert torch.equal(weights, torch.tensor([[0.5, 0.25]]))
+
+
+def test_maps_are_counted():
+    maps = [torch.tensor([[-1, 2]]), torch.full((1, 1), -1), torch.zeros(0, 4, dtype=torch.int16)]
+    assert ComponentMaps.of(maps).counts == [3, 0, 0]
+    with pytest.raises(ValueError, match="has the index -100; .* have -1"):
+        ComponentMaps.of([torch.tensor([[0, -100]])])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -94,18 +94,23 @@ class ComponentCollate:
         step = self.size_divisibility
         height, width = (-(-max(side) // step) * step for side in zip(*sizes))
 
-        def padded(key: Any, value: Any, size: tuple[int, ...]) -> Any:
-            if key == self.labels:
+        def padded(value: Any, size: tuple[int, ...], is_label_map: bool) -> Any:
+            if is_label_map:
                 value = torch.as_tensor(np.asarray(value))
+                kind = torch.iinfo(value.dtype)
+                if not kind.min <= self.ignore_label <= kind.max:
+                    value = value.long()
             if not isinstance(value, Tensor) or value.shape[-2:] != size:
                 return value
-            fill = self.ignore_label if key == self.labels else 0
+            fill = self.ignore_label if is_label_map else 0
             return F.pad(value, (0, width - size[1], 0, height - size[0]), value=fill)
 
         result: list[Any] = []
         for item, size in zip(items, sizes):
             if isinstance(item, Mapping):
-                result.append({key: padded(key, value, size) for key, value in item.items()})
+                pairs = item.items()
+                result.append({key: padded(v, size, key == self.labels) for key, v in pairs})
             else:
-                result.append(tuple(padded(key, value, size) for key, value in enumerate(item)))
+                place = cast(int, self.labels) % len(item)
+                result.append(tuple(padded(v, size, i == place) for i, v in enumerate(item)))
         return result

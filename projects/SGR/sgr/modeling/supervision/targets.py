@@ -24,8 +24,17 @@ class ComponentMaps(NamedTuple):
 
     @classmethod
     def of(cls, indices: Sequence[Tensor]) -> ComponentMaps:
-        """Count the components of maps, which waits for their device."""
+        """Count the components of maps, which waits for their device.
+
+        Raises:
+            ValueError: if a map is not (H, W) integers, or has an index below -1.
+        """
         indices = [_checked_map(component_map) for component_map in indices]
+        for each in indices:
+            if each.numel() and (least := int(each.min())) < -1:
+                raise ValueError(
+                    f"a component map has the index {least}; pixels without a component have -1"
+                )
         counts = [int(each.max()) + 1 if each.numel() else 0 for each in indices]
         return cls(indices, counts)
 
@@ -63,7 +72,7 @@ def component_targets(
 
     Args:
         component_maps: for each image (H, W) integers: index of the pixel's component, or -1. The
-            images may differ in size, but must fit in the grid.
+            images may differ in size, but must fit in the grid. Other indices count as -1.
         counts: number of components of each image.
         grid: (h, w).
         stride: pixels per cell.
@@ -85,7 +94,8 @@ def component_targets(
             )
         component_map = component_map.to(device, non_blocking=True)
         padded.append(F.pad(component_map, (0, right, 0, bottom), value=-1))
-    components = torch.stack(padded).long()
+    components = torch.stack(padded)
+    components = components.masked_fill_(components >= most, -1).clamp_(min=-1).long()
 
     # Bin 0 of each image takes the pixels without a component.
     batch = len(component_maps)
@@ -110,4 +120,5 @@ def _checked_map(component_map: Tensor) -> Tensor:
             "a component map is (H, W) integers, the index of a component or -1; got "
             f"{tuple(component_map.shape)} of {component_map.dtype}"
         )
-    return component_map
+    # Bytes cannot hold the -1 of padding.
+    return component_map.short() if component_map.dtype == torch.uint8 else component_map
