@@ -10,6 +10,7 @@ from PIL import Image
 
 from sgr.data.datasets.folders import register_sem_seg
 from sgr.engine import Trainer, evaluate
+from sgr.engine.data_check import check_measured
 from tiny_model import tiny_config
 
 NAMES = ["road", "car", "sky"]
@@ -204,3 +205,9 @@ class TestEvaluate:
         all_ignored(tmp_path / "val")
         with pytest.raises(ValueError, match="sem_seg: nothing could be measured"):
             evaluate(cfg)
+
+    @pytest.mark.parametrize("number", [3, 0.5, np.float32(0.5), torch.tensor(0.5)])
+    def test_a_number_of_any_kind_is_measured(self, number):
+        check_measured({"mine": {"value": number, "other": float("nan"), "none": None}})
+        with pytest.raises(ValueError, match="val mine: nothing could be measured"):
+            check_measured({"val": {"mine": {"value": number * float("nan")}}})

@@ -15,7 +15,8 @@ import pytest
 import torch
 from detectron2.utils import comm
 
-from sgr.engine.launch import Place, _first_node, place_of, process_group
+from sgr.engine import argument_parser
+from sgr.engine.launch import Place, _first_node, launch, place_of, process_group
 from sgr.engine.preemption import PREEMPTED
 from tiny_model import CHECKOUT, CONFIG, tiny_options
 
@@ -57,6 +58,16 @@ class TestPlace:
     )
     def test_first_node(self, nodes, first):
         assert _first_node(nodes) == first
+
+
+def test_more_processes_than_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    match = r"8 processes were asked for on this machine, which has 2 GPU\(s\)"
+    with pytest.raises(ValueError, match=match):
+        launch(print, argument_parser().parse_args(["--num-gpus", "8"]))
+    with pytest.raises(ValueError, match=match), process_group(Place(0, 8, 0, 8)):
+        pass
 
 
 @pytest.mark.skipif(not TASKS.is_dir(), reason="the threads are read as Linux shows them")

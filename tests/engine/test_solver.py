@@ -52,6 +52,17 @@ def settings(cfg, model):
     }
 
 
+def test_norms_of_other_packages(cfg, model):
+    class Scale(nn.Module):  # as timm's RmsNorm
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(4))
+
+    model.rms, model.scale = nn.RMSNorm(4), Scale()
+    found = settings(cfg, model)
+    assert found["rms.weight"] == found["scale.weight"] == (1e-3, 0.01)
+
+
 def test_every_trainable_parameter_once(cfg, model):
     listed = [id(p) for group in parameter_groups(cfg, model) for p in group["params"]]
     trainable = [id(p) for p in model.parameters() if p.requires_grad]

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,8 +23,9 @@ from sgr.engine import (
     setup_config,
     train_or_evaluate,
 )
-from sgr.engine.hooks import ForgivingWriter
+from sgr.engine.hooks import ConceptMonitor, ForgivingWriter
 from sgr.engine.pictures import TrainingPictures, put_evaluation_pictures
+from sgr.modeling.supervision.criterion import ConceptLosses
 from tiny_model import CONFIG, tiny_config, tiny_options
 
 
@@ -500,6 +502,25 @@ def test_a_part_that_cannot_be_built(tmp_path):
     cfg = tiny_config(tmp_path, MODEL__RESNETS__RES5_DILATION=3)
     with pytest.raises(ValueError, match="does not make a model.*AssertionError"):
         Trainer.build_model(cfg)
+
+
+def test_concepts_of_two_modules_are_counted_apart():
+    def step(iteration, *matched):
+        monitor.trainer.iter = iteration
+        for each in matched:
+            each = np.array([each], dtype=bool)
+            monitor._watch(None, None, ConceptLosses({}, each, torch.tensor(0.5)))
+        monitor.after_step()
+
+    monitor = ConceptMonitor(iterations_per_epoch=2)
+    with EventStorage() as storage:
+        monitor.trainer = SimpleNamespace(storage=storage, max_iter=4)
+        step(0, [1, 0], [0, 1, 0])
+        step(1, [1, 0], [0, 0, 1])
+        assert storage.latest()["sgr/concepts_matched_per_epoch"][0] == pytest.approx(3 / 5)
+        step(2, [1, 0], [0, 0, 0])
+        step(3, [0, 1], [0, 0, 0])
+        assert storage.latest()["sgr/concepts_matched_per_epoch"][0] == pytest.approx(2 / 5)
 
 
 def test_metrics_that_cannot_be_written_are_a_warning(caplog):

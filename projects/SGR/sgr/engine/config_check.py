@@ -18,6 +18,7 @@ from fvcore.common.registry import Registry
 from ..config import add_sgr_config
 from ..data.augmentations.build import check_crop_size
 from ..data.mappers import MAPPER_REGISTRY
+from ..data.truth.image_files import SIXTEEN_BIT
 from ..evaluation.build import EVALUATOR_REGISTRY
 from ..modeling.layers.checks import find_registered
 from ..modeling.mask_classification.criteria.set_criterion import CRITERION_REGISTRY
@@ -173,6 +174,7 @@ _RULES: list[tuple[_Rule, str]] = [
     (_above(0), "INPUT.MIN_SCALE INPUT.MAX_SCALE"),
     (_one_of("none", "horizontal", "vertical"), "INPUT.RANDOM_FLIP"),
     (_at_least(-1), "INPUT.SIZE_DIVISIBILITY"),
+    (_one_of(*SIXTEEN_BIT), "INPUT.SIXTEEN_BIT"),
     (_SHARE, "INPUT.COMPONENTS.MIN_AREA_RATIO"),
     (
         _Rule("odd and at least 1", lambda value: value >= 1 and value % 2 == 1),
@@ -181,10 +183,14 @@ _RULES: list[tuple[_Rule, str]] = [
     (_one_of("random", "center"), "INPUT.CROP.POSITION"),
     (_one_of("polygon", "bitmask"), "INPUT.MASK_FORMAT"),
     (
-        _one_of("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler"),
+        _one_of("TrainingSampler", "RepeatFactorTrainingSampler"),
         "DATALOADER.SAMPLER_TRAIN",
     ),
     # Training.
+    (
+        _Rule("iterations in ascending order", lambda steps: list(steps) == sorted(steps)),
+        "SOLVER.STEPS",
+    ),
     (_at_least(1), "SOLVER.MAX_ITER SOLVER.IMS_PER_BATCH SOLVER.CHECKPOINT_PERIOD"),
     (
         _at_least(0),
@@ -420,7 +426,8 @@ def _faults_of_several(cfg: CfgNode) -> Iterator[str]:
             check_crop_size(given.CROP.TYPE, given.CROP.SIZE)
         except ValueError as error:
             yield str(error)
-    if given.MIN_SIZE_TRAIN_SAMPLING == "range" and len(given.MIN_SIZE_TRAIN) != 2:
+    sides = list(given.MIN_SIZE_TRAIN)
+    if given.MIN_SIZE_TRAIN_SAMPLING == "range" and (len(sides) != 2 or sides[0] > sides[1]):
         yield (
             f"INPUT.MIN_SIZE_TRAIN is {given.MIN_SIZE_TRAIN}; with MIN_SIZE_TRAIN_SAMPLING "
             "'range' it must be 2 values, the smallest and the largest"

@@ -6,6 +6,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -195,7 +196,10 @@ def check_measured(results: Mapping[str, Any], name: str = "") -> None:
         if isinstance(values, Mapping) and any(isinstance(v, Mapping) for v in values.values()):
             check_measured(values, full_name)
         elif isinstance(values, Mapping):
-            metrics = [value for value in values.values() if isinstance(value, float)]
+            metrics = []
+            for value in values.values():
+                with suppress(TypeError, ValueError):  # None, or what is no number
+                    metrics.append(float(value))
             if all(map(math.isnan, metrics)):
                 raise ValueError(
                     f"{full_name}: nothing could be measured, since no image has ground truth that "

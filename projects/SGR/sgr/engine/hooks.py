@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ class ConceptMonitor(HookBase):
       at least once in it. The others are not supervised, but the token metrics count them. Look
       here first if S_C stays high.
 
-    It counts several reasoning modules together.
+    Concepts of several reasoning modules count as concepts of one.
 
     Args:
         iterations_per_epoch: iterations between two logs of the second number.
@@ -31,7 +30,7 @@ class ConceptMonitor(HookBase):
 
     def __init__(self, iterations_per_epoch: int):
         self.iterations_per_epoch = max(iterations_per_epoch, 1)
-        self._matched: Any = None  # (K,) bool, after the first step
+        self._matched: list[np.ndarray] = []  # of each reasoning module, (K,) bool
         self._active: list[torch.Tensor] = []
 
     def before_train(self):
@@ -42,8 +41,11 @@ class ConceptMonitor(HookBase):
         ]
 
     def _watch(self, _criterion, _inputs, output: ConceptLosses):
-        matched = output.matched.any(axis=0)
-        self._matched = matched if self._matched is None else self._matched | matched
+        matched, module = np.asarray(output.matched.any(axis=0)), len(self._active)
+        if module == len(self._matched):
+            self._matched.append(matched)
+        else:
+            self._matched[module] = self._matched[module] | matched
         self._active.append(output.active.to("cpu", non_blocking=True))
 
     def after_step(self):
@@ -55,13 +57,14 @@ class ConceptMonitor(HookBase):
         step = self.trainer.iter + 1
         if step % self.iterations_per_epoch and step != self.trainer.max_iter:
             return
-        matched = [mask for mask in comm.gather(self._matched) if mask is not None]
-        if matched:
-            share = np.logical_or.reduce(matched).mean()
+        gathered = [masks for masks in comm.gather(self._matched) if masks]
+        if gathered:
+            matched = [np.logical_or.reduce(masks) for masks in zip(*gathered)]
+            share = np.concatenate(matched).mean()
             self.trainer.storage.put_scalar(
                 "sgr/concepts_matched_per_epoch", share, smoothing_hint=False
             )
-        self._matched = None
+        self._matched = []
 
     def after_train(self):
         for handle in self._handles:

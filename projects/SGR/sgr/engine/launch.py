@@ -112,6 +112,7 @@ def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) 
         with process_group(place):
             main(args)
         return
+    _check_gpus(args.num_gpus)
     before = {}
     if args.num_gpus * args.num_machines > 1:
         for number in (signal.SIGTERM, signal.SIGUSR1):
@@ -168,6 +169,16 @@ def _new_store(place: Place, timeout: timedelta) -> distributed.Store:
             time.sleep(0.1)
 
 
+def _check_gpus(processes: int) -> None:
+    """Raise a ValueError if this machine has GPUs, but not one for each of its processes."""
+    num_gpus = torch.cuda.device_count()
+    if 0 < num_gpus < processes:
+        raise ValueError(
+            f"{processes} processes were asked for on this machine, which has {num_gpus} GPU(s); "
+            "start one for each GPU"
+        )
+
+
 @contextmanager
 def process_group(
     place: Place, timeout: timedelta = DEFAULT_TIMEOUT, backend: str | None = None
@@ -181,11 +192,7 @@ def process_group(
     """
     on_gpus = torch.cuda.is_available()
     if on_gpus:
-        if place.local_size > torch.cuda.device_count():
-            raise ValueError(
-                f"{place.local_size} processes were started on this machine, which has "
-                f"{torch.cuda.device_count()} GPU(s); start one for each GPU"
-            )
+        _check_gpus(place.local_size)
         torch.cuda.set_device(place.local_rank)
     own = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     distributed.init_process_group(

@@ -59,7 +59,7 @@ def parameter_groups(cfg, model: nn.Module) -> list[dict]:
                 continue
             seen.add(id(parameter))
             place = "backbone" if id(parameter) in slow else "head and reasoning"
-            kind = "embeddings" if id(parameter) in embeddings else _kind(module, name)
+            kind = "embeddings" if id(parameter) in embeddings else _kind(module, name, parameter)
             groups[place, kind].append(parameter)
 
     rates = {
@@ -86,8 +86,11 @@ def parameter_groups(cfg, model: nn.Module) -> list[dict]:
     return result
 
 
-def _kind(module: nn.Module, name: str) -> str:
+def _kind(module: nn.Module, name: str, parameter: nn.Parameter) -> str:
     if isinstance(module, NORMS):
+        return "norms"
+    # Such as RMSNorm and timm's norms.
+    if name == "weight" and parameter.dim() == 1:
         return "norms"
     if isinstance(module, nn.Embedding):
         return "embeddings"
