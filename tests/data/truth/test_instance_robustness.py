@@ -8,6 +8,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import transforms as T
 from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import BoxMode
 from PIL import Image
@@ -430,6 +431,29 @@ def test_codes_that_do_not_fill_the_image(image, change, message, of_detection):
     )
     with pytest.raises(ValueError, match=rf"annotation 1 of .*image\.png: .*{message}"):
         a_mapper(record)
+
+
+@pytest.mark.parametrize("masks", [True, False, None])
+def test_polygons_far_outside_of_the_image(image, masks):
+    """Detection with masks and without, and (None) mask classification."""
+    far, near = [5000, 5000, 5100, 5000, 5100, 5100], polygon(8, 8, 40, 40)
+    annotations = [
+        changed({"bbox": [8, 8, 32, 32], "category_id": index, "segmentation": segmentation})
+        for index, segmentation in enumerate([[far], [near, far]])
+    ]
+    record = {"file_name": image, "annotations": annotations, "height": SIZE[0], "width": SIZE[1]}
+    options = {"augmentations": [T.HFlipTransform(SIZE[1])], "kernel_size": 1}
+    if masks is None:
+        a_mapper = InstanceConceptMapper(image_format="RGB", num_classes=3, **options)
+    else:
+        a_mapper = mapper(use_instance_mask=masks, **options)
+    a_mapper.check_records([record])
+    out = a_mapper(record)
+    assert out["component_classes"].tolist() == [3, 1]  # the background and the polygon inside
+    if masks is None:
+        assert out["instances"].gt_classes.tolist() == [1]
+    only_far = a_mapper({**record, "annotations": annotations[:1]})
+    assert only_far["component_classes"].tolist() == [3]
 
 
 def test_what_is_no_fault():

@@ -24,7 +24,8 @@ class InstanceShape:
         category: its class; None if the annotation does not have one.
         crowd: whether it stands for many instances.
         rle: its mask at the resolution of the image, as a run-length code.
-        polygons: flat arrays of x, y, x, y...; None if the annotation has a run-length code.
+        polygons: flat arrays of x, y, x, y..., without those far outside of the image; None if the
+            annotation has a run-length code.
     """
 
     index: int
@@ -65,7 +66,9 @@ def read_shapes(
             rle = to_rle(segmentation, size)
         if rle is None:
             continue
-        polygons = None if isinstance(segmentation, dict) else valid_polygons(segmentation, size)
+        polygons = None
+        if not isinstance(segmentation, dict):  # Of a polygon far outside, clipping leaves nothing.
+            polygons = [each for each in valid_polygons(segmentation, size) if len(each)]
         shapes.append(InstanceShape(index, annotation.get("category_id"), crowd, rle, polygons))
     return shapes
 
@@ -175,4 +178,7 @@ def _mask(
     polygons = [
         transforms.apply_coords(polygon.reshape(-1, 2).copy()) for polygon in shape.polygons
     ]
-    return mask_util.decode(to_rle(polygons, size)).view(bool)  # bytes of 0 and 1
+    rle = to_rle(polygons, size)
+    if rle is None:  # no polygon
+        return np.zeros(size, bool)
+    return mask_util.decode(rle).view(bool)  # bytes of 0 and 1
