@@ -6,6 +6,7 @@ from detectron2.data import transforms as T
 from PIL import Image
 
 from sgr.data.augmentations.center_crop import CentralSquare
+from sgr.data.truth.instances import draw_instances, read_shapes
 from sgr.data.truth.records import (
     apply_test_transform,
     check_image_size,
@@ -49,6 +50,30 @@ def test_the_smaller_mask_lies_on_top_whatever_the_order_and_the_format():
     expected[small.astype(bool)] = 0
     expected[8:, 10:] = 3
     np.testing.assert_array_equal(read_instance_map({"annotations": annotations}, SIZE), expected)
+
+
+@pytest.mark.parametrize("size", [SIZE, (1, 12), (10, 1)])
+@pytest.mark.parametrize(
+    "augment",
+    [None, lambda h, w: T.HFlipTransform(w), lambda h, w: T.CropTransform(0, 0, (w + 3) // 4, h)],
+)
+def test_masks_lie_row_by_row_whatever_the_format(size, augment):
+    """NumPy is slow where masks of both orders meet."""
+    height, width = size
+    left = np.zeros(size, np.uint8, order="F")
+    left[:, : (width + 1) // 2] = 1
+    formats = [polygon(0, 0, (width + 1) // 2, height)], mask_util.encode(left)
+    annotations = [{"segmentation": each} for each in formats]
+    transforms, expected = None, left
+    if augment is not None:
+        transforms = T.TransformList([augment(height, width)])
+        expected = transforms.apply_segmentation(left)
+    shapes = read_shapes(annotations, size=size, file_name="a.jpg")
+    masks = [mask for _, mask in draw_instances(shapes, expected.shape, transforms)]
+    assert len(masks) == 2
+    for mask in masks:
+        assert mask.dtype == bool and mask.flags.c_contiguous
+        np.testing.assert_array_equal(mask, expected)
 
 
 def test_an_instance_of_several_polygons_is_one():
