@@ -19,6 +19,21 @@ def test_negative_and_large_ids():
     assert find_segments(id_map, [5]).tolist() == [[-1, -1, -1, 0]]
 
 
+@pytest.mark.parametrize("shape", [(9, 13), (1, 40), (40, 1), (1, 1), (0, 5)])
+@pytest.mark.parametrize("ids", [[3, 2**40, -7, 3, 0, 12], [5], []])
+@pytest.mark.parametrize("in_map", [[3, 12, 0, 2**40, -7, 5, 99, -1], [5], [99]])
+def test_places_are_those_of_a_search_for_each_pixel(shape, ids, in_map):
+    rng = np.random.default_rng(0)
+    for longest in (1, 4, 30):  # runs of pixels, which go on in the next row
+        id_map = rng.choice(in_map, shape).repeat(longest).reshape(-1)[: np.prod(shape, dtype=int)]
+        id_map = id_map.reshape(shape)
+        for given in (id_map, id_map.T, id_map[::-1, ::-1]):
+            expected = [[ids.index(id) if id in ids else -1 for id in row] for row in given]
+            places = find_segments(given, ids)
+            assert places.dtype == np.int32 and places.shape == given.shape
+            assert places.tolist() == expected
+
+
 def test_labels_of_segments():
     segments = [{"category_id": 3}, {"category_id": 4, "iscrowd": 1}, {"category_id": 0}]
     labels = segment_labels(segments, ignore_value=255)

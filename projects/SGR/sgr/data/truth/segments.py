@@ -19,7 +19,7 @@ def has_segments(record: dict) -> bool:
 def find_segments(id_map: np.ndarray, ids: Sequence[int]) -> np.ndarray:
     """Replace the ids in a map by their places in a list.
 
-    It makes a binary search for each pixel, so ids may be of any size.
+    It makes a binary search for each run of equal ids along the rows, so ids may be of any size.
 
     Args:
         id_map: (H, W) integers.
@@ -32,10 +32,15 @@ def find_segments(id_map: np.ndarray, ids: Sequence[int]) -> np.ndarray:
     order = np.argsort(given, kind="stable")
     # The additional entry at the end is found for an id that is larger than all others.
     sorted_ids, place_of = np.append(given[order], -1), np.append(order, -1).astype(np.int32)
-    position = np.searchsorted(sorted_ids[:-1], id_map.astype(np.int64))
+    pixels = id_map.ravel()
+    is_start = np.ones(pixels.size, bool)
+    is_start[1:] = pixels[1:] != pixels[:-1]
+    starts = np.flatnonzero(is_start)
+    of_run = pixels[starts]
+    position = np.searchsorted(sorted_ids[:-1], of_run.astype(np.int64))
     places = place_of[position]
-    places[sorted_ids[position] != id_map] = -1
-    return places
+    places[sorted_ids[position] != of_run] = -1
+    return np.repeat(places, np.diff(starts, append=pixels.size)).reshape(id_map.shape)
 
 
 def segment_labels(segments: list[dict], *, ignore_value: int) -> np.ndarray:
