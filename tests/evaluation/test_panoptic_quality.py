@@ -380,6 +380,29 @@ def test_user_mistakes_are_named(dataset):
         PanopticQualityEvaluator(name)
 
 
+@pytest.mark.parametrize(
+    "change, fault",
+    [
+        ({"id": None}, "segment 1 of .*0.png has no id"),
+        ({"category_id": None}, "segment 1 of .*0.png has no category_id"),
+        ({"category_id": 4}, "segment 300 of .*0.png has category_id 4; expected are 0 to 3"),
+    ],
+)
+def test_segments_of_the_ground_truth_are_checked_before_the_first_image(dataset, change, fault):
+    changed = {**TRUTH[1], **change}
+    segment = {key: value for key, value in changed.items() if value is not None}
+    with pytest.raises(ValueError, match=fault):
+        PanopticQualityEvaluator(dataset((IDS, [TRUTH[0], segment, TRUTH[2]])))
+
+
+@pytest.mark.parametrize("key", ["id", "category_id"])
+def test_segments_of_a_prediction_need_an_id_and_a_category(dataset, key):
+    evaluator = PanopticQualityEvaluator(dataset((IDS, TRUTH)))
+    segment = {other: value for other, value in SEGMENTS[1].items() if other != key}
+    with pytest.raises(ValueError, match=f"0.jpg has a segment without {key}: .*needs"):
+        process(evaluator, segments=[SEGMENTS[0], segment])
+
+
 @pytest.mark.parametrize("id", [0, -1])
 def test_ids_below_one_are_refused(dataset, id):
     evaluator = PanopticQualityEvaluator(dataset((IDS, TRUTH)))

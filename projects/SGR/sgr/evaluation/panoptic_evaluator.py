@@ -14,7 +14,7 @@ from tabulate import tabulate
 
 from ..data.loading import load_dataset
 from ..data.truth.records import find_image
-from ..data.truth.segments import find_segments, read_segment_map
+from ..data.truth.segments import find_segments, read_segment_map, segment_faults
 from .json_file import write_json
 from .panoptic_quality import PanopticCounts, match_segments
 
@@ -43,7 +43,8 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             output_dir: the folder for ``panoptic.json`` with the results; None writes nothing.
 
         Raises:
-            ValueError: the records or the metadata are not those of a panoptic dataset.
+            ValueError: the records or the metadata are not those of a panoptic dataset, or a
+                segment has no id or category, or a category that does not exist.
         """
         self._logger = logging.getLogger(__name__)
         self._dataset_name = dataset_name
@@ -66,6 +67,8 @@ class PanopticQualityEvaluator(DatasetEvaluator):
                     "segments_info: panoptic quality needs a panoptic dataset in its standard, not "
                     "its separated form"
                 )
+            for _, fault in segment_faults(record, len(self._class_names)):
+                raise ValueError(fault)
         self.reset()
 
     def reset(self) -> None:
@@ -81,8 +84,8 @@ class PanopticQualityEvaluator(DatasetEvaluator):
 
         Raises:
             FileNotFoundError, OSError: a picture of the ground truth is missing or damaged.
-            ValueError: an output has no segments, wrong ids or categories, or another size than the
-                ground truth; or the ground truth has one of these faults.
+            ValueError: an output has no segments, missing or wrong ids or categories, or another
+                size than the ground truth; or the ground truth has ids without a segment.
             KeyError: the dataset does not have an image.
         """
         for input_, output in zip(inputs, outputs):
@@ -102,7 +105,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
                 predicted,
                 predicted_classes,
                 truth,
-                self._categories(segments, f"the ground truth of {file_name}"),
+                np.array([segment["category_id"] for segment in segments], np.int64),
                 truth_is_crowd=np.array([segment.get("iscrowd", 0) for segment in segments], bool),
                 num_classes=len(self._class_names),
             )
@@ -149,11 +152,14 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             )
         id_map, segments = output["panoptic_seg"]
         what = f"panoptic_seg of {file_name}"
+        needed = "panoptic quality needs a dict with id and category_id for each segment"
         if segments is None:  # In Detectron2, the evaluator must then know the meaning of ids.
             raise ValueError(
-                f"{what} has no list of its segments (Panoptic-DeepLab gives none): panoptic "
-                "quality needs a dict with id and category_id for each segment"
+                f"{what} has no list of its segments (Panoptic-DeepLab gives none): {needed}"
             )
+        for key in ("id", "category_id"):
+            if not all(key in segment for segment in segments):
+                raise ValueError(f"{what} has a segment without {key}: {needed}")
         classes = self._categories(segments, what)
         ids = [segment["id"] for segment in segments]
         if min(ids, default=1) <= 0:
