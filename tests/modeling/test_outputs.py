@@ -16,6 +16,7 @@ from sgr.modeling.outputs import (
     outputs_of,
     panoptic_classes,
     pixel_scores,
+    predicted_labels,
     scores_only,
 )
 from sgr.testing import MultiScaleSemanticSegmentor, build_multi_scale_model
@@ -104,6 +105,16 @@ def test_switches(name, cfg):
     cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_ON = False
     assert outputs.switched_on(cfg) == ("panoptic",)
     assert replace(outputs, switchable=False).switched_on(cfg) == outputs.results
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("num_classes", [1, 2, 20])
+def test_of_equal_scores_the_first_class_counts(num_classes, dtype):
+    scores = torch.randint(0, 3, (num_classes, 30, 40)).to(dtype)
+    scores[-1, 3, 4:9] = torch.nan
+    for each in (scores, scores.permute(1, 2, 0).contiguous().permute(2, 0, 1)):
+        assert torch.equal(predicted_labels(each), scores.argmax(dim=0))
+    assert (predicted_labels(torch.zeros(num_classes, 2, 2)) == 0).all()
 
 
 def test_classes_of_panoptic_pixels():

@@ -104,14 +104,14 @@ def predicted_labels(sem_seg: Tensor) -> Tensor:
         sem_seg: (C, H, W) scores, or (H, W) integer labels.
 
     Returns:
-        (H, W) integer labels, on the same device.
+        (H, W) integer labels, on the same device. Of equal scores the first class counts.
 
     Raises:
         ValueError: if it is neither.
     """
     if isinstance(sem_seg, Tensor):
         if sem_seg.dim() == 3:
-            return sem_seg.argmax(dim=0)
+            return sem_seg.max(0).indices  # on a CPU, argmax can take several times as long
         if sem_seg.dim() == 2 and not sem_seg.is_floating_point():
             return sem_seg
         given = f"{tuple(sem_seg.shape)} of {sem_seg.dtype}"
