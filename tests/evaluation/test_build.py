@@ -9,7 +9,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.cityscapes import load_cityscapes_semantic
-from detectron2.evaluation import DatasetEvaluators
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
@@ -23,7 +23,7 @@ from sgr.evaluation import (
     TokenSemanticsEvaluator,
     build_evaluator,
 )
-from sgr.evaluation.build import measurable
+from sgr.evaluation.build import EVALUATOR_REGISTRY, measurable
 from sgr.modeling.reasoning.concept_regions import ConceptRegions
 
 
@@ -200,6 +200,30 @@ def test_tokens_are_measured_where_nothing_else_can_be(
     (record,) = [each for each in caplog.records if "Only the token metrics" in each.message]
     assert record.levelname == "WARNING" and re.search(said, record.message), record.message
     assert name in record.message
+
+
+@pytest.mark.parametrize(
+    "tokens, said",
+    [
+        (False, "Only the metrics of Further are measured, and no AP: "),
+        (True, "Only the token metrics and the metrics of Further are measured, and no AP: "),
+    ],
+)
+def test_further_evaluators_are_measured_where_nothing_else_can_be(
+    panoptic, tmp_path, caplog, monkeypatch, tokens, said
+):
+    class Further(DatasetEvaluator):
+        def __init__(self, dataset_name, output_dir):
+            pass
+
+    name = panoptic(evaluator_type="coco")
+    cfg = config(tmp_path, tokens)
+    monkeypatch.setitem(EVALUATOR_REGISTRY._obj_map, "Further", Further)
+    cfg.TEST.EVALUATORS = ["Further"]
+    evaluators = [TokenSemanticsEvaluator] * tokens + [Further]
+    assert types_of(build_evaluator(cfg, name)) == evaluators
+    (message,) = [each for each in caplog.messages if each.startswith("Only")]
+    assert message.startswith(said)
 
 
 def test_several_datasets_do_not_write_over_each_other(panoptic, tmp_path):

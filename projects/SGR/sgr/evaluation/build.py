@@ -83,7 +83,7 @@ def build_evaluator(
     ``cfg.TEST.TOKENS.ENABLED`` adds the token metrics. They need nothing but tokens: where the
     dataset can measure no result of the model, they are measured alone, with a warning. So a
     semantic model has S_I and D_I on "coco". ``cfg.TEST.EVALUATORS`` adds evaluators of
-    :data:`EVALUATOR_REGISTRY`.
+    :data:`EVALUATOR_REGISTRY`. They too may be all that is measured.
 
     Args:
         cfg: a config with the keys of ``add_sgr_config``.
@@ -182,7 +182,7 @@ def _check_center_crop(cfg: CfgNode, dataset_name: str, results: list[str]) -> N
 
 
 def _report(cfg: CfgNode, dataset_name: str, results: list[str], missing: dict[str, str]) -> None:
-    """Say what is not measured; raise a ValueError if nothing is measured, tokens included."""
+    """Say what is not measured; raise a ValueError if nothing is, tokens and the like included."""
     logger = logging.getLogger(__name__)
     possible = _possible(dataset_name)
     reasons = " and ".join(f"{MEASURES[result]}, since {why}" for result, why in missing.items())
@@ -207,7 +207,10 @@ def _report(cfg: CfgNode, dataset_name: str, results: list[str], missing: dict[s
         message += f"{advice}. TEST.TOKENS.ENABLED True measures a model's tokens alone"
         raise ValueError(message)
     measures = " or ".join(MEASURES[result] for result in possible)
-    logger.warning(f"Only the token metrics are measured, and no {measures}: {message}")
+    measured = ["the token metrics"] if cfg.TEST.TOKENS.ENABLED else []
+    if cfg.TEST.EVALUATORS:
+        measured.append(f"the metrics of {', '.join(cfg.TEST.EVALUATORS)}")
+    logger.warning(f"Only {' and '.join(measured)} are measured, and no {measures}: {message}")
 
 
 def _switches(results: Iterable[str], conjunction: str) -> str:
