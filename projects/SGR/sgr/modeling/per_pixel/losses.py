@@ -58,8 +58,9 @@ class PixelLoss(nn.Module):
                 classifier.
 
         Returns:
-            Float32 scalars by name. Names start with "loss_". The head multiplies all of them by
-            MODEL.SEM_SEG_HEAD.LOSS_WEIGHT.
+            Float32 scalars by name. Names start with "loss_". The head multiplies those of the
+            classifier by MODEL.SEM_SEG_HEAD.LOSS_WEIGHT, and those of the auxiliary classifier by
+            AUX_LOSS_WEIGHT.
         """
         raise NotImplementedError
 
