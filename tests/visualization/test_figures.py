@@ -8,7 +8,10 @@ import pytest
 
 from sgr.visualization import (
     HIGHER_IS_BETTER,
+    Sample,
     draw_comparison,
+    draw_confusion_matrix,
+    draw_contact_sheet,
     draw_panel,
     draw_segments,
     draw_token_histograms,
@@ -168,6 +171,34 @@ def test_metrics_of_a_resumed_training(tmp_path):
     iterations, values = metrics["total_loss"]
     assert iterations.tolist() == [19, 29, 39] and values.tolist() == [3.0, 2.7, 2.0]
     assert read_metrics(run / "metrics.json")["sem_seg/mIoU"][1].tolist() == [20.0]
+
+
+def test_damaged_lines_of_metrics(tmp_path, caplog):
+    run = write_metrics(tmp_path / "run", [{"iteration": 19, "total_loss": 3.0}])
+    with (run / "metrics.json").open("a") as file:
+        file.write('{"iteration": 39, "tot\n\n5\n{"iteration": 59, "total_loss": 1.0}\n')
+    assert read_metrics(run)["total_loss"][0].tolist() == [19, 59]
+    assert [f"{run / 'metrics.json'}, line {n} is damaged" for n in (2, 4)] == caplog.messages
+
+
+def test_names_are_no_formulas(scene, tmp_path):
+    image, labels, segments, _ = scene
+    names = ["a$_$1", "$", r"$\frac{$"]
+    colors = np.full((3, 3), 200, np.uint8)
+    values = {"sem_seg/mIoU": [1.0]}
+    run = write_metrics(tmp_path / "run", [{"iteration": 1, "total_loss": 2.0}])
+    regions, shares = np.ones((3, 60, 80)) / 3, np.ones((3, 3)) / 3
+    options = {"class_names": names}
+    pictures = [
+        draw_segments(image, segments, names),
+        draw_panel(image, ground_truth=labels, regions=regions, region_names=names, **options),
+        draw_token_histograms(image, regions, names, class_histograms=shares, **options),
+        draw_training_curves({name: run for name in names}, ["total_loss"]),
+        draw_comparison({name: values for name in names}, ["sem_seg/mIoU"]),
+        draw_contact_sheet([Sample(names[0], image, labels)], class_colors=colors, **options),
+        draw_confusion_matrix(np.eye(3, dtype=np.int64), names),
+    ]
+    assert all(map(is_picture, pictures))
 
 
 def test_training_curves(tmp_path):

@@ -22,6 +22,7 @@ from sgr.checkpoints.model_folder import WEIGHTS, digest
 from sgr.data.files import draft_of
 from sgr.engine import load_config
 from sgr.engine.setup import local_config
+from sgr.visualization.curves import metrics_entry
 
 # Keys that the tool sets for each run.
 OWN_KEYS = ("OUTPUT_DIR", "SEED")
@@ -303,8 +304,10 @@ def prepare(run: Run) -> None:
     elif metrics.is_file():
         # The writer appends. Delete what the run will repeat, and half a line of a killed process.
         lines = metrics.read_bytes().splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith(b"\n")]
-        kept = [line for line in whole if json.loads(line)["iteration"] < run.iterations_saved]
+        entries = [(line, metrics_entry(line)) for line in lines if line.endswith(b"\n")]
+        kept = [
+            line for line, entry in entries if entry and entry["iteration"] < run.iterations_saved
+        ]
         metrics.write_bytes(b"".join(kept))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..inspection import Tokens, inspect_tokens
 from ..modeling.outputs import panoptic_classes, predicted_labels, regions_of
 from ..visualization import draw_regions_beside, region_tile_size, upsample_regions
-from ..visualization.figure import add_fallback_fonts
+from ..visualization.figure import add_fallback_fonts, plain
 
 # Of the colours of segments: so that one still sees the image below them.
 OPACITY = 0.45
@@ -52,7 +52,7 @@ def draw_output(
     """
     # A video's visualizer would hide the frame below labels, and remembers nothing of them.
     if video is None or not {"panoptic_seg", "instances"} & output.keys():
-        visualizer = Visualizer(image, metadata)
+        visualizer = Visualizer(image, _with_plain_names(metadata))
     else:
         visualizer = video
     frame = () if video is None else (image,)
@@ -72,6 +72,12 @@ def draw_output(
         )
     add_fallback_fonts(drawn.fig)
     return drawn.get_image()
+
+
+def _with_plain_names(metadata: Metadata) -> Metadata:
+    kinds = ("stuff_classes", "thing_classes")
+    names = {kind: list(map(plain, metadata.get(kind))) for kind in kinds if metadata.get(kind)}
+    return Metadata(**{**metadata.as_dict(), **names})
 
 
 def choose_concepts(output: dict[str, Any], count: int) -> np.ndarray:

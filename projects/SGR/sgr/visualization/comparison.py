@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from .figure import add_axes, new_figure, render
+from .figure import add_axes, new_figure, plain, render
 from .metric_names import metric_title
 
 _PANEL_WIDTH, _ROW_HEIGHT, _GAP = 2.1, 0.3, 0.2
@@ -53,7 +53,7 @@ def draw_comparison(
         for row, values in enumerate(results.values()):
             _show_trainings(axes, row, values.get(metric, ()))
         axes.set_ylim(len(results) - 0.5, -0.5)
-        axes.set_yticks(range(len(results)), list(results) if column == 0 else [])
+        axes.set_yticks(range(len(results)), list(map(plain, results)) if column == 0 else [])
         _style(axes, metric_title(metric))
     return render(figure)
 
@@ -62,7 +62,7 @@ def _text_width(names: Sequence[str]) -> float:
     """Width of the longest name, in inches."""
     figure = new_figure(1, 1)
     renderer = figure.canvas.get_renderer()
-    boxes = (figure.text(0, 0, name, fontsize=_NAME_SIZE) for name in names)
+    boxes = (figure.text(0, 0, plain(name), fontsize=_NAME_SIZE) for name in names)
     return max(box.get_window_extent(renderer).width for box in boxes) / figure.dpi
 
 

@@ -9,7 +9,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 
-from .figure import add_axes, new_figure, render
+from .figure import add_axes, new_figure, plain, render
 
 # Inches. With few classes, the cells have room for numbers. With more classes the cells shrink, and
 # where no name fits beside its row, the axes show the numbers of the classes.
@@ -98,7 +98,7 @@ def _as_label(name: object) -> str:
     text = "".join(letter for letter in " ".join(str(name).split()) if letter.isprintable())
     if len(text) > _MAX_NAME:
         text = f"{text[: _MAX_NAME - 1]}…"
-    return text.replace("$", r"\$")
+    return plain(text)
 
 
 def _width(names: Sequence[str], font_size: float) -> float:

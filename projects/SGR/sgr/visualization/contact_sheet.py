@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from ..data.colors import distinct_colors
-from .figure import DPI, new_figure, render
+from .figure import DPI, new_figure, plain, render
 from .legend import Legend
 from .overlays import check_same_size, overlay_labels
 from .segments import draw_segments
@@ -96,7 +96,7 @@ def draw_contact_sheet(
     figure = new_figure(width / DPI, height / DPI)
 
     def write(text: str, left: int, y: int, **style) -> None:
-        figure.text(left / width, 1 - y / height, text, va="center", **style)
+        figure.text(left / width, 1 - y / height, plain(text), va="center", **style)
 
     if title:
         write(title, _MARGIN, _MARGIN + _TITLE // 3, fontsize=11, fontweight="bold")

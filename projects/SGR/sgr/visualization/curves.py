@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import median_filter
 
-from .figure import add_axes, new_figure, render
+from .figure import add_axes, new_figure, plain, render
 from .metric_names import metric_title
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 3.6, 2.4, 0.65, 0.35, 0.5
@@ -24,7 +26,8 @@ def read_metrics(path: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
     Returns:
         Metric -> (iterations, values), sorted by iteration. Where a resumed training wrote an
-        iteration twice, the later value counts.
+        iteration twice, the later value counts. What is no line of a training, such as half of one
+        that a killed process left, is left out with a warning.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -34,10 +37,12 @@ def read_metrics(path: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; a trainer writes it to its OUTPUT_DIR")
     series: dict[str, dict[int, float]] = {}
-    for line in path.read_text().splitlines():
-        if not line.strip():
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        entry = metrics_entry(line)
+        if entry is None:
+            if line.strip():
+                logging.getLogger(__name__).warning("%s, line %d is damaged", path, number)
             continue
-        entry = json.loads(line)
         for name, value in entry.items():
             if name != "iteration" and isinstance(value, (int, float)):
                 series.setdefault(name, {})[entry["iteration"]] = value
@@ -45,6 +50,15 @@ def read_metrics(path: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         name: (np.array(sorted(points)), np.array([points[key] for key in sorted(points)]))
         for name, points in series.items()
     }
+
+
+def metrics_entry(line: str | bytes) -> dict[str, Any] | None:
+    """The metrics in a line of metrics.json; None if it is damaged."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) and "iteration" in entry else None
 
 
 def draw_training_curves(
@@ -94,7 +108,7 @@ def draw_training_curves(
     if len(runs) > 1:
         figure.legend(
             handles=list(handles.values()),
-            labels=list(handles),
+            labels=list(map(plain, handles)),
             loc="lower center",
             ncols=len(handles),
             fontsize=8.5,

@@ -74,6 +74,11 @@ def add_fallback_fonts(figure: Figure) -> None:
             text.set_fontfamily([_FONT.name, found.name])
 
 
+def plain(text: str) -> str:
+    """A name from outside for a figure, in which Matplotlib would read "$...$" as a formula."""
+    return text.replace("$", r"\$")
+
+
 def new_figure(width: float, height: float) -> Figure:
     """Make an empty figure, ``width`` x ``height`` inches, in which text can be measured."""
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
@@ -102,7 +107,7 @@ def picture_axes(
     axes.imshow(picture, aspect="auto", interpolation="antialiased")
     axes.set_axis_off()
     if title:
-        axes.set_title(title, fontsize=8.5, pad=4)
+        axes.set_title(plain(title), fontsize=8.5, pad=4)
     return axes
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..data.colors import distinct_colors
-from .figure import add_axes, new_figure, picture_axes, render
+from .figure import add_axes, new_figure, picture_axes, plain, render
 from .overlays import overlay_heat, overlay_labels
 from .segments import show_segments
 
@@ -120,7 +120,7 @@ def _entropy_text(histogram: np.ndarray) -> str:
 def _show_bars(
     axes: Axes, values: np.ndarray, names: list[str], colors: np.ndarray, title: str
 ) -> None:
-    places = np.arange(len(values))
+    places, names = np.arange(len(values)), list(map(plain, names))
     axes.bar(places, values, width=0.75, color=colors / 255, edgecolor="0.3", linewidth=0.5)
     axes.set_ylim(0, 1)
     axes.set_xlim(-0.6, max(len(values), 4) - 0.4)
@@ -128,7 +128,7 @@ def _show_bars(
     axes.set_yticks([0, 0.5, 1])
     axes.tick_params(axis="both", length=2, labelsize=7)
     axes.set_ylabel("P(w)", fontsize=8, labelpad=1)
-    axes.set_title(title, fontsize=8.5, pad=4)
+    axes.set_title(plain(title), fontsize=8.5, pad=4)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)

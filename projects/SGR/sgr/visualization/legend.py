@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ..data.colors import UNLABELLED
+from .figure import plain
 
 _ROW = 0.19
 # Inches: the width of a letter, and of the patch with its gaps.
@@ -60,9 +61,10 @@ class Legend:
             return
         figure.legend(
             handles=[
-                Patch(facecolor=np.asarray(color) / 255, edgecolor="0.4", linewidth=0.5, label=name)
-                for name, color in self.entries
+                Patch(facecolor=np.asarray(color) / 255, edgecolor="0.4", linewidth=0.5)
+                for _, color in self.entries
             ],
+            labels=[plain(name) for name, _ in self.entries],
             loc="lower center",
             ncols=-(-len(self.entries) // self.num_rows),
             fontsize=8,

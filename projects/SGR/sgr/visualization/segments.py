@@ -11,7 +11,7 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 
 from ..data.colors import distinct_colors
-from .figure import DPI, new_figure, picture_axes, render
+from .figure import DPI, new_figure, picture_axes, plain, render
 from .overlays import overlay_labels
 
 _ATTEMPTS = 4
@@ -81,7 +81,7 @@ def _place(axes: Axes, mask: np.ndarray, name: str, font_size: float, taken: lis
     text = axes.text(
         0,
         0,
-        name,
+        plain(name),
         fontsize=font_size,
         color="white",
         ha="center",
