@@ -4,6 +4,7 @@ import argparse
 
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 import sgr
@@ -39,7 +40,7 @@ def test_a_config_stays_as_it_was(weights, tmp_path):
 
 def test_several_files():
     """The later one overrides the earlier one, as ``--with`` does."""
-    files = [str(CONFIG), str(CONFIG.parents[1] / "mixins" / "glore.yaml")]
+    files = [str(CONFIG), CONFIG.parents[1] / "mixins" / "glore.yaml"]
     assert sgr.load_model(files, "", *tiny_options())[1].MODEL.SGR.NAME == "GloRe"
 
 
@@ -55,6 +56,10 @@ def test_what_cannot_be_used_is_told(weights, tmp_path):
     cfg = tiny_config(tmp_path)
     with pytest.raises(ValueError, match="there are no weights: .* MODEL.WEIGHTS FILE"):
         sgr.load_model(cfg)
+    with pytest.raises(ValueError, match="no keys of SGR: call sgr.add_sgr_config"):
+        sgr.load_model(get_cfg(), weights)
+    with pytest.raises(ValueError, match="'INPUT.MIN_SIZE_TEST' has no value"):
+        sgr.load_model(cfg, weights, "INPUT.MIN_SIZE_TEST")
     with pytest.raises(FileNotFoundError, match="none.pth"):
         sgr.load_model(cfg, tmp_path / "none.pth")
     with pytest.raises(FileNotFoundError, match="none.yaml"):

@@ -147,5 +147,10 @@ def test_logits_become_probabilities(tmp_path, image):
 
 def test_the_threshold_of_instances(tmp_path, image):
     model, cfg = sgr.load_model(tiny_detector_config(), "")
+    with torch.no_grad():  # all classes have the same score
+        for parameter in model.roi_heads.box_predictor.cls_score.parameters():
+            parameter.zero_()
     assert len(sgr.Predictor(model, cfg, score_threshold=0)(image).instances)
-    assert len(sgr.Predictor(model, cfg, score_threshold=1.1)(image).instances) == 0
+    assert len(sgr.Predictor(model, cfg, score_threshold=0.9)(image).instances) == 0
+    with pytest.raises(ValueError, match="score_threshold must be from 0 to 1, got 50"):
+        sgr.Predictor(model, cfg, score_threshold=50)

@@ -150,6 +150,13 @@ def test_class_numbers_of_unknown_classes(image, outputs):
         assert (picture != image).any()
 
 
+def test_names_are_no_formulas(image, outputs):
+    names = {f"{kind}_classes": ["a$_$", "$", r"$\frac{$"] for kind in ("stuff", "thing")}
+    classes = output_metadata(Metadata(name="odd names", **names), num_classes=3)
+    for kind in ("panoptic_seg", "instances", "sem_seg"):
+        assert (draw_output(image, {kind: outputs[kind]}, classes) != image).any()
+
+
 @pytest.mark.parametrize("kind", ["panoptic_seg", "instances"])
 def test_an_instance_keeps_its_colour_in_a_video(outputs, kind):
     image = np.full((*SIZE, 3), 128, np.uint8)

@@ -309,7 +309,7 @@ def test_a_foreign_training_is_left_alone(tool, tmp_path):
 
 def test_a_new_start_forgets_old_metrics_and_a_resumed_one_what_it_repeats(tool, tmp_path):
     run, metrics = run_in(tool, tmp_path), tmp_path / "metrics.json"
-    metrics.write_text('{"iteration": 19}\n{"iteration": 29}\n{"itera')
+    metrics.write_text('{"itera\n{"iteration": 19}\n{"iteration": 29}\n{"itera')
     (tmp_path / "last_checkpoint").write_text("model_0000019.pth")
     tool.runs.prepare(run)
     assert metrics.read_text() == '{"iteration": 19}\n'

@@ -25,7 +25,7 @@ from .modeling.layers.checks import check_num_classes
 
 
 def load_model(
-    config: str | PathLike | Sequence[str] | CfgNode,
+    config: str | PathLike | Sequence[str | PathLike] | CfgNode,
     weights: str | PathLike | None = None,
     *options: Any,
     allow_pickle: bool = False,
@@ -53,7 +53,8 @@ def load_model(
 
     Raises:
         ValueError: if no weights are named, they are those of a backbone only, or a parameter of
-            the model is missing in them, has another shape, or is not finite.
+            the model is missing in them, has another shape, or is not finite; or if a config lacks
+            the keys of :func:`sgr.add_sgr_config`.
         FileNotFoundError: if there is no such config or checkpoint.
 
     See :func:`~sgr.engine.load_config` and :class:`~sgr.checkpoints.checkpointer.SafeCheckpointer`
@@ -69,7 +70,7 @@ def load_model(
 
 
 def load_with_checkpoint(
-    config: str | PathLike | Sequence[str] | CfgNode,
+    config: str | PathLike | Sequence[str | PathLike] | CfgNode,
     weights: str | PathLike | None,
     *options: Any,
     allow_pickle: bool,
@@ -77,13 +78,17 @@ def load_with_checkpoint(
 ) -> tuple[nn.Module, CfgNode, dict[str, Any]]:
     """The same as :func:`load_model`, and what the checkpoint holds beside the parameters."""
     if isinstance(config, CfgNode):
+        if "SGR" not in config.MODEL:
+            raise ValueError(
+                "the config has no keys of SGR: call sgr.add_sgr_config(cfg) before its files and "
+                "options are merged"
+            )
         cfg = config.clone()
         cfg.defrost()
         merge_options(cfg, options)
         check_config(cfg)
     else:
-        files = fspath(config) if isinstance(config, PathLike) else config
-        cfg = load_config(files, list(options), allow_unsafe=allow_unsafe_yaml)
+        cfg = load_config(config, list(options), allow_unsafe=allow_unsafe_yaml)
     if weights is not None:
         cfg.MODEL.WEIGHTS = fspath(weights)
     elif not cfg.MODEL.WEIGHTS:

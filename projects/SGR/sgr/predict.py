@@ -51,16 +51,18 @@ class Predictor:
         model: in evaluation mode, with its weights.
         cfg: the config that it was built from. TEST.TOKENS.ENABLED gives the results concept
             regions, where the model has any and sees one view of an image.
-        score_threshold: instances with a lower score are left out of the results.
+        score_threshold: instances with a lower score are left out of the results, from 0 to 1.
 
     Attributes:
         batch_predictor: what runs the model.
 
     Raises:
-        ValueError: see :class:`~sgr.inference.BatchPredictor`.
+        ValueError: for another threshold; see also :class:`~sgr.inference.BatchPredictor`.
     """
 
     def __init__(self, model: nn.Module, cfg: CfgNode, *, score_threshold: float = 0.5):
+        if not 0 <= score_threshold <= 1:
+            raise ValueError(f"score_threshold must be from 0 to 1, got {score_threshold}")
         if cfg.TEST.TOKENS.ENABLED and not puts_out_regions(cfg, model):
             cfg = cfg.clone()
             cfg.defrost()

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import entry_points
 from itertools import count
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def add_safety_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(
-    config_file: str | Sequence[str],
+    config_file: str | PathLike | Sequence[str | PathLike],
     opts: list[str] | None = None,
     *,
     allow_unsafe: bool = False,
@@ -123,8 +124,8 @@ def load_config(
         add_config(cfg)
     add_sgr_config(cfg)
     projects = _add_projects(cfg)
-    files = [config_file] if isinstance(config_file, str) else config_file
-    files = [local_config(file, allow_unsafe=allow_unsafe) for file in files if file]
+    given = [config_file] if isinstance(config_file, (str, PathLike)) else config_file
+    files = [local_config(fspath(file), allow_unsafe=allow_unsafe) for file in given if file]
     for file in files:
         _check_installed(file, projects)
     defaults = cfg.clone()
@@ -177,8 +178,6 @@ def _merge(cfg: CfgNode, files: Iterable[str], opts: list[str], allow_unsafe: bo
     for key in opts[::2]:
         if str(key).startswith("--"):
             raise ValueError(f"{key} stands behind KEY VALUE options, which must come last")
-    if len(opts) % 2:
-        raise ValueError(f"the last option {opts[-1]!r} has no value: options are KEY VALUE pairs")
     merge_options(cfg, opts)
 
 
@@ -186,8 +185,10 @@ def merge_options(cfg: CfgNode, opts: Sequence[Any]) -> None:
     """Merge key, value, key, value... into a config.
 
     Raises:
-        ValueError: there is no such key, or the value is of another type.
+        ValueError: there is no such key, the value is of another type, or the last key has none.
     """
+    if len(opts) % 2:
+        raise ValueError(f"the last option {opts[-1]!r} has no value: options are KEY VALUE pairs")
     for key, value in zip(opts[::2], opts[1::2]):
         fault = entry_fault(cfg, key, value)
         if fault:
