@@ -1,4 +1,6 @@
+import struct
 from pathlib import Path
+from zlib import compress, crc32
 
 import cv2
 import numpy as np
@@ -135,15 +137,61 @@ def test_an_image_of_one_value(tmp_path):
     assert not read_image(file, "RGB", sixteen_bit="percentile").any()
 
 
-def test_colour_images_of_16_bits(tmp_path):
-    """Pillow reads the higher bytes, which is the full range, whatever is asked."""
-    file = write_16_bit(tmp_path / "a.png", colour=True)
+@pytest.mark.parametrize("suffix", ["png", "tif", "ppm"])
+def test_colour_images_of_16_bits(tmp_path, suffix):
+    file = write_16_bit(tmp_path / f"a.{suffix}", colour=True)
+    with pytest.raises(OSError, match=rf"a\.{suffix} .*16 bits.*\(mode RGB\).*SIXTEEN_BIT"):
+        read_image(file, "RGB")
     expected = np.stack([RAMP // 4, RAMP // 2, RAMP], axis=2) / 257
-    for sixteen_bit in ("refuse", "full_range"):
-        read = read_image(file, "RGB", sixteen_bit=sixteen_bit)
-        assert np.abs(read - expected).max() <= 1
+    full = read_image(file, "RGB", sixteen_bit="full_range")
+    assert np.abs(full - expected).max() <= 1
     spread = read_image(file, "BGR", sixteen_bit="percentile")
     assert (spread[..., 0] >= spread[..., 1]).all() and spread.max() == 255
+
+
+@pytest.mark.parametrize("kind", ["colour.png", "colour.tif", "grey.png"])
+def test_images_of_16_bits_with_alpha(tmp_path, kind):
+    """Alpha is no colour: it does not move the percentiles."""
+    file, colour = tmp_path / kind, tmp_path / "opaque.png"
+    values = np.stack([RAMP, RAMP // 2, RAMP // 4] if kind[0] == "c" else [RAMP] * 3, axis=2)
+    alpha = np.full((64, 64, 1), 65535, np.uint16)
+    cv2.imwrite(str(colour), values)
+    if kind[0] == "c":
+        cv2.imwrite(str(file), np.concatenate([values, alpha], axis=2))
+    else:
+        write_grey_alpha(file, np.concatenate([values[..., :1], alpha], axis=2))
+    with pytest.raises(OSError, match=r"16 bits.*\(mode RGBA\).*SIXTEEN_BIT"):
+        read_image(str(file), "RGB")
+    for way in ("full_range", "percentile"):
+        for order in ("RGB", "BGR"):
+            with_alpha = read_image(str(file), order, sixteen_bit=way)
+            np.testing.assert_array_equal(
+                with_alpha, read_image(str(colour), order, sixteen_bit=way)
+            )
+
+
+def write_grey_alpha(path, values):
+    """A PNG of 16 bits with two channels, which neither Pillow nor OpenCV writes."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 4, 0, 0, 0)
+    rows = b"".join(b"\0" + row.tobytes() for row in values.astype(">u2"))
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+
+
+def test_pixels_of_16_bits_are_no_values_of_16_bits(tmp_path):
+    """A BMP file may have 5 or 6 bits for each colour."""
+    header = struct.pack("<2sIII", b"BM", 66 + 16, 0, 66)
+    header += struct.pack("<IiiHHIIiiII", 40, 4, 2, 1, 16, 3, 16, 0, 0, 0, 0)
+    header += struct.pack("<III", 0xF800, 0x7E0, 0x1F)
+    file = tmp_path / "a.bmp"
+    file.write_bytes(header + b"\xff" * 16)
+    for sixteen_bit in ("refuse", "percentile"):
+        read = read_image(str(file), "RGB", sixteen_bit=sixteen_bit)
+        assert read.shape == (2, 4, 3) and (read == 255).all()
 
 
 def test_orientations_of_16_bits(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from typing import Any
 
 import numpy as np
 from detectron2.data import detection_utils
@@ -52,7 +53,8 @@ def read_image(file_name: str, format: str | None, *, sixteen_bit: str = "refuse
         file_name: path.
         format: "BGR" or a mode of Pillow, as in ``INPUT.FORMAT``; None keeps the stored values.
         sixteen_bit: one of ``SIXTEEN_BIT``: what is done with images of 16 bits, as in
-            ``INPUT.SIXTEEN_BIT``. With format None it has no effect.
+            ``INPUT.SIXTEEN_BIT``. With format None it has no effect. Of JPEG 2000 files in colour,
+            the header that Pillow shows does not tell the bits: they count as 8.
 
     Returns:
         (H, W, C) uint8 array; with format None, the shape and type of the file.
@@ -195,7 +197,7 @@ def _read(file_name: str, format: str | None, what: str, sixteen_bit: str = "") 
             image: Image.Image = opened
             if format is not None:
                 bits = _bits(opened)
-                if bits == 16 and (image.mode != "RGB" or sixteen_bit == "percentile"):
+                if bits == 16:
                     image = _as_bytes(image, file_name, sixteen_bit)
                 elif bits > 16:
                     raise OSError(
@@ -219,10 +221,14 @@ def _read(file_name: str, format: str | None, what: str, sixteen_bit: str = "") 
 
 
 def _bits(image: ImageFile) -> int:
-    """The bits of a value in the file: 8 or less, 16 or 32."""
-    raw_mode = str(image.tile[0][3]) if image.tile else ""
-    if image.mode.startswith("I;16") or ";16" in raw_mode:
+    """The bits of a value in the file, as its header tells them: 8 or less, 16 or 32."""
+    arguments: Any = image.tile[0][3] if image.tile else ""
+    # Pixels of 16 bits in BMP files have 5 or 6 bits per value.
+    has_16 = ";16" in str(arguments) and "BGR;16" not in str(arguments)
+    if image.mode.startswith("I;16") or has_16:
         return 16
+    if image.format == "PPM" and image.mode == "RGB" and isinstance(arguments, tuple):
+        return 16 if arguments[-1] > 255 else 8  # the largest value that a pixel can have
     if image.mode == "I":  # of 16 bits in PNG and PPM files
         return 16 if image.format in ("PNG", "PPM") else 32
     return 32 if image.mode == "F" else 8
@@ -236,11 +242,13 @@ def _as_bytes(image: Image.Image, file_name: str, sixteen_bit: str) -> Image.Ima
             "if values go from 0 to 65535, or to percentile, which spreads the values of each image"
         )
     values = np.asarray(image)
-    if image.mode == "RGB":  # Pillow has only the higher byte of such files
+    if values.dtype == np.uint8:  # Pillow has only the higher bytes, of all but grey images
+        if sixteen_bit == "full_range":
+            return image
         import cv2
 
         flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-        as_stored = cv2.imread(file_name, flags)
+        as_stored = None if image.mode == "CMYK" else cv2.imread(file_name, flags)
         if as_stored is None:
             raise OSError("its 16 bits cannot be read in colour; set INPUT.SIXTEEN_BIT full_range")
         values = as_stored[..., 2::-1]
