@@ -190,6 +190,15 @@ class TestEvaluate:
         with pytest.raises(ValueError, match=f"nan or infinite numbers in {name}.*diverged"):
             evaluate(cfg)
 
+    def test_nan_in_statistics(self, register, tmp_path):
+        norms = {"MODEL__RESNETS__NORM": "BN", "MODEL__SEM_SEG_HEAD__NORM": "BN"}
+        cfg, state = self.setup(register, tmp_path, **norms)
+        name = next(name for name in state if name.endswith("running_mean"))
+        state[name][0] = float("nan")
+        torch.save({"model": state}, cfg.MODEL.WEIGHTS)
+        with pytest.raises(ValueError, match=f"nan or infinite numbers in {name}.*diverged"):
+            evaluate(cfg)
+
     def test_another_number_of_classes(self, register, tmp_path):
         cfg, _ = self.setup(register, tmp_path)
         cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 5

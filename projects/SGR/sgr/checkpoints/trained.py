@@ -5,26 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .checkpointer import SafeCheckpointer
 
 
 class TrainedCheckpointer(SafeCheckpointer):
-    """Loads a trained model to use it: the file must fill all parameters, with finite numbers."""
+    """Loads a trained model to use it: the file must fill all parameters. All is finite."""
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a file as :class:`SafeCheckpointer` does.
 
         Raises:
-            ValueError: a parameter of the model is missing in the file or has another shape, or
-                one has nan or an infinite number; see also :meth:`SafeCheckpointer.load`.
+            ValueError: a parameter of the model is missing in the file or has another shape, or a
+                parameter or a buffer, such as a running mean, has nan or an infinite number; see
+                also :meth:`SafeCheckpointer.load`.
         """
         self._shapes: dict[str, list] = {}
         self._not_loaded: set[str] = set()
         rest = super().load(path, *args, **kwargs)
         self._check_complete(path)
-        for name, parameter in self.model.named_parameters():
-            if not torch.isfinite(parameter).all():
+        # Also the statistics of batch norms, in which a divergence stays.
+        for name, value in self.model.state_dict().items():
+            if isinstance(value, Tensor) and not torch.isfinite(value).all():
                 raise ValueError(
                     f"{path!r} has nan or infinite numbers in {name}: its training has diverged; "
                     "take an earlier checkpoint, or train again with a lower SOLVER.BASE_LR"
