@@ -5,6 +5,7 @@ from detectron2.data import DatasetMapper
 from detectron2.modeling import build_model
 from PIL import Image
 
+from sgr.data.mappers.plain import FileNamingMapper
 from sgr.inference import BatchPredictor, choose_concepts, read_ahead
 from sgr.load import load_model
 from sgr.testing import SlidingWindowSegmentor, build_multi_scale_model
@@ -41,6 +42,17 @@ def test_an_image_becomes_what_an_evaluation_makes_of_it(tmp_path, images, forma
     assert torch.equal(result["image"], expected["image"])
     assert (result["height"], result["width"]) == (40, 60)
     assert result["image"].shape == (3, 48, 72)
+
+
+def test_a_long_image_keeps_a_pixel_as_in_an_evaluation(tmp_path):
+    cfg = tiny_config(tmp_path, INPUT__MIN_SIZE_TEST=48, INPUT__MAX_SIZE_TEST=96)
+    predictor = predict_with(saved(cfg, tmp_path / "model.pth"))
+    image = np.random.default_rng(0).integers(0, 256, (1, 5000, 3)).astype(np.uint8)
+    Image.fromarray(image).save(tmp_path / "image.png")
+    record = {"file_name": str(tmp_path / "image.png"), "height": 1, "width": 5000}
+    expected = FileNamingMapper(cfg, is_train=False)(record)["image"]
+    assert expected.shape == (3, 1, 96)
+    assert torch.equal(predictor.prepare(image)["image"], expected)
 
 
 def segmentor(tmp_path, name):

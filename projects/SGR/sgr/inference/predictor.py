@@ -13,6 +13,7 @@ from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from torch import nn
 
+from ..data.augmentations.fast import with_a_pixel
 from ..modeling.outputs import outputs_of
 from ..modeling.recording import check_has_regions
 from ..testing import SlidingWindowSegmentor, build_multi_scale_model
@@ -45,7 +46,7 @@ class BatchPredictor:
     Raises:
         ValueError: if ``INPUT.FORMAT`` is neither "RGB" nor "BGR", or ``TEST.TOKENS.ENABLED`` asks
             for concept regions and the model puts out none, or several views are enabled; see also
-            :func:`~sgr.evaluation.build_multi_scale_model`.
+            :func:`~sgr.testing.build_multi_scale_model`.
     """
 
     def __init__(self, model: nn.Module, cfg: CfgNode):
@@ -64,9 +65,8 @@ class BatchPredictor:
             resize.INPUT.MIN_SIZE_TEST = 0  # the scales are made of the image as it is
         elif cfg.TEST.SLIDING_WINDOW.ENABLED:
             self._run = SlidingWindowSegmentor(cfg, model)
-        self._resize = T.AugmentationList(
-            detection_utils.build_augmentation(resize, is_train=False)
-        )
+        augmentations = detection_utils.build_augmentation(resize, is_train=False)
+        self._resize = T.AugmentationList(with_a_pixel(augmentations))
         outputs = outputs_of(model)
         self.metadata = output_metadata(
             dataset_metadata(cfg),
