@@ -58,6 +58,18 @@ def test_graphs_have_none(token_mixer):
     assert not recorded
 
 
+def test_the_latest_pass_counts():
+    module = SemanticGlobalReasoning(6, **OPTIONS).eval()
+    first, second = torch.randn(2, 1, 6, 4, 5)
+    with record_attention(module) as recorded, torch.inference_mode():
+        module(second)
+        expected = recorded["concept_regions"]
+    with record_attention(module) as recorded, torch.inference_mode():
+        module(first)
+        module(second)
+    assert torch.equal(recorded["concept_regions"], expected)
+
+
 def test_hooks_are_gone_at_the_end():
     module = SemanticGlobalReasoning(6, **OPTIONS).eval()
     with pytest.raises(KeyError):

@@ -25,12 +25,12 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         A dict with the keys of a model's output, :data:`~sgr.modeling.outputs.REGIONS`, filled as
         the model runs: (B, layers, heads, K, K) float32. A row sums to 1: token i attends to token
         j with the weight ``[..., i, j]``. Of several modules of a kind, the one with the largest
-        stride counts, as in a model's output.
+        stride counts, as in a model's output, and of several passes the latest.
 
     Cost: the weights are computed once more, ``layers * K * D * (D + K)`` multiply-adds.
     """
     calls: list[tuple[nn.MultiheadAttention, tuple[Tensor, Tensor, Tensor]]] = []
-    found: dict[bool, tuple[int, Tensor | None]] = {}
+    found: dict[bool, tuple[int, nn.Module, Tensor | None]] = {}
 
     def before_attention(module, inputs, options):
         query, key, value = [*inputs, *(options[n] for n in _NAMES[len(inputs) :])][:3]
@@ -46,10 +46,12 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         ]
         calls.clear()
         is_query, stride = not isinstance(module, ReasoningModule), regions.stride or 0
-        if stride > found.get(is_query, (-1,))[0]:
+        largest, source, _ = found.get(is_query, (-1, None, None))
+        if stride > largest or module is source:  # of its passes, the latest counts
             # Regions without attention keep their key, so that queries do not get it.
-            found[is_query] = stride, torch.stack(layers, dim=1).float() if layers else None
-        kinds = [found[kind][1] for kind in (False, True) if kind in found]
+            weights = torch.stack(layers, dim=1).float() if layers else None
+            found[is_query] = stride, module, weights
+        kinds = [found[kind][2] for kind in (False, True) if kind in found]
         recorded.clear()
         recorded.update((k, one) for k, one in zip(REGIONS.values(), kinds) if one is not None)
 
