@@ -146,7 +146,7 @@ def _add_timm(cfg: CN) -> None:
         {
             # Models of the library timm. Frozen stages are those of MODEL.BACKBONE.FREEZE_AT.
             "TIMM": {
-                # A name of timm.list_models(), or "hf-hub:..."; MODEL.WEIGHTS names its weights.
+                # A name of timm.list_models(); MODEL.WEIGHTS names its weights.
                 "NAME": "resnet50",
                 # "res2" is the feature at stride 4, and so on; "res1" at stride 2, if there is one.
                 "OUT_FEATURES": ["res2", "res3", "res4", "res5"],

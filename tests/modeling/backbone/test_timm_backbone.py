@@ -101,6 +101,12 @@ def test_frozen_parts(name, parts, freeze_at, cfg, caplog):
     backbone(torch.rand(2, 3, 64, 64))["res5"].sum().backward()
 
 
+@pytest.mark.parametrize("freeze_at", [0, 1, 2])
+def test_frozen_parts_before_res2(freeze_at):
+    backbone = TimmBackbone(LITE0, out_features=["res1"], freeze_at=freeze_at)
+    assert bool(names(backbone, trained=True)) == (freeze_at == 0)
+
+
 def test_frozen_parts_stay_in_evaluation():
     backbone = TimmBackbone(LITE0, freeze_at=3, drop_path_rate=0.5)
     for module in backbone.modules():
@@ -211,6 +217,8 @@ def test_other_pixels_are_warned_of(image_format, mean, std, words, cfg, caplog)
     [
         ("resnet_50", {}, "no model 'resnet_50'.*did you mean resnet50"),
         ("zzzz", {}, "no model 'zzzz'.*timm.list_models"),
+        ("hf-hub:stranger/model", {}, "MODEL.TIMM.NAME.*would fetch.*in MODEL.WEIGHTS"),
+        ("local-dir:model", {}, "MODEL.TIMM.NAME.*would fetch or read.*in MODEL.WEIGHTS"),
         ("vit_tiny_patch16_224", {}, "strides .16, 16.*hierarchical"),
         (SWIN, {}, "no image of 64 x 96.*strict_img_size: False"),
         ("pvt_v2_b0", {"output_stride": 16}, "cannot build.*output_stride 16.*unexpected"),

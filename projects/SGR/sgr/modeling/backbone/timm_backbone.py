@@ -35,8 +35,9 @@ class TimmBackbone(FreezableBackbone):
     Parameters on which no feature depends are not trained.
 
     Args:
-        name: a name of ``timm.list_models()``, with or without the tag of its weights, or
-            "hf-hub:..." for a model of the Hugging Face hub. It brings no weights along.
+        name: a name of ``timm.list_models()``, with or without the tag of its weights. It brings no
+            weights along. Names by which timm would fetch or read files, as "hf-hub:...", are
+            refused.
         out_features: "res2" and so on. Stages behind the last of them are removed.
         output_stride: the largest stride: 8, 16 or 32. For less than 32 the model dilates its last
             stages, which not all models can.
@@ -132,7 +133,9 @@ class TimmBackbone(FreezableBackbone):
         """
         self._freeze_at = max(self._freeze_at, freeze_at)
         stages = [name for name in self._names if 2 <= int(name[3:]) <= max(self._freeze_at, 2)]
-        users = set(self._names[: self._names.index(stages[-1]) + 1]) if stages else set()
+        # "res1" comes before the stage of "res2", and may be all that is left.
+        last = stages[-1] if stages else self._names[-1]
+        users = set(self._names[: self._names.index(last) + 1])
         frozen = {name for name, user in self._first_users.items() if user in users}
         if self._freeze_at == 1 and stages:
             stage = f"{self._modules_of[stages[0]]}."
@@ -152,7 +155,7 @@ class TimmBackbone(FreezableBackbone):
             "Not trained in %s are %d of %d parameter tensors: %s (MODEL.BACKBONE.FREEZE_AT %d; 0 "
             "trains all)",
             *(type(self.net).__name__, len(frozen), len(self._first_users)),
-            "the stem" if self._freeze_at == 1 else f"all up to {stages[-1]}",
+            "the stem" if self._freeze_at == 1 else f"all up to {last}",
             self._freeze_at,
         )
         return self.train(self.training)
@@ -294,8 +297,14 @@ def _create(name: str, arguments: dict[str, Any]) -> nn.Module:
             "read or fetch files: load the weights into the model (MODEL.WEIGHTS), which reads "
             "them safely"
         )
+    if ":" in name:
+        raise ValueError(
+            f"{name!r} (MODEL.TIMM.NAME) is a source from which timm itself would fetch or read a "
+            "model: name an architecture of timm.list_models() in MODEL.TIMM.NAME, and its weights "
+            "in MODEL.WEIGHTS, which takes hf-hub:OWNER/MODEL, too"
+        )
     plain = name.partition(".")[0]
-    if ":" not in name and not timm.is_model(plain):
+    if not timm.is_model(plain):
         near = difflib.get_close_matches(plain, timm.list_models(), n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
         raise ValueError(f"timm has no model {name!r} (MODEL.TIMM.NAME); {hint}")
