@@ -67,7 +67,20 @@ def test_other_classes(tmp_path, categories):
     assert (tmp_path / "instances.json").read_text() == "before"
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"images": []}', "[1]"])
+def damaged(images=({"file_name": "b.jpg"},), annotations=(), categories=CATEGORIES):
+    return json.dumps({"images": images, "annotations": annotations, "categories": categories})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{}", '{"images": []}', "[1]"),
+        *(damaged(images=[image]) for image in ({}, 5, "b.jpg", ["b.jpg"], {"file_name": 5})),
+        *(damaged(annotations=found) for found in (None, 5, [5], ["a"], [[]], {"a": 5})),
+        damaged(annotations=[{"segments_info": []}]),
+        *(damaged(categories=[one]) for one in (5, {}, {"id": "1"}, {"id": [1]})),
+    ],
+)
 def test_damaged(tmp_path, text):
     write(tmp_path / "instances" / "a.json", [])
     (tmp_path / "instances" / "b.json").write_text(text)

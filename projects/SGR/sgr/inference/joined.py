@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import shutil
 import tempfile
 from pathlib import Path
@@ -61,10 +62,8 @@ def _join(files: list[Path], folder: Path, bar: tqdm) -> None:
         target.write('{"images": [\n')
         for number, file in enumerate(bar, start=1):
             try:
-                content = json.loads(file.read_text(encoding="utf-8"))
-                (image,), found = content["images"], content["annotations"]
-                classes = {one["id"]: one for one in content["categories"]}
-            except (ValueError, LookupError, TypeError) as error:
+                image, found, classes = _read(file, file.parent.relative_to(folder))
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise ValueError(
                     f"{file} is no result of one image, or is damaged: {error!r}; remove it, and "
                     "predict its image again"
@@ -74,21 +73,31 @@ def _join(files: list[Path], folder: Path, bar: tqdm) -> None:
                 # Without metadata, only its segments tell that a class is a thing.
                 if key not in categories or one.get("isthing"):
                     categories[key] = one
-            parent = file.parent.relative_to(folder)
-            image.update(id=number, file_name=(parent / image["file_name"]).as_posix())
+            image["id"] = number
             target.write((",\n" if number > 1 else "") + json.dumps(image))
             for annotation in found:
                 num_annotations += 1
                 annotation["image_id"] = number
-                if "segments_info" in annotation:
-                    annotation["file_name"] = (parent / annotation["file_name"]).as_posix()
-                else:
+                if "segments_info" not in annotation:
                     annotation["id"] = num_annotations
                 rest.write((",\n" if num_annotations > 1 else "") + json.dumps(annotation))
         target.write('\n],\n"annotations": [\n')
         rest.seek(0)
         shutil.copyfileobj(rest, target)
         target.write(f'\n],\n"categories": {json.dumps(list(categories.values()))}}}\n')
+
+
+def _read(file: Path, parent: Path) -> tuple[dict, list[dict], dict[int, dict]]:
+    """The image of a file, its annotations and its classes; paths become those in ``parent``."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    (image,), found = content["images"], list(content["annotations"])
+    classes = {operator.index(one["id"]): one for one in content["categories"]}
+    for one in (image, *found, *classes.values()):
+        if not isinstance(one, dict):
+            raise TypeError(f"{one!r} is no object")
+    for one in (image, *(one for one in found if "segments_info" in one)):
+        one["file_name"] = (parent / one["file_name"]).as_posix()
+    return image, found, classes
 
 
 def _check_classes(known: dict[int, dict], classes: dict[int, dict], file: Path) -> None:
