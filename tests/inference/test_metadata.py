@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
@@ -63,6 +65,50 @@ def test_metadata_that_come_with_the_data(lazy_dataset, tmp_path, caplog):
     assert caplog.text.strip().endswith("no data here")
     (tmp_path / "data").touch()
     assert dataset_metadata(cfg).thing_classes == ["cat"]
+
+
+def describe(folder, classes):
+    """A model folder's description, as a stranger may have written it."""
+    numbers = {"MODEL.SEM_SEG_HEAD.NUM_CLASSES": 9}
+    content = {"classes": classes, "num_classes": numbers, "settings": {}, "metrics": {}}
+    content |= {"format": 1, "sha256": "", "source": ""}
+    (folder / "model.json").write_text(json.dumps(content))
+
+
+def test_names_and_colours_of_a_folder(tmp_path):
+    cfg = tiny_config(tmp_path)
+    describe(tmp_path, {**STUFF, **THINGS, "things": [1], "class_tree": {"pet": ["cat"]}})
+    cfg.MODEL.WEIGHTS = str(tmp_path)
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 9
+    metadata = dataset_metadata(cfg)
+    assert metadata.stuff_classes == ["sky", "cat"] and metadata.thing_colors == [[7, 8, 9]]
+    assert metadata.thing_dataset_id_to_contiguous_id == {1: 1}
+
+
+@pytest.mark.parametrize(
+    "key, value, expected",
+    [
+        ("name", "mine", "not known"),
+        ("as_dict", 5, "not known"),
+        ("stuff_classes", 5, "list of names"),
+        ("stuff_classes", "sky", "list of names"),
+        ("thing_classes", ["cat", 5], "list of names"),
+        ("stuff_colors", [[0, 0, 300]], "list of colours"),
+        ("stuff_colors", [[0, -1, 0]], "list of colours"),
+        ("stuff_colors", [[0, 0]], "list of colours"),
+        ("thing_colors", [5], "list of colours"),
+        ("thing_colors", {"cat": [0, 0, 0]}, "list of colours"),
+        ("things", 5, "numbers of classes"),
+        ("things", [[1]], "numbers of classes"),
+    ],
+)
+def test_a_damaged_folder_is_named(tmp_path, key, value, expected):
+    cfg = tiny_config(tmp_path)
+    describe(tmp_path, {key: value})
+    cfg.MODEL.WEIGHTS = str(tmp_path)
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 9
+    with pytest.raises(ValueError, match=f"model.json' is damaged: {key} in .*{expected}"):
+        dataset_metadata(cfg)
 
 
 def test_metadata_of_no_dataset_and_of_absent_ones(tmp_path, monkeypatch):

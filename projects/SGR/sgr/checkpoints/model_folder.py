@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,15 @@ _KEYS = {
     "metrics": dict,
     "sha256": str,
     "source": str,
+}
+# What its "classes" may have.
+_EXPECTED_CLASSES = {
+    **dict.fromkeys(("stuff_classes", "thing_classes"), "must be a list of names"),
+    **dict.fromkeys(
+        ("stuff_colors", "thing_colors"), "must be a list of colours, each of three numbers to 255"
+    ),
+    "things": "must be a list of numbers of classes",
+    "class_tree": "",
 }
 
 
@@ -73,7 +83,7 @@ def folder_with(file: str | os.PathLike) -> Path | None:
 
 
 def read_description(folder: str | os.PathLike) -> dict[str, Any]:
-    """What ``model.json`` says; see :func:`sgr.packaging.describe`.
+    """What ``model.json`` says; :func:`sgr.packaging.package_model` writes it.
 
     Raises:
         ValueError: it is damaged, or of a format that this release does not know.
@@ -96,7 +106,35 @@ def read_description(folder: str | os.PathLike) -> dict[str, Any]:
                 f"{str(path)!r} is damaged: its {key} is {content.get(key)!r}; copy the folder "
                 "again, or package the model anew"
             )
+    for key, value in content["classes"].items():
+        expected = _EXPECTED_CLASSES.get(key, "not known to this release")
+        if key not in _EXPECTED_CLASSES or not _is_of_classes(key, value):
+            raise ValueError(
+                f"{str(path)!r} is damaged: {key} in its classes is {reprlib.repr(value)}, and "
+                f"{expected}; copy the folder again, or package the model anew"
+            )
     return content
+
+
+def _is_of_classes(key: str, value: Any) -> bool:
+    if key == "class_tree":  # whoever uses it reads it, with its own errors
+        return True
+    if not isinstance(value, list):
+        return False
+    if key == "things":
+        return all(_is_number(one) for one in value)
+    if key.endswith("_classes"):
+        return all(isinstance(one, str) for one in value)
+    return all(
+        isinstance(color, list)
+        and len(color) == 3
+        and all(_is_number(one) and one <= 255 for one in color)
+        for color in value
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int and value >= 0  # a bool is an int
 
 
 def check_num_classes_of(folder: str | os.PathLike, config: Mapping[str, Any]) -> None:
