@@ -63,5 +63,14 @@ def test_mistakes_in_writing(tmp_path, frames):
         with pytest.raises(ValueError, match=r"\(40, 64, 3\), the first one was \(48, 64, 3\)"):
             writer.write(frames[1][:40])
     with VideoWriter(tmp_path / "none" / "x.avi", 25) as writer:
-        with pytest.raises(OSError, match="cannot be written"):
+        with pytest.raises(OSError, match="cannot be written by this build of OpenCV$"):
             writer.write(frames[0])
+
+
+def test_rates_that_cannot_be_written(tmp_path, frames):
+    with VideoWriter(tmp_path / "x.mp4", 90000) as writer:
+        with pytest.raises(OSError, match="x.mp4 cannot be .* rate, 90000 frames per second: .*-r"):
+            writer.write(frames[0])
+    for fps in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"fps .* must be a positive number, not {fps}"):
+            VideoWriter(tmp_path / "x.mp4", fps)

@@ -13,6 +13,8 @@ import numpy as np
 _CODECS = {".mp4": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
 VIDEO_SUFFIXES = tuple(_CODECS)
 _USUAL_FPS = 25.0
+# Frames per second that the codecs have for certain. Some files tell the ticks of their clock.
+_SLOWEST, _FASTEST = 0.01, 1000
 
 
 class VideoReader:
@@ -90,12 +92,14 @@ class VideoWriter:
         fps: frames per second.
 
     Raises:
-        ValueError: if the path has another suffix.
+        ValueError: if the path has another suffix, or ``fps`` is not positive.
     """
 
     def __init__(self, path: Path, fps: float):
         if path.suffix.lower() not in _CODECS:
             raise ValueError(f"a video is written to {', '.join(VIDEO_SUFFIXES)}, not to {path}")
+        if not (math.isfinite(fps) and fps > 0):  # OpenCV would not come back from infinity
+            raise ValueError(f"fps of a video must be a positive number, not {fps}")
         self.path = path
         self.fps = fps
         self._writer: cv2.VideoWriter | None = None
@@ -116,7 +120,14 @@ class VideoWriter:
             self._size = frame.shape
             self._writer = cv2.VideoWriter(str(self.path), codec, self.fps, frame.shape[1::-1])
             if not self._writer.isOpened():
-                raise OSError(f"video {self.path} cannot be written by this build of OpenCV")
+                message = f"video {self.path} cannot be written by this build of OpenCV"
+                if not _SLOWEST <= self.fps <= _FASTEST:
+                    message += (
+                        f", probably because of its rate, {self.fps:g} frames per second: if it is "
+                        "that of another video, write that one anew at its true rate, for example "
+                        "by ffmpeg -i VIDEO -r 25 NEW"
+                    )
+                raise OSError(message)
         # OpenCV would silently leave such frames out.
         if frame.shape != self._size:
             raise ValueError(f"a frame is {frame.shape}, the first one was {self._size}")
