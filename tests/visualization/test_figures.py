@@ -123,6 +123,16 @@ def test_token_histograms(scene):
     assert sizes[0] < sizes[1] < sizes[2]
 
 
+def test_token_histograms_without_those_of_instances(scene):
+    """A map of instances is shown all the same; names alone take no room."""
+    image, _, segments, names = scene
+    regions = np.random.default_rng(2).random((2, 60, 80))
+    given = [{}, {"instance_names": names}, {"instance_names": names, "instance_map": segments}]
+    drawn = [draw_token_histograms(image, regions, ["1", "2"], **options) for options in given]
+    assert drawn[0].shape == drawn[1].shape and drawn[1].shape[1] < drawn[2].shape[1]
+    assert is_picture(drawn[2])
+
+
 def test_the_weight_on_instances_is_in_the_title(scene, monkeypatch):
     image, _, segments, names = scene
     monkeypatch.setattr("sgr.visualization.histograms.render", lambda figure: figure)

@@ -58,8 +58,8 @@ def draw_token_histograms(
         (height, width, 3) uint8, RGB.
     """
     kinds = []
+    instance_colors = distinct_colors(len(instance_names))
     if instance_histograms is not None and len(instance_names):
-        instance_colors = distinct_colors(len(instance_names))
         kinds.append((instance_title, instance_histograms, instance_names, instance_colors))
     if class_histograms is not None and len(class_names):
         if class_colors is None:
@@ -69,12 +69,13 @@ def draw_token_histograms(
     picture_height = _PICTURE_WIDTH * image.shape[0] / image.shape[1]
     bars_height = max(picture_height - _TICK_NAMES, 1.2)
     row_height = max(picture_height, bars_height + _TICK_NAMES) + _TITLE
-    pictures = 1 + bool(len(instance_names))
+    shows_instances = instance_map is not None and len(instance_names) > 0
+    pictures = 1 + shows_instances
     first_bars = _LEFT + pictures * (_PICTURE_WIDTH + _LEFT) + _AXIS_NUMBERS
     width = first_bars + len(kinds) * (_BARS_WIDTH + _AXIS_NUMBERS + _LEFT) - _AXIS_NUMBERS
     figure = new_figure(width, len(regions) * row_height + _LEFT)
 
-    if instance_map is not None and len(instance_names):
+    if instance_map is not None and shows_instances:
         picture = overlay_labels(image, instance_map, instance_colors)
         axes = picture_axes(figure, picture, _LEFT, _TITLE, _PICTURE_WIDTH, instance_title)
         show_segments(axes, instance_map, instance_names)
