@@ -168,9 +168,9 @@ def draw_matching(images: Images, num_regions: int) -> Iterator[Drawing]:
             listed = ", ".join(map(str, matched[:6])) + (", ..." if len(matched) > 6 else "")
             regions = "region" if len(matched) == 1 else f"{len(matched)} regions"
             titles.append(f"{component}\n{regions}: {listed}")
-        heat = upsample_regions(
-            np.stack(unions), tokens.stride, one.input_size, one.image.shape[:2]
-        )
+        # An image without components has none.
+        cells = np.reshape(unions, (-1, *tokens.probabilities.shape[1:]))
+        heat = upsample_regions(cells, tokens.stride, one.input_size, one.image.shape[:2])
         yield (
             f"matching_{name}",
             lambda: draw_panel(
@@ -194,7 +194,7 @@ def draw_regions(images: Images, num_regions: int) -> Iterator[Drawing]:
             row = [(model, one.image)]
             for token, heat in zip(shown, _heat(one, tokens, shown)):
                 title = f"{token}"
-                if tokens.classes is not None:
+                if tokens.classes is not None and len(tokens.classes.labels):
                     share = tokens.classes.values[token]
                     label = tokens.classes.labels[share.argmax()]
                     title += f": {images.class_names[label]} {100 * share.max():.0f} %"

@@ -68,6 +68,28 @@ def test_mistakes_are_told(tiny_shapes, checkpoints, tmp_path, capsys):
         TOOL["main"](["--figure", "tokens", "--num-regions", "0", *config, *weights])
 
 
+@pytest.mark.parametrize("figure", ["components", "tokens", "matching", "regions"])
+def test_an_image_without_a_labelled_pixel(tiny_shapes, checkpoints, tmp_path, figure):
+    record = DatasetCatalog.get("shapes_sem_seg_val")[0]
+    labels = np.array(Image.open(record["sem_seg_file_name"]))
+    record["sem_seg_file_name"] = str(tmp_path / "labels.png")
+    Image.fromarray(np.full_like(labels, 255)).save(tmp_path / "labels.png")
+    DatasetCatalog.register("unlabelled", lambda: [record])
+    MetadataCatalog.get("unlabelled").set(
+        stuff_classes=MetadataCatalog.get("shapes_sem_seg_val").stuff_classes, ignore_label=255
+    )
+    try:
+        TOOL["main"](
+            ["--figure", figure, "--dataset", "unlabelled", "--output", str(tmp_path / "out")]
+            + ["--config-file", str(SHAPES / "maskformer_R50_sgr.yaml")]
+            + ["--weights", str(checkpoints / "maskformer_R50_sgr.pth"), *tiny_options()]
+        )
+    finally:
+        DatasetCatalog.remove("unlabelled")
+        MetadataCatalog.remove("unlabelled")
+    assert len(list((tmp_path / "out").glob("*.png"))) == 1
+
+
 def test_images_of_equal_names(tiny_shapes, checkpoints, tmp_path):
     """Such as the frames of two videos, each in a folder of its own."""
     records = DatasetCatalog.get("shapes_sem_seg_val")[:2]
