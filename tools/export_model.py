@@ -67,6 +67,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add_model_arguments(parser)
     args = parser.parse_args(arguments)
+    if args.output.is_dir():
+        parser.error(f"--output {args.output} is a folder; name a file in it")
     if min(args.size) < 1:
         parser.error("--size must be positive")
     if args.batch is not None and args.batch < 1:

@@ -111,6 +111,7 @@ def test_random_weights_are_not_exported_unasked(main, tmp_path):
     "more, message",
     [
         (["--size", "0", "70"], "--size must be positive"),
+        (["--output", "."], "--output . is a folder"),
         (["--batch", "0"], "--batch must be at least 1"),
         (["--int8", "photos"], "--int8 is for --format onnx"),
         (["--format", "onnx", "--int8", "nowhere"], "--int8 nowhere: "),
