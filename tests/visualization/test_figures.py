@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import cv2
 import numpy as np
 import pytest
 
@@ -22,7 +23,7 @@ from sgr.visualization import (
     read_metrics,
 )
 from sgr.visualization.figure import new_figure, picture_axes
-from sgr.visualization.segments import show_segments
+from sgr.visualization.segments import _place, show_segments
 
 CLASSES = ["sky", "road", "car"]
 
@@ -63,6 +64,44 @@ def test_segment_names_do_not_overlap(scene):
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
     frame = axes.get_window_extent(renderer)
     assert all(box.x0 >= frame.x0 and box.x1 <= frame.x1 for box in boxes)
+
+
+def literal_places(axes, indices, names):
+    """What show_segments writes, from a map of the whole picture for each segment."""
+    areas = [(indices == index).sum() for index in range(len(names))]
+    taken = []
+    for index in sorted(range(len(names)), key=lambda index: -areas[index]):
+        mask = np.pad(indices == index, 1).astype(np.uint8)
+        depth = cv2.distanceTransform(mask, cv2.DIST_L2, 3)[1:-1, 1:-1]
+        for size in (8, 6.5):
+            box = _place(axes, depth.copy(), (0, 0), names[index], size, taken)
+            if box is not None:
+                taken.append(box)
+                break
+
+
+@pytest.mark.parametrize("kind", ["blobs", "stripes", "one", "none"])
+def test_segments_are_named_as_by_whole_maps(scene, kind):
+    image, *_ = scene
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[:60, :80]
+    if kind == "blobs":  # of any shape, beside pixels of none and numbers without a name
+        centres = rng.integers(0, [60, 80], (12, 2))
+        distances = (y - centres[:, :1, None]) ** 2 + (x - centres[:, 1:, None]) ** 2
+        indices = distances.argmin(axis=0) - 1
+    elif kind == "stripes":
+        indices = x // 2 % 4
+    else:
+        indices = np.where((y > 4) & (x < 70), 0, -1) if kind == "one" else np.full((60, 80), -1)
+    indices = indices.astype(np.int16)
+    names = [f"segment {index}" for index in range(min(indices.max() + 1, 9))]
+    written = []
+    for write in (literal_places, show_segments):
+        axes = picture_axes(new_figure(4, 3), image, 0, 0, 4)
+        write(axes, indices, names)
+        written.append([(t.get_text(), t.get_position(), t.get_fontsize()) for t in axes.texts])
+    assert written[0] == written[1]
+    assert len(written[0]) == {"blobs": 9, "stripes": 2, "one": 1, "none": 0}[kind]
 
 
 def test_panel(scene):

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
+from scipy.ndimage import find_objects
 
 from ..data.colors import distinct_colors
 from .figure import DPI, new_figure, picture_axes, plain, render
@@ -60,22 +61,44 @@ def show_segments(axes: Axes, indices: np.ndarray, names: Sequence[str]) -> None
         axes: axes that show a picture of the size of ``indices``, at their final place.
         indices, names: see :func:`draw_segments`.
     """
-    areas = np.bincount(indices[(indices >= 0) & (indices < len(names))], minlength=len(names))
+    # From 1; 0 is no segment.
+    numbers = np.where((indices >= 0) & (indices < len(names)), indices, -1).astype(np.int32) + 1
+    areas = np.bincount(numbers.ravel(), minlength=len(names) + 1)[1:]
+    places = find_objects(numbers, len(names))
     taken: list = []
     for index in np.argsort(-areas, kind="stable"):
         if areas[index] == 0:
             break
+        # Only where it is, because there may be many: outside of it, the depth is zero. The frame
+        # of zeros makes the edge of the picture an edge of the segment.
+        mask = np.pad((numbers[places[index]] == index + 1).view(np.uint8), 1)
+        depth = cv2.distanceTransform(mask, cv2.DIST_L2, 3)[1:-1, 1:-1]
+        corner = places[index][0].start, places[index][1].start
         for size in _FONT_SIZES:
-            box = _place(axes, indices == index, names[index], size, taken)
+            box = _place(axes, depth.copy(), corner, names[index], size, taken)
             if box is not None:
                 taken.append(box)
                 break
 
 
-def _place(axes: Axes, mask: np.ndarray, name: str, font_size: float, taken: list):
-    """Write ``name`` inside ``mask``, off the boxes ``taken``. Return its box, or None."""
-    # The frame of zeros makes the edge of the picture an edge of the segment.
-    depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+def _place(
+    axes: Axes,
+    depth: np.ndarray,
+    corner: tuple[int, int],
+    name: str,
+    font_size: float,
+    taken: list,
+):
+    """Write ``name`` where ``depth`` is largest, off the boxes ``taken``.
+
+    Args:
+        depth: (h, w), the distance to the border of the segment; it is changed.
+        corner: row and column of the picture where ``depth`` begins.
+
+    Returns:
+        The box of the name, or None if there is no room.
+    """
+    top, left = corner
     renderer = axes.figure.canvas.get_renderer()
     frame = axes.get_window_extent(renderer)
     text = axes.text(
@@ -90,9 +113,10 @@ def _place(axes: Axes, mask: np.ndarray, name: str, font_size: float, taken: lis
     )
     to_pixels, to_data = axes.transData, axes.transData.inverted()
     for _ in range(_ATTEMPTS):
-        row, column = np.unravel_index(depth.argmax(), depth.shape)
-        if depth[row, column] == 0:
+        deepest = np.unravel_index(depth.argmax(), depth.shape)
+        if depth[deepest] == 0:
             break
+        row, column = deepest[0] + top, deepest[1] + left
         text.set_position((column, row))
         box = text.get_window_extent(renderer).padded(2)
         # Move it back into the picture where it sticks out.
@@ -105,9 +129,9 @@ def _place(axes: Axes, mask: np.ndarray, name: str, font_size: float, taken: lis
         if not any(box.overlaps(other) for other in taken):
             return box
         (x0, y0), (x1, y1) = to_data.transform([(box.x0, box.y1), (box.x1, box.y0)])
-        rows = slice(max(int(y0), 0), int(y1) + 1)
-        columns = slice(max(int(x0), 0), int(x1) + 1)
+        rows = slice(max(int(y0) - top, 0), max(int(y1) + 1 - top, 0))
+        columns = slice(max(int(x0) - left, 0), max(int(x1) + 1 - left, 0))
         depth[rows, columns] = 0
-        depth[row, column] = 0
+        depth[deepest] = 0
     text.remove()
     return None
