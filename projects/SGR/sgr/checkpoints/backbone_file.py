@@ -184,7 +184,7 @@ def read_settings(config_file: str | Path) -> dict[str, Any]:
         config_file: as Detectron2 leaves it in the folder of a run. No tag of it is executed.
 
     Returns:
-        Key -> value, of the keys that the file has; nothing if it is not there or no config.
+        Key -> value of all three; nothing if the file is not there, is no config or lacks one.
     """
     try:
         config = yaml.safe_load(Path(config_file).read_text())

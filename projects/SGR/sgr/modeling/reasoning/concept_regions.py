@@ -39,7 +39,7 @@ class ConceptRegions(NamedTuple):
         """Cut out the regions of one image, without the cells that lie wholly in the padding.
 
         Tokens and centroids stay those of the whole map, padding included: the module has pooled
-        them so.
+        them so. The regions of GloRe stay relative to the largest weight of that map, too.
 
         Args:
             index: the image in the batch.

@@ -56,8 +56,10 @@ class GloRe(ReasoningModule):
     number of cells for images of any size.
 
     **Regions.** A cell's share in a node's region is ``|b|``, its weight in the node's sum,
-    relative to the node's largest weight in the image. :class:`ConceptRegions` has the log-odds.
-    docs/design.md, "GloRe", says why. No concept losses supervise the regions.
+    relative to the node's largest weight in the map that the module gets, padding included. So the
+    share depends a little on what an image is batched with, and the largest one may lie in cells
+    that are cut off later. :class:`ConceptRegions` has the log-odds. docs/design.md, "GloRe", says
+    why. No concept losses supervise the regions.
 
     Args:
         in_channels: C.
@@ -157,7 +159,7 @@ class GloRe(ReasoningModule):
 
 
 def _log_odds(projection: Tensor) -> Tensor:
-    """(B, N, h, w) log-odds of the weights' magnitudes, relative to the largest of each node."""
+    """(B, N, h, w) log-odds of the weights' magnitudes, relative to the map's largest of a node."""
     magnitudes = projection.abs()
     largest = magnitudes.amax(dim=(2, 3), keepdim=True)
     shares = magnitudes / largest.clamp_min(torch.finfo(projection.dtype).tiny)
