@@ -79,6 +79,31 @@ def test_a_folder_and_a_pattern_with_a_progress_bar(predictor, image, tmp_path, 
     assert capsys.readouterr().err.count("2/2") == 0
 
 
+def test_files_of_equal_names_do_not_overwrite_one_another(predictor, image, tmp_path):
+    photos = [tmp_path / name for name in ("x/1.jpg", "y/1.jpg", "y/1.png")]
+    for photo in photos:
+        photo.parent.mkdir(exist_ok=True)
+        Image.fromarray(image).save(photo)
+    out = tmp_path / "out"
+    results = predictor([*photos[:1], *map(str, photos[1:])])
+    assert [result.name for result in results] == ["1.jpg", "1.jpg", "1.png"]
+    files = [file.relative_to(out) for result in results for file in result.save(out)]
+    stems = ["x/1", "y/1", "y/1_2"]
+    assert [str(file) for file in files[1::2]] == [f"labels/{stem}.png" for stem in stems]
+    assert [str(file) for file in files[::2]] == ["x/1.jpg", "y/1.jpg", "y/1_2.png"]
+    assert str(predictor(photos[1]).save(out / "one")[0]) == str(out / "one" / "1.jpg")
+
+
+def test_an_image_is_not_overwritten_by_its_result(predictor, image, tmp_path):
+    photo = tmp_path / "street.png"
+    Image.fromarray(image).save(photo)
+    before = photo.read_bytes()
+    for form in (photo, str(photo), Image.open(photo)):
+        with pytest.raises(ValueError, match="street.png would overwrite the input"):
+            predictor(form).save(tmp_path)
+    assert photo.read_bytes() == before and list(tmp_path.iterdir()) == [photo]
+
+
 def test_a_stream_takes_what_is_made_on_the_way(predictor, image):
     made = []
 

@@ -60,6 +60,7 @@ from sgr.inference import (
     draw_output_regions,
     find_files,
     output_files,
+    output_stems,
     read_ahead,
     refuse_overwriting,
     work_behind,
@@ -182,8 +183,7 @@ def plan(args: argparse.Namespace) -> tuple[list[tuple[Path, Path, str]], dict[s
     else:
         results = output_files(files, output, written, ".png" if args.input else ".mp4")
         if args.input:  # of equal stems, such as those of a.jpg and a.png, one gets a number
-            named = output_files(files, Path(), (), ".png")
-            stems = [str(file.with_suffix("")) for file in named]
+            stems = output_stems(files)
     data = [output / file for stem in filter(None, stems) for file in data_files(stem)]
     refuse_overwriting(files, [*results, *data])
     return list(zip(files, results, stems)), problems

@@ -53,6 +53,8 @@ def test_results_have_the_names_of_their_files():
 
 def test_equal_names_do_not_meet():
     assert results("r/a/x.jpg", "r/b/x.jpg", "r/b/c/y.jpg") == ["a/x.jpg", "b/x.jpg", "b/c/y.jpg"]
+    assert results("r/x.jpg", "r/a/../b/x.jpg", "x.jpg") == ["r/x.jpg", "r/b/x.jpg", "x.jpg"]
+    assert results("../x.jpg", "a/x.jpg")[1].endswith("/a/x.jpg")  # and not out/../x.jpg
     assert results("r/x.jpg", "r/a/X.JPG") == ["x.jpg", "a/X.JPG"]
     assert results("a.tif", "a.gif", "a_2.png", "a.png") == [
         "a.png", "a_2.png", "a_2_2.png", "a_3.png",

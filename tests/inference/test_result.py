@@ -134,6 +134,23 @@ def test_a_file_gets_the_picture_alone(scores, tmp_path):
     assert list((tmp_path / "new").iterdir()) == files
 
 
+def test_the_image_itself_is_not_overwritten(scores, tmp_path):
+    """Neither by the picture nor by the labels, and nothing is written beside it."""
+    for source in (tmp_path / "street.jpg", tmp_path / "labels" / "street.png"):
+        source.parent.mkdir(exist_ok=True)
+        source.write_bytes(b"a photo")
+        result = make({"sem_seg": scores}, source=source)
+        for target in {tmp_path, source}:
+            with pytest.raises(ValueError, match=f"would overwrite the input {source}; name an"):
+                result.save(target)
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert files == [source] and source.read_bytes() == b"a photo"
+        source.unlink()
+        assert result.save(tmp_path)[0] == tmp_path / "street.jpg"  # there is none any more
+        (tmp_path / "street.jpg").unlink()
+        (tmp_path / "labels" / "street.png").unlink()
+
+
 def test_labels_as_a_png(scores, tmp_path):
     labels = scores.argmax(0)
     labels[0, 0] = 9  # no class of the model

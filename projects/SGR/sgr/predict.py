@@ -21,6 +21,7 @@ from .inference import (
     BatchPredictor,
     Result,
     find_files,
+    output_stems,
     puts_out_regions,
     read_ahead,
 )
@@ -144,7 +145,8 @@ class Predictor:
 
         Yields:
             The result of each image, in their order. Its name is that of the file; arrays are
-            called image_0, image_1, ...
+            called image_0, image_1, ... In a list of files, a folder or a pattern, all results have
+            different stems: :meth:`Result.save` writes none over another.
 
         Raises:
             FileNotFoundError: there is no such file, or no image in a folder or pattern.
@@ -159,10 +161,12 @@ class Predictor:
         # So that the files of several arrays do not overwrite one another.
         names = repeat("image") if one else (f"image_{i}" for i in count())
         total = len(items) if isinstance(items, Sequence) else None
+        stems = _stems(items)
         with tqdm(total=total, unit="image", disable=not progress) as bar:
             for batch in read_ahead(batches(map(self._read, items, names), batch_size)):
-                for item, outcome in self._predict(batch):
+                for (item, outcome), stem in zip(self._predict(batch), stems):
                     if not isinstance(outcome, Exception):
+                        outcome.stem = stem
                         yield outcome
                     elif on_error is None:
                         raise outcome
@@ -196,6 +200,7 @@ class Predictor:
                     self.batch_predictor.metadata,
                     input_size=tuple(input_["image"].shape[-2:]),
                     name=name,
+                    source=item if _is_path(item) else getattr(item, "filename", None),
                     logits=self._logits,
                     score_threshold=self.score_threshold,
                 ),
@@ -242,6 +247,18 @@ def _expand(images: Any) -> Iterable[ImageLike]:
     for name, problem in problems.items():
         raise FileNotFoundError(f"{name!r}: {problem}")
     return files
+
+
+def _stems(items: Iterable[Any]) -> Iterator[str]:
+    """Stems for the results of a list of files, "" where that of the name will do."""
+    if not (isinstance(items, Sequence) and items and all(map(_is_path, items))):
+        return repeat("")
+    stems = output_stems(items)
+    return ("" if stem == Path(item).stem else stem for item, stem in zip(items, stems))
+
+
+def _is_path(image: Any) -> bool:
+    return isinstance(image, (str, PathLike))
 
 
 def _as_rgb(image: ImageLike, sixteen_bit: str) -> tuple[str, np.ndarray]:

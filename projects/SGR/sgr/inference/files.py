@@ -64,7 +64,8 @@ def output_files(
     names = [file.name if file.suffix.lower() in keep else f"{file.stem}{other}" for file in files]
     results = [Path(name) for name in names]
     if len({_folded(result) for result in results}) < len(files):
-        parents = [file.parent.absolute() for file in files]
+        # Without "..", which would lead out of the folder.
+        parents = [Path(os.path.abspath(file.parent)) for file in files]
         common = os.path.commonpath(parents)
         results = [parent.relative_to(common) / name for parent, name in zip(parents, names)]
     seen: Counter[str] = Counter()
@@ -77,6 +78,12 @@ def output_files(
         seen[_folded(candidate)] += 1
         unique.append(folder / candidate)
     return unique
+
+
+def output_stems(files: Sequence[str | os.PathLike]) -> list[str]:
+    """Choose a stem for the results of each file, as :func:`output_files` does; all differ."""
+    named = output_files([Path(file).expanduser() for file in files], Path(), (), ".png")
+    return [str(file.with_suffix("")) for file in named]
 
 
 def refuse_overwriting(files: Iterable[Path], results: Iterable[Path]) -> None:

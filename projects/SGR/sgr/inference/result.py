@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -27,6 +28,7 @@ from .drawing import (
     inspect_output,
     shown_instances,
 )
+from .files import refuse_overwriting
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -76,12 +78,14 @@ class Result:
         output: of the model for this image, at its size; see ``BatchPredictor``.
         metadata: names and colours of the classes; see ``BatchPredictor.metadata``.
         input_size: (height, width) of the network's input, without padding.
-        name: of the image, such as ``street.jpg``. Files get its stem.
+        name: of the image, such as ``street.jpg``.
+        source: the file that the image was read from; :meth:`save` does not write over it.
         logits: whether ``output["sem_seg"]`` are logits, which a softmax turns into scores.
         score_threshold: instances with a lower score are left out.
 
     Attributes:
         image, output, metadata, name: the same.
+        stem: of the files that :meth:`save` writes; "" for that of the name.
         stuff_classes, thing_classes: names of the classes. They are the same list if the model has
             one numbering for both.
     """
@@ -94,6 +98,7 @@ class Result:
         *,
         input_size: tuple[int, int],
         name: str = "image",
+        source: str | PathLike | None = None,
         logits: bool = False,
         score_threshold: float = 0.5,
     ):
@@ -101,6 +106,8 @@ class Result:
         self.output = output
         self.metadata = metadata
         self.name = name
+        self.stem = ""
+        self._source = Path(source).expanduser().absolute() if source else None
         self.stuff_classes: list[str] = list(metadata.stuff_classes)
         self.thing_classes: list[str] = list(metadata.thing_classes)
         self._input_size = input_size
@@ -236,16 +243,24 @@ class Result:
 
         Returns:
             The files that it wrote.
+
+        Raises:
+            ValueError: a file would overwrite the image that was predicted. Nothing is written.
         """
         path = Path(path).expanduser()
         drawn = Image.fromarray(self.picture(regions))
         if path.suffix.lower() in PICTURE_SUFFIXES and not path.is_dir():
+            self._keep_source([path])
             write_picture(path, drawn)
             return [path]
         name = Path(self.name)
-        kept = name if name.suffix.lower() in PICTURE_SUFFIXES else name.with_suffix(".png")
-        write_picture(path / kept, drawn)
-        return [path / kept, *self.save_data(path, str(name.with_suffix("")))]
+        stem = self.stem or str(name.with_suffix(""))
+        suffix = name.suffix if name.suffix.lower() in PICTURE_SUFFIXES else ".png"
+        picture = path / f"{stem}{suffix}"
+        self._keep_source([picture])
+        data = self.save_data(path, stem)
+        write_picture(picture, drawn)
+        return [picture, *data]
 
     def save_data(self, folder: Path, stem: str) -> list[Path]:
         """Write the results of :meth:`save` without the picture.
@@ -256,6 +271,9 @@ class Result:
 
         Returns:
             The files that it wrote.
+
+        Raises:
+            ValueError: as :meth:`save`.
         """
         files = [folder / file for file in data_files(stem)]
         contents = (
@@ -264,16 +282,18 @@ class Result:
             self._panoptic_image(),
             self._coco_segments(f"{Path(stem).name}.png"),
         )
-        written = []
-        for file, content in zip(files, contents, strict=True):
-            if content is None:
-                continue
+        made = {file: one for file, one in zip(files, contents, strict=True) if one is not None}
+        self._keep_source(made)
+        for file, content in made.items():
             if isinstance(content, dict):
                 write_json(file, content)
             else:
                 write_picture(file, content)
-            written.append(file)
-        return written
+        return list(made)
+
+    def _keep_source(self, files: Iterable[Path]) -> None:
+        if self._source is not None and self._source.exists():
+            refuse_overwriting([self._source], files)
 
     def _label_image(self) -> Image.Image | None:
         if self.labels is None:
