@@ -205,6 +205,15 @@ class TestFolder:
         with pytest.raises(ValueError, match="photo.jpg is a file"):
             write(tmp_path / "photo.jpg")
 
+    def test_a_web_page_stays(self, write, tmp_path):
+        """Its files have the names of those of an explorer."""
+        for name in ("index.html", "data/index.js", "images/logo.png"):
+            (tmp_path / "page" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "page" / name).write_text("const data = [];")
+        with pytest.raises(ValueError, match="page holds something else than an explorer"):
+            write(tmp_path / "page")
+        assert (tmp_path / "page" / "images" / "logo.png").exists()
+
     def test_what_cannot_be_explored(self, write, shapes_models, shapes_records):
         with pytest.raises(ValueError, match="no image"):
             write(count=0)

@@ -30,6 +30,7 @@ from .models import ExplorerModel
 from .packing import pack, write_script
 from .palette import safe_colors
 
+INDEX = "explorerIndex"  # the function that data/index.js calls
 PAGE = ("index.html", "explorer.js", "explorer.css")
 THUMBNAIL = 160
 # Of a file or a record, or of the model's run on an image, such as too little memory.
@@ -106,6 +107,7 @@ def write_explorer(
                 f"the model {one.name} has {count} classes, and the explorer {len(class_names)}; "
                 "compare models of the same classes"
             )
+    check_folder(folder)
     _clear(folder)
     report = ExplorerReport()
     index = _Index(title, class_names, metadata, names)
@@ -124,7 +126,7 @@ def write_explorer(
             index.add(str(record["file_name"]), inspected, shown)
             report.images += 1
     finally:
-        write_script(folder / "data" / "index.js", "explorerIndex", index.content())
+        write_script(folder / "data" / "index.js", INDEX, index.content())
     if not report.images:
         file, reason = next(iter(report.problems.items()))
         raise ValueError(f"no image could be explored; the first one is {file}: {reason}")
@@ -142,19 +144,35 @@ def explore_dataset(
     return write_explorer(folder, models, chosen, MetadataCatalog.get(name), **options)
 
 
-def _clear(folder: Path) -> None:
-    """Make the folder, with the page and without data.
+def check_folder(folder: str | Path) -> None:
+    """Check that an explorer can be written to a folder: one that is new or empty, or has one.
 
     Raises:
         ValueError: it is no folder, or holds something else than an explorer.
     """
-    if folder.exists():
-        if not folder.is_dir():
-            raise ValueError(f"{folder} is a file; name a folder for the explorer")
-        if any(folder.iterdir()) and not (folder / "data" / "index.js").is_file():
-            raise ValueError(
-                f"{folder} holds something else than an explorer; name another folder, or empty it"
-            )
+    folder = Path(folder)
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file; name a folder for the explorer")
+    if any(folder.iterdir()) and not _is_explorer(folder):
+        raise ValueError(
+            f"{folder} holds something else than an explorer; name another folder, or empty it"
+        )
+
+
+def _is_explorer(folder: Path) -> bool:
+    # Other web pages may have files of the same names.
+    start = f"{INDEX}(".encode("ascii")
+    try:
+        with open(folder / "data" / "index.js", "rb") as file:
+            return file.read(len(start)) == start
+    except OSError:
+        return False
+
+
+def _clear(folder: Path) -> None:
+    """Make the folder, with the page and without data."""
     for part in ("data", "images", "thumbnails"):
         shutil.rmtree(folder / part, ignore_errors=True)
         (folder / part).mkdir(parents=True)
@@ -162,7 +180,7 @@ def _clear(folder: Path) -> None:
     for name in PAGE:
         (folder / name).write_bytes((page / name).read_bytes())
     # Says that this is an explorer also after an end without any clean-up.
-    write_script(folder / "data" / "index.js", "explorerIndex", None)
+    write_script(folder / "data" / "index.js", INDEX, None)
 
 
 def _inspect(
