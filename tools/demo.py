@@ -25,6 +25,7 @@ process takes its share of the files. tools/join_predictions.py joins the result
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
@@ -62,6 +63,7 @@ from sgr.inference import (
     output_files,
     output_stems,
     read_ahead,
+    read_comment,
     refuse_overwriting,
     work_behind,
     write_picture,
@@ -189,6 +191,20 @@ def plan(args: argparse.Namespace) -> tuple[list[tuple[Path, Path, str]], dict[s
     return list(zip(files, results, stems)), problems
 
 
+def origin(file: Path, stem: str) -> str:
+    """Says in a picture what it was made from, and which files of results belong to it."""
+    return json.dumps([file.name, stem])
+
+
+def is_there(file: Path, picture: Path, stem: str) -> bool:
+    """Whether an earlier run has written the results of this image.
+
+    With other files in the input, the picture may be that of a file of an equal name. Pictures of
+    earlier releases do not say what they were made from.
+    """
+    return picture.exists() and read_comment(picture) in ("", origin(file, stem))
+
+
 def load_predictor(args: argparse.Namespace) -> Predictor:
     threshold = str(args.confidence_threshold)
     return Predictor.load(
@@ -272,7 +288,8 @@ def run_on_images(predictor: Predictor, args: argparse.Namespace) -> dict[str, s
             return file, error
         if stem:
             result.save_data(args.output.expanduser(), stem)
-        write_picture(picture, drawn)  # last: it tells --resume that all is written
+        # Last: it tells --resume that all is written.
+        write_picture(picture, drawn, origin(file, stem))
         return file, None
 
     for file, error in work_behind(write, results()):
@@ -345,7 +362,7 @@ def run(args: argparse.Namespace) -> int:
     total = len(files) + len(args.problems)
     # First the share, then what is left of it: the others may be at work already.
     share = args.jobs[comm.get_rank() :: comm.get_world_size()]
-    args.jobs = [job for job in share if not (args.resume and job[1].exists())]
+    args.jobs = [job for job in share if not (args.resume and is_there(*job))]
     own = run_on_images(predictor, args) if args.input else run_on_videos(predictor, args)
     shares = comm.gather((own, len(share) - len(args.jobs)))  # waits for the slowest
     if not comm.is_main_process():

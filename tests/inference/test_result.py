@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from torchvision.ops import masks_to_boxes
 
 from sgr.data.truth.image_files import read_labels
-from sgr.inference import Result, output_metadata
+from sgr.inference import Result, output_metadata, read_comment, write_picture
 from sgr.modeling.reasoning import ConceptRegions
 
 SIZE = (60, 80)
@@ -149,6 +149,16 @@ def test_the_image_itself_is_not_overwritten(scores, tmp_path):
         assert result.save(tmp_path)[0] == tmp_path / "street.jpg"  # there is none any more
         (tmp_path / "street.jpg").unlink()
         (tmp_path / "labels" / "street.png").unlink()
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_a_comment_in_a_picture(name, tmp_path):
+    write_picture(tmp_path / name, Image.new("RGB", (9, 9)), "made of x")
+    assert read_comment(tmp_path / name) == "made of x"
+    write_picture(tmp_path / name, Image.new("RGB", (9, 9)))
+    assert read_comment(tmp_path / name) == ""
+    (tmp_path / name).write_bytes(b"no picture")
+    assert read_comment(tmp_path / name) == ""
 
 
 def test_labels_as_a_png(scores, tmp_path):

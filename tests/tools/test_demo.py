@@ -136,6 +136,27 @@ def test_resume_predicts_what_has_no_picture(tool, models, photos, tmp_path, cap
     assert sizes(out) == EXPECTED
 
 
+def test_resume_knows_what_a_picture_was_made_from(tool, models, photos, tmp_path, capsys):
+    """Names of results depend on the other files: a.png was the picture of a.tif."""
+    (tmp_path / "in").mkdir()
+    for name, size in (("a.tif", (40, 64)), ("b.png", (50, 30)), ("c.jpg", (33, 22))):
+        Image.new("RGB", size).save(tmp_path / "in" / name)
+    out = tmp_path / "out"
+    arguments = [*models("per-pixel"), "--input", str(tmp_path / "in"), "--output", str(out)]
+    assert tool.main([*arguments, "--resume"]) == 0
+    Image.new("RGB", (70, 50)).save(tmp_path / "in" / "a.gif")
+    Image.new("RGB", (20, 60)).save(tmp_path / "in" / "b.jpg")  # takes labels/b.png
+    assert tool.main([*arguments, "--resume"]) == 0
+    assert "5 of 5 images, 1 of them before" in capsys.readouterr().out
+    expected = {"a": (70, 50), "a_2": (40, 64), "b": (20, 60), "b_2": (50, 30), "c": (33, 22)}
+    labels = {f"{stem}.png": size for stem, size in expected.items()}
+    assert sizes(out / "labels") == labels
+    pictures = {"a.png": "a", "a_2.png": "a_2", "b.jpg": "b", "b.png": "b_2", "c.jpg": "c"}
+    assert sizes(out) == {name: beside(*expected[stem]) for name, stem in pictures.items()}
+    assert tool.main([*arguments, "--resume"]) == 0
+    assert "5 of 5 images, 5 of them before" in capsys.readouterr().out
+
+
 def test_two_processes_share_the_images(models, photos, tmp_path):
     (photos / "broken.jpg").write_bytes(b"no image")
     with socket.socket() as free:

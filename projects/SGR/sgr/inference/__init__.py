@@ -12,6 +12,7 @@ from .result import (
     PredictedSegments,
     Result,
     data_files,
+    read_comment,
     write_picture,
 )
 from .video import VIDEO_SUFFIXES, VideoReader, VideoWriter

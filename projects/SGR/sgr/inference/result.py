@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from detectron2.data.catalog import Metadata
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from pycocotools import mask as coco_mask
 
 from ..data.files import draft_of
@@ -361,12 +362,29 @@ class Result:
         return self._coco_file(categories, [annotation])
 
 
-def write_picture(file: Path, picture: Image.Image) -> None:
-    """Write a PNG or JPEG. A file of this name is whole, also where the program was killed."""
+def write_picture(file: Path, picture: Image.Image, comment: str = "") -> None:
+    """Write a PNG or JPEG. A file of this name is whole, also where the program was killed.
+
+    Args:
+        comment: in ASCII, for :func:`read_comment`.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     kind = "png" if file.suffix.lower() == ".png" else "jpeg"
+    texts = PngInfo()  # PNG has them, and JPEG a comment
+    if comment:
+        texts.add_text("comment", comment)
     with draft_of(file) as draft:
-        picture.save(draft, kind, quality=92)
+        picture.save(draft, kind, quality=92, comment=comment, pnginfo=texts)
+
+
+def read_comment(file: Path) -> str:
+    """The comment of a picture; "" where there is none, or the file cannot be read."""
+    try:
+        with Image.open(file) as picture:
+            comment = picture.info.get("comment", "")
+    except Exception:  # Pillow's plugins raise all kinds of them
+        return ""
+    return comment.decode("ascii", "replace") if isinstance(comment, bytes) else comment
 
 
 def data_files(stem: str) -> list[Path]:
