@@ -56,3 +56,11 @@ def test_train_resume_and_evaluate(train_net, tiny_shapes, tmp_path):
 def test_an_explorer_needs_a_trained_model(train_net, tmp_path):
     with pytest.raises(ValueError, match="add --eval-only"):
         train_net.main(arguments(tmp_path, "--explorer", str(tmp_path / "explorer")))
+
+
+def test_a_wrong_folder_for_the_explorer_is_found_before_the_evaluation(train_net, tmp_path):
+    (tmp_path / "photo.jpg").touch()
+    args = arguments(tmp_path / "out", "--eval-only", "--explorer", str(tmp_path))
+    with pytest.raises(ValueError, match="holds something else than an explorer"):
+        train_net.main(args)
+    assert not (tmp_path / "out").exists()

@@ -47,7 +47,7 @@ from tqdm import tqdm
 from sgr.dataset_check import spread
 from sgr.engine.console import show_any_name
 from sgr.engine.launch import place_of, process_group
-from sgr.explorer import load_explorer_model, write_explorer
+from sgr.explorer import check_folder, load_explorer_model, write_explorer
 from sgr.inference import (
     IMAGE_SUFFIXES,
     PICTURE_SUFFIXES,
@@ -146,6 +146,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"{name} looks like a key of the config; put --opts before it")
     try:
         args.jobs, args.problems = plan(args)
+        if args.explorer:
+            check_folder(args.explorer)
     except ValueError as error:
         parser.error(str(error))
     return args

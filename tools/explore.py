@@ -27,6 +27,7 @@ from sgr.explorer import (
     ExplorerModel,
     ExplorerReport,
     add_models_arguments,
+    check_folder,
     explore_dataset,
     load_models,
     write_explorer,
@@ -71,6 +72,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.num_images < 1:
         parser.error("--num-images must be at least 1")
+    try:  # before the models are loaded
+        check_folder(args.output)
+    except ValueError as error:
+        parser.error(str(error))
     return args
 
 

@@ -405,6 +405,7 @@ def test_the_threshold_saves_work_but_options_come_last(tool, models, photos, tm
         (["--confidence-threshold", "1.5"], "--confidence-threshold must be in"),
         (["--batch-size", "0"], "--batch-size must be at least 1"),
         (["--regions", "-1"], "--regions must be at least 0"),
+        (["--explorer", "{photos}"], "photos holds something else than an explorer"),
     ],
 )
 def test_mistakes_are_told(tool, photos, capsys, arguments, message):

@@ -66,6 +66,13 @@ def test_nothing_to_explore(checkpoint, tmp_path):
         run(checkpoint, "--output", folder, options=("DATASETS.TEST", "()"))
 
 
+def test_a_folder_with_something_else(tmp_path, capsys):
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(SystemExit):
+        TOOL["parse_args"](["--output", str(tmp_path), "--config-file", "c"])
+    assert "holds something else than an explorer" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["model.yaml", "=a.yaml", "a=", "a=@weights", "a=b.yaml@"])
 def test_models_have_names_and_configs(text, capsys):
     with pytest.raises(SystemExit):

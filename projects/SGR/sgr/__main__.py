@@ -11,13 +11,15 @@ from detectron2.utils import comm
 
 from .checkpoints.trained import TrainedCheckpointer
 from .engine import Trainer, argument_parser, launch, setup_config, train_or_evaluate
-from .explorer import ExplorerModel, explore_dataset
+from .explorer import ExplorerModel, check_folder, explore_dataset
 
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
     """Train or evaluate; after an evaluation, write the explorer that ``--explorer`` asks for."""
     if args.explorer and not args.eval_only:
         raise ValueError("--explorer shows a trained model: add --eval-only")
+    if args.explorer:
+        check_folder(args.explorer)  # before the evaluation
     cfg = setup_config(args)
     results = train_or_evaluate(cfg, args)
     if args.explorer and comm.is_main_process():

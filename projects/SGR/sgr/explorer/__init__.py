@@ -5,4 +5,4 @@ as it is shipped (docs/explorer.md).
 """
 
 from .models import ExplorerModel, add_models_arguments, load_explorer_model, load_models
-from .writer import ExplorerReport, explore_dataset, write_explorer
+from .writer import ExplorerReport, check_folder, explore_dataset, write_explorer
