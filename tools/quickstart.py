@@ -21,6 +21,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from PIL import Image
@@ -76,6 +78,24 @@ def run(title: str, script: str, *arguments: object) -> None:
         sys.exit(f"{script} has ended with status {status}, see above")
 
 
+@contextmanager
+def set_aside(metrics: Path) -> Iterator[None]:
+    """Take the metrics of an earlier training away, to which a new one would append its own.
+
+    They come back if there are no new ones: an option may be wrong, so that nothing is trained.
+    """
+    earlier = metrics.with_suffix(".earlier")
+    if metrics.exists():
+        os.replace(metrics, earlier)
+    try:
+        yield
+    finally:
+        if metrics.exists():
+            earlier.unlink(missing_ok=True)
+        elif earlier.exists():
+            os.replace(earlier, metrics)
+
+
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
     train, pictures = args.output / "train", args.output / "pictures"
@@ -86,18 +106,17 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         run("Scenes", "datasets/make_shapes.py", "--root", root)
 
-    if not args.resume:
-        (train / "metrics.json").unlink(missing_ok=True)  # the writer would append to it
     config = ["--config-file", args.config_file]
-    run(
-        "Training (six minutes on two cores; the log shows the time left as eta)",
-        "train_net.py",
-        *config,
-        *(["--resume"] if args.resume else []),
-        "OUTPUT_DIR",
-        train,
-        *args.opts,
-    )
+    with nullcontext() if args.resume else set_aside(train / "metrics.json"):
+        run(
+            "Training (six minutes on two cores; the log shows the time left as eta)",
+            "train_net.py",
+            *config,
+            *(["--resume"] if args.resume else []),
+            "OUTPUT_DIR",
+            train,
+            *args.opts,
+        )
     run(
         "Pictures",
         "tools/visualize_tokens.py",

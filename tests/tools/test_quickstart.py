@@ -79,6 +79,26 @@ def test_ctrl_c_lets_the_training_save(tmp_path):
     assert "--resume goes on" in printed and "Traceback" not in printed
 
 
+@pytest.mark.parametrize("trains", [False, True])
+def test_metrics_stay_where_nothing_is_trained(tmp_path, trains):
+    metrics = tmp_path / "demo" / "train" / "metrics.json"
+    metrics.parent.mkdir(parents=True)
+    metrics.write_text("earlier")
+    (tmp_path / "datasets" / "shapes").mkdir(parents=True)
+    script = f"from pathlib import Path\nPath({str(metrics)!r}).open('a').write('new')\n"
+    (tmp_path / "train_net.py").write_text(script * trains + "raise SystemExit('no such key')")
+    (tmp_path / "tools").mkdir()
+    copy = tmp_path / "tools" / "quickstart.py"
+    copy.write_text((CHECKOUT / "tools" / "quickstart.py").read_text())
+    tool = runpy.run_path(str(copy))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
+        with pytest.raises(SystemExit, match="train_net.py has ended with status 1"):
+            tool["main"](["--output", str(tmp_path / "demo"), "MODEL.NO_SUCH_KEY", "1"])
+    assert {path.name for path in metrics.parent.iterdir()} == {"metrics.json"}
+    assert metrics.read_text() == ("new" if trains else "earlier")
+
+
 def test_a_wrong_number_of_images_is_found_before_the_training(capsys):
     tool = runpy.run_path(str(CHECKOUT / "tools" / "quickstart.py"))
     with pytest.raises(SystemExit, match="2"):
