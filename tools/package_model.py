@@ -24,7 +24,7 @@ from detectron2.utils.logger import setup_logger
 from sgr.checkpoints.backbone_file import source_of
 from sgr.checkpoints.model_folder import folder_with, read_description
 from sgr.load import add_model_arguments, load_with_checkpoint
-from sgr.packaging import check_target, package_model, push_model
+from sgr.packaging import check_push, check_target, license_file, package_model, push_model
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -76,7 +76,15 @@ def read_results(weights: Path, results: Path | None) -> dict[str, Any]:
             if written < later.stat().st_mtime <= evaluated:
                 print(f"{file} may be of {later}, so left out. --results takes it all the same.")
                 return {}
-    content = json.loads(file.read_text(encoding="utf-8"))
+    return read_file(file)
+
+
+def read_file(file: Path) -> dict[str, Any]:
+    """The metrics in a file; errors as of :func:`read_results`."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} holds no results of an evaluation: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds no results of an evaluation")
     return content
@@ -85,7 +93,13 @@ def read_results(weights: Path, results: Path | None) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
     setup_logger(name="sgr")
-    check_target(args.output, force=args.force)  # before the work
+    # Before the work: what would end it.
+    check_target(args.output, force=args.force)
+    license_file(args.license)
+    if args.results:
+        read_file(args.results)
+    if args.push:
+        check_push(args.push)
     model, cfg, rest = load_with_checkpoint(
         [args.config_file, *args.mixins],
         args.weights,

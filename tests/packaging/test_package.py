@@ -6,6 +6,7 @@ import pickletools
 import runpy
 import shutil
 import sys
+import tempfile
 import types
 
 import numpy as np
@@ -21,7 +22,7 @@ from sgr.checkpoints.model_folder import FILES, digest
 from sgr.engine import Trainer, argument_parser, load_config, setup_config
 from sgr.engine.trainer import evaluate
 from sgr.inference import dataset_metadata
-from sgr.packaging import package_model, push_model
+from sgr.packaging import license_file, package, package_model, push_model
 from tiny_detector import tiny_detector_config
 from tiny_model import CHECKOUT, CONFIG, tiny_config, tiny_options
 
@@ -377,6 +378,68 @@ def test_nothing_is_overwritten_unasked(run, packaged, tmp_path):
     assert "license: mit" in (copy / "README.md").read_text() and (copy / "mine.txt").exists()
 
 
+def test_a_licence_of_before_goes(packaged, run, tmp_path):
+    copy = shutil.copytree(packaged, tmp_path / "copy")
+    (tmp_path / "terms.txt").write_text("for friends")
+    main(run, copy, "--force", "--license", tmp_path / "terms.txt")
+    assert (copy / "LICENSE").exists()
+    main(run, copy, "--force", "--license", "apache-2.0")
+    assert {file.name for file in copy.iterdir()} == set(FILES) - {"LICENSE"}
+
+
+@pytest.mark.parametrize("name", ["docs/LICENCE.txt", "LICENCE.txt", "docs/LICENCE"])
+def test_a_licence_that_is_no_file(run, tmp_path, name):
+    with pytest.raises(ValueError, match=f"the licence '{name}' is no file that is there"):
+        main(run, tmp_path / "new", "--license", name)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["unknown", "apache-2.0", "cc-by-nc-4.0", "cc-by-2.5-it", "mit"])
+def test_identifiers_of_licences(name):
+    assert license_file(name) is None
+
+
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_a_folder_of_a_run_that_was_killed(packaged, run, tmp_path, monkeypatch, written):
+    """While it made the files, or put them into the folder."""
+    folder = tmp_path / "new"
+
+    def killed(source, target, replace=os.replace):
+        if target.parent == folder and len(list(folder.iterdir())) == 1 + written:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(package.os, "replace", killed)
+        patch.setattr(package.tempfile, "TemporaryDirectory", KeptDirectory)
+        with pytest.raises(KeyboardInterrupt):
+            main(run, folder)
+    assert len(list(folder.iterdir())) == 1 + written  # and the drafts
+    main(run, folder, "--force")
+    assert {file.name for file in folder.iterdir()} == set(FILES) - {"LICENSE"}
+
+
+class KeptDirectory:
+    """A temporary directory that nobody clears."""
+
+    def __init__(self, dir, prefix):
+        self.path = tempfile.mkdtemp(dir=dir, prefix=prefix)
+
+    def __enter__(self):
+        return self.path
+
+    def __exit__(self, *_):
+        pass
+
+
+def test_results_are_read_before_the_model(run, tmp_path):
+    (tmp_path / "results.json").write_text("{")
+    (tmp_path / "empty").mkdir()
+    for file, error in (("results.json", ValueError), ("none.json", FileNotFoundError)):
+        with pytest.raises(error, match=file):
+            main(tmp_path / "empty", tmp_path / "new", "--results", tmp_path / file)
+
+
 @pytest.fixture
 def hub(packaged, monkeypatch):
     """A hub in this process: what it is asked for."""
@@ -395,7 +458,9 @@ def hub(packaged, monkeypatch):
             raise OSError("no such model")
         return str(packaged)
 
-    module = types.SimpleNamespace(HfApi=Hub, snapshot_download=snapshot_download)
+    module = types.SimpleNamespace(
+        HfApi=Hub, snapshot_download=snapshot_download, get_token=lambda: "a token"
+    )
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
     return asked
 
@@ -428,6 +493,20 @@ def test_to_the_hub(hub, packaged, run, tmp_path):
         push_model(run, "me/tiny")
     main(run, tmp_path / "new", "--push", "me/tiny", "--public")
     assert hub[-2][2]["private"] is False
+
+
+def test_what_cannot_go_to_the_hub_is_told_before_the_work(hub, run, tmp_path, monkeypatch):
+    folder = tmp_path / "new"
+    for name in ("tiny", "me/tiny/model", "me/my model", "https://huggingface.co/me/tiny", "me/-x"):
+        with pytest.raises(ValueError, match=f"'{name}' is no name of a model on the hub"):
+            main(run, folder, "--push", name)
+    monkeypatch.setattr(sys.modules["huggingface_hub"], "get_token", lambda: None)
+    with pytest.raises(ValueError, match="no login for 'hf-hub:me/tiny': .* set HF_TOKEN"):
+        main(run, folder, "--push", "me/tiny")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match="pip install huggingface_hub"):
+        main(run, folder, "--push", "me/tiny")
+    assert not folder.exists() and not hub
 
 
 def test_without_the_client(packaged, monkeypatch):

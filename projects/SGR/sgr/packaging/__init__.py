@@ -4,5 +4,5 @@
 """
 
 from .card import model_card
-from .hub import push_model
-from .package import check_target, package_model
+from .hub import check_push, push_model
+from .package import check_target, license_file, package_model

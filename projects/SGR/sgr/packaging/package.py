@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from os import PathLike
@@ -32,6 +33,8 @@ from ..evaluation.json_file import write_json
 from ..inference import dataset_metadata, numbers_of_classes
 from ..visualization import class_colors
 from .card import model_card
+
+_DRAFT = ".sgr-package-"  # the beginning of the folder in which the files are made
 
 
 def package_model(
@@ -69,14 +72,17 @@ def package_model(
 
     Raises:
         FileExistsError: the folder has files, and ``force`` is False.
+        ValueError: see :func:`license_file`.
         OSError: it cannot be written.
     """
     folder = Path(folder).expanduser()
     check_target(folder, force=force)
     name = name or folder.resolve().name
-    license_file = Path(license) if os.path.isfile(license) else None
+    own_license = license_file(license)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as made:
+    for left in folder.glob(f"{_DRAFT}*"):  # by a run that was killed
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=_DRAFT) as made:
         draft = Path(made)
         # Copies: tied parameters share memory, which the format does not have.
         tensors = {
@@ -90,7 +96,7 @@ def package_model(
         description = {
             "format": FORMAT,
             "name": name,
-            "license": "other" if license_file else license,
+            "license": "other" if own_license else license,
             "source": source,
             "sha256": digest(draft / WEIGHTS),
             "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -102,11 +108,14 @@ def package_model(
         write_json(draft / DESCRIPTION, description)
         card = model_card(description, cfg)
         (draft / CARD).write_text(card, encoding="utf-8")
-        if license_file:
-            (draft / LICENSE).write_bytes(license_file.read_bytes())
-        for file in FILES:
+        if own_license:
+            (draft / LICENSE).write_bytes(own_license.read_bytes())
+        # The description first: it makes a folder one of a model, which can be written again.
+        for file in sorted(FILES, key=lambda name: name != DESCRIPTION):
             if (draft / file).exists():
                 os.replace(draft / file, folder / file)
+            else:  # such as the licence of the model before
+                (folder / file).unlink(missing_ok=True)
     return description
 
 
@@ -114,7 +123,8 @@ def check_target(folder: Path, *, force: bool) -> None:
     """Raise a FileExistsError if the files of a folder would be overwritten, or mixed."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{str(folder)!r} is a file; name a folder")
-    found = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    found = [name for name in names if not name.startswith(_DRAFT)]
     if found and not force:
         raise FileExistsError(
             f"the folder {str(folder)!r} has files already ({', '.join(found[:3])}); name another, "
@@ -124,6 +134,24 @@ def check_target(folder: Path, *, force: bool) -> None:
         raise FileExistsError(
             f"the folder {str(folder)!r} has files, and is no model folder; name another"
         )
+
+
+def license_file(license: str) -> Path | None:
+    """The file that a licence names, None for the identifier of one.
+
+    Raises:
+        ValueError: it looks like a file, and there is none.
+    """
+    path = Path(license).expanduser()
+    if path.is_file():
+        return path
+    # Identifiers may end in a number, such as apache-2.0.
+    if {"/", os.sep} & set(license) or path.suffix[1:].isalpha():
+        raise ValueError(
+            f"the licence {license!r} is no file that is there; name one, or an identifier such as "
+            "apache-2.0"
+        )
+    return None
 
 
 def _portable(cfg: CfgNode) -> CfgNode:
