@@ -151,6 +151,19 @@ def test_the_image_itself_is_not_overwritten(scores, tmp_path):
         (tmp_path / "labels" / "street.png").unlink()
 
 
+def test_what_cannot_be_drawn_is_written(scores, tmp_path, monkeypatch):
+    """Detectron2's Visualizer refuses an image that is two pixels wide."""
+
+    def refuse(*args):
+        raise AssertionError("(60, 2)")
+
+    result = make({"sem_seg": scores})
+    monkeypatch.setattr(result, "picture", refuse)
+    with pytest.raises(AssertionError):
+        result.save(tmp_path)
+    assert (read_labels(str(tmp_path / "labels" / "street.png")) == result.labels).all()
+
+
 @pytest.mark.parametrize("name", ["a.jpg", "a.png"])
 def test_a_comment_in_a_picture(name, tmp_path):
     write_picture(tmp_path / name, Image.new("RGB", (9, 9)), "made of x")

@@ -249,18 +249,17 @@ class Result:
             ValueError: a file would overwrite the image that was predicted. Nothing is written.
         """
         path = Path(path).expanduser()
-        drawn = Image.fromarray(self.picture(regions))
         if path.suffix.lower() in PICTURE_SUFFIXES and not path.is_dir():
             self._keep_source([path])
-            write_picture(path, drawn)
+            write_picture(path, Image.fromarray(self.picture(regions)))
             return [path]
         name = Path(self.name)
         stem = self.stem or str(name.with_suffix(""))
         suffix = name.suffix if name.suffix.lower() in PICTURE_SUFFIXES else ".png"
         picture = path / f"{stem}{suffix}"
         self._keep_source([picture])
-        data = self.save_data(path, stem)
-        write_picture(picture, drawn)
+        data = self.save_data(path, stem)  # first: some images cannot be drawn
+        write_picture(picture, Image.fromarray(self.picture(regions)))
         return [picture, *data]
 
     def save_data(self, folder: Path, stem: str) -> list[Path]:
