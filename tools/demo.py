@@ -47,7 +47,7 @@ from tqdm import tqdm
 from sgr.dataset_check import spread
 from sgr.engine.console import show_any_name
 from sgr.engine.launch import place_of, process_group
-from sgr.explorer import check_folder, load_explorer_model, write_explorer
+from sgr.explorer import check_folder, load_explorer_model, model_name, write_explorer
 from sgr.inference import (
     IMAGE_SUFFIXES,
     PICTURE_SUFFIXES,
@@ -339,7 +339,7 @@ def run_on_video(predictor: Predictor, file: Path, result: Path, args: argparse.
 def explore(args: argparse.Namespace, files: list[Path]) -> None:
     """Write the explorer of the images that could be predicted."""
     model = load_explorer_model(
-        Path(args.config_file).stem,
+        model_name(args.config_file),
         [args.config_file, *args.mixins],
         args.weights,
         *args.opts,

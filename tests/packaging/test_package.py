@@ -17,6 +17,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 
 import sgr
+import sgr.__main__ as sgr_main
+from explorer_data import read_script
 from sgr.checkpoints.checkpointer import SafeCheckpointer, read_checkpoint
 from sgr.checkpoints.model_folder import FILES, digest
 from sgr.engine import Trainer, argument_parser, load_config, setup_config
@@ -223,6 +225,16 @@ def test_weights_of_another_model(folder, run):
         sgr.load_model(folder)
     with pytest.raises(ValueError, match="damaged or of another model"):
         read_checkpoint(str(folder))
+
+
+def test_an_explorer_has_the_name_of_the_folder(folder, tiny_shapes_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tiny_shapes_root))
+    explorer = ["--explorer", str(tmp_path / "explorer")]
+    options = ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path), "DATALOADER.NUM_WORKERS", "0"]
+    args = ["--eval-only", *explorer, "--config-file", str(folder), *options]
+    sgr_main.main(argument_parser().parse_args(args))
+    (content,) = read_script(tmp_path / "explorer" / "data" / "index.js", "explorerIndex")
+    assert [model["name"] for model in content["models"]] == [folder.name]
 
 
 def test_a_folder_of_a_training_is_not_one(run):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from explorer_data import read_script
+from sgr.explorer import model_name
 from sgr.load import load_model
 from tiny_model import CHECKOUT, tiny_options
 
@@ -83,3 +84,32 @@ def test_models_have_names_and_configs(text, capsys):
 def test_parts_of_a_model():
     args = TOOL["parse_args"](["--models", "a=b.yaml+c.yaml@d.pth", "e=f", "--config-file", "c"])
     assert args.models == [("a", ["b.yaml", "c.yaml"], "d.pth"), ("e", ["f"], None)]
+
+
+@pytest.mark.parametrize(
+    "text, configs, weights",
+    [
+        ("hf-hub:me/tiny", ["hf-hub:me/tiny"], None),
+        ("hf-hub:me/tiny@v1", ["hf-hub:me/tiny@v1"], None),
+        ("hf-hub:me/tiny@v1@d.pth", ["hf-hub:me/tiny@v1"], "d.pth"),
+        ("b.yaml+hf-hub:me/tiny@v1", ["b.yaml", "hf-hub:me/tiny@v1"], None),
+        ("me@work/model", ["me@work/model"], None),
+        ("me@work/model@d.pth", ["me@work/model"], "d.pth"),
+        ("b.yaml@me@work/d.pth", ["b.yaml"], "me@work/d.pth"),
+    ],
+)
+def test_names_with_an_at_sign(tmp_path, monkeypatch, text, configs, weights):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "me@work" / "model").mkdir(parents=True)
+    (tmp_path / "b.yaml").touch()
+    args = TOOL["parse_args"](["--models", f"a={text}", "--config-file", "c"])
+    assert args.models == [("a", configs, weights)]
+
+
+def test_a_model_is_called_after_its_folder_or_its_config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.v1").mkdir()
+    for name in ("model.json", "config.yaml"):
+        (tmp_path / "tiny.v1" / name).touch()
+    assert model_name("tiny.v1") == model_name("tiny.v1/config.yaml") == "tiny.v1"
+    assert model_name("configs/sgr.yaml") == "sgr" and model_name("hf-hub:me/tiny") == "tiny"

@@ -4,5 +4,11 @@
 as it is shipped (docs/explorer.md).
 """
 
-from .models import ExplorerModel, add_models_arguments, load_explorer_model, load_models
+from .models import (
+    ExplorerModel,
+    add_models_arguments,
+    load_explorer_model,
+    load_models,
+    model_name,
+)
 from .writer import ExplorerReport, check_folder, explore_dataset, write_explorer

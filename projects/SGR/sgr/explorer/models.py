@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -13,6 +14,8 @@ from detectron2.config import CfgNode
 from detectron2.data.catalog import Metadata
 from torch import nn
 
+from ..checkpoints.model_folder import folder_with
+from ..checkpoints.sources import HUB
 from ..inference import puts_out_regions
 from ..inference.metadata import dataset_metadata, numbers_of_classes, output_metadata
 from ..load import add_model_arguments, load_model
@@ -91,15 +94,33 @@ def add_models_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _named_model(text: str) -> tuple[str, list[str], str | None]:
     name, equals, rest = text.partition("=")
-    configs, at, weights = rest.rpartition("@") if "@" in rest else (rest, "", None)
+    # A path may have an "@", and so has the revision of a model on the hub: the configs end where
+    # all of them are there, or else at the last one.
+    ends = [len(rest), *(end for end in reversed(range(len(rest))) if rest[end] == "@")]
+    known = [end for end in ends if all(map(_is_there, rest[:end].split("+")))]
+    end = (known or ends[1:] or ends)[0]
+    configs, at, weights = rest[:end], rest[end : end + 1], rest[end + 1 :]
     if not (name and equals and configs) or (at and not weights):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=CONFIG[+CONFIG...][@WEIGHTS]")
-    return name, configs.split("+"), weights
+    return name, configs.split("+"), weights or None
+
+
+def _is_there(config: str) -> bool:
+    if config.startswith(HUB):
+        return config.count("@") <= 1  # before a revision
+    return os.path.exists(os.path.expanduser(config))
+
+
+def model_name(config: str) -> str:
+    """A name for a model: that of its folder, or of its config file."""
+    path = Path(config)
+    folder = path if config and path.is_dir() else folder_with(path)
+    return folder.absolute().name if folder else path.stem
 
 
 def load_models(args: argparse.Namespace) -> list[ExplorerModel]:
     """Load the models that the arguments of :func:`add_models_arguments` name."""
-    name = args.name or Path(args.config_file).stem
+    name = args.name or model_name(args.config_file)
     first = (name, [args.config_file, *args.mixins], args.weights)
     return [
         load_explorer_model(
