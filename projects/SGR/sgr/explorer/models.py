@@ -17,9 +17,8 @@ from torch import nn
 from ..checkpoints.model_folder import folder_with
 from ..checkpoints.sources import HUB
 from ..inference import puts_out_regions
-from ..inference.metadata import dataset_metadata, numbers_of_classes, output_metadata
+from ..inference.metadata import model_metadata
 from ..load import add_model_arguments, load_model
-from ..modeling.outputs import outputs_of
 
 
 @dataclass(frozen=True)
@@ -48,12 +47,7 @@ class ExplorerModel:
     @property
     def metadata(self) -> Metadata:
         """Names and colours of the model's classes: of its folder, or of its first test set."""
-        outputs = outputs_of(self.model)
-        return output_metadata(
-            dataset_metadata(self.cfg),
-            max(numbers_of_classes(self.model, self.cfg).values()),
-            outputs.num_classes(self.model) if outputs else None,
-        )
+        return model_metadata(self.model, self.cfg)
 
 
 def load_explorer_model(

@@ -74,6 +74,19 @@ def numbers_of_classes(model: nn.Module, cfg: CfgNode) -> dict[str, int]:
     return {f"MODEL.{part}.NUM_CLASSES": cfg.MODEL[part].NUM_CLASSES for part in parts}
 
 
+def model_metadata(model: nn.Module, cfg: CfgNode) -> Metadata:
+    """Names and colours of the classes in a model's outputs: of its folder, or of its dataset.
+
+    See :func:`dataset_metadata` and :func:`output_metadata`.
+    """
+    outputs = outputs_of(model)
+    return output_metadata(
+        dataset_metadata(cfg),
+        max(numbers_of_classes(model, cfg).values()),
+        outputs.num_classes(model) if outputs else None,
+    )
+
+
 def output_metadata(
     metadata: Metadata, num_classes: int, num_joint_classes: int | None = None
 ) -> Metadata:

@@ -14,10 +14,9 @@ from detectron2.data import transforms as T
 from torch import nn
 
 from ..data.augmentations.fast import with_a_pixel
-from ..modeling.outputs import outputs_of
 from ..modeling.recording import check_has_regions
 from ..testing import SlidingWindowSegmentor, build_multi_scale_model
-from .metadata import dataset_metadata, numbers_of_classes, output_metadata
+from .metadata import model_metadata
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")
@@ -41,7 +40,7 @@ class BatchPredictor:
     Attributes:
         model: the same.
         metadata: names and colours of the classes in the model's outputs, from the first dataset of
-            ``DATASETS.TEST``; see :func:`dataset_metadata` and :func:`output_metadata`.
+            ``DATASETS.TEST``; see :func:`~sgr.inference.metadata.model_metadata`.
 
     Raises:
         ValueError: if ``INPUT.FORMAT`` is neither "RGB" nor "BGR", or ``TEST.TOKENS.ENABLED`` asks
@@ -67,12 +66,7 @@ class BatchPredictor:
             self._run = SlidingWindowSegmentor(cfg, model)
         augmentations = detection_utils.build_augmentation(resize, is_train=False)
         self._resize = T.AugmentationList(with_a_pixel(augmentations))
-        outputs = outputs_of(model)
-        self.metadata = output_metadata(
-            dataset_metadata(cfg),
-            max(numbers_of_classes(model, cfg).values()),
-            outputs.num_classes(model) if outputs else None,
-        )
+        self.metadata = model_metadata(model, cfg)
 
     def prepare(self, image: np.ndarray) -> dict[str, Any]:
         """Make the model's input from one image.
