@@ -284,12 +284,12 @@ def run_on_images(predictor: Predictor, args: argparse.Namespace) -> dict[str, s
 
     def write(task: tuple[tuple[Path, Path, str], Result]) -> tuple[Path, Exception | None]:
         (file, picture, stem), result = task
+        if stem:
+            result.save_data(args.output.expanduser(), stem)
         try:
             drawn = Image.fromarray(result.picture(args.regions))
         except RUN_ERRORS as error:
             return file, error
-        if stem:
-            result.save_data(args.output.expanduser(), stem)
         # Last: it tells --resume that all is written.
         write_picture(picture, drawn, origin(file, stem))
         return file, None

@@ -230,7 +230,7 @@ def test_regions_beside(tool, models, photos, tmp_path, kind):
 def test_broken_files_are_reported_and_skipped(tool, models, photos, tmp_path, capsys):
     (photos / "broken.jpg").write_bytes((photos / "colour.jpg").read_bytes()[:300])
     (photos / "empty.png").touch()
-    Image.new("RGB", (5000, 1)).save(photos / "line.png")  # resized to nothing
+    Image.new("RGB", (5000, 1)).save(photos / "line.png")
     Image.new("RGB", (2, 60)).save(photos / "strip.png")  # refused by Visualizer
     status = tool.main(
         [*models("semantic"), "--input", str(photos), str(tmp_path / "none.png")]
@@ -238,11 +238,12 @@ def test_broken_files_are_reported_and_skipped(tool, models, photos, tmp_path, c
         + ["--opts", "INPUT.MAX_SIZE_TEST", "200"]
     )
     assert status == 1
-    assert sizes(tmp_path / "out") == EXPECTED
+    assert sizes(tmp_path / "out") == {**EXPECTED, "line.png": (10004, 1)}
+    assert sizes(tmp_path / "out" / "labels")["strip.png"] == (2, 60)
     captured = capsys.readouterr()
-    assert "4 of 9 images" in captured.out
-    summary = captured.err[captured.err.index("5 failed:") :]
-    for name in ("broken.jpg", "empty.png", "line.png", "strip.png"):
+    assert "5 of 9 images" in captured.out
+    summary = captured.err[captured.err.index("4 failed:") :]
+    for name in ("broken.jpg", "empty.png", "strip.png"):
         assert f"{photos / name}: " in summary
     assert f"{tmp_path / 'none.png'}: no such file" in summary
 
