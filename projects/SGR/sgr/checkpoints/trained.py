@@ -11,23 +11,27 @@ from .checkpointer import SafeCheckpointer
 
 
 class TrainedCheckpointer(SafeCheckpointer):
-    """Loads a trained model to use it: the file must fill all parameters. All is finite."""
+    """Loads a trained model to use it: the file must fill all parameters, with finite numbers."""
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a file as :class:`SafeCheckpointer` does.
 
         Raises:
-            ValueError: a parameter of the model is missing in the file or has another shape, or a
-                parameter or a buffer, such as a running mean, has nan or an infinite number; see
+            ValueError: a parameter of the model is missing in the file or has another shape, or one
+                has nan or an infinite number, or a buffer, such as a running mean, has nan; see
                 also :meth:`SafeCheckpointer.load`.
         """
         self._shapes: dict[str, list] = {}
         self._not_loaded: set[str] = set()
         rest = super().load(path, *args, **kwargs)
         self._check_complete(path)
-        # Also the statistics of batch norms, in which a divergence stays.
+        # Also the statistics of batch norms, in which a divergence stays. Masks may be infinite.
+        buffers = dict(self.model.named_buffers())
         for name, value in self.model.state_dict().items():
-            if isinstance(value, Tensor) and not torch.isfinite(value).all():
+            if not isinstance(value, Tensor):
+                continue
+            wrong = torch.isnan(value) if name in buffers else ~torch.isfinite(value)
+            if wrong.any():
                 raise ValueError(
                     f"{path!r} has nan or infinite numbers in {name}: its training has diverged; "
                     "take an earlier checkpoint, or train again with a lower SOLVER.BASE_LR"
