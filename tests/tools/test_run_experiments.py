@@ -531,6 +531,8 @@ def test_iterations_done(tool, tmp_path):
     assert tool.progress.iterations_done(run) == 0
     metrics.write_text('{"iteration": 9}\n{"iteration": 19, "x": 1}\n{"iteration": 3')
     assert tool.progress.iterations_done(run) == 20
+    metrics.write_text('{"iteration": 9}\n{"itera\n')
+    assert tool.progress.iterations_done(run) == 10
     metrics.write_text('{"iteration": 39}\n{"iteration": 40, "sem_seg/mIoU": 1}\n')
     assert tool.progress.iterations_done(run) == 40
     many = "".join(f'{{"iteration": {i}, "x": "{"y" * 5000}"}}\n' for i in range(30))

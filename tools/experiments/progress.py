@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 
 from tqdm import tqdm
+
+from sgr.visualization.curves import metrics_entry
 
 from .runs import Run
 
@@ -83,7 +84,8 @@ def iterations_done(run: Run) -> int:
         file.seek(max(path.stat().st_size - TAIL_BYTES, 0))
         lines = file.read().splitlines(keepends=True)
     for line in reversed(lines):
-        if line.startswith(b"{") and line.endswith(b"\n"):  # complete
+        entry = metrics_entry(line)
+        if entry and line.endswith(b"\n"):  # complete
             # Iterations count from 0; that of the last evaluation is one after the last iteration.
-            return min(json.loads(line)["iteration"] + 1, run.max_iter)
+            return min(entry["iteration"] + 1, run.max_iter)
     return 0

@@ -218,13 +218,19 @@ def _areas_and_classes(
     It works on runs of equal labels; there are far fewer runs than pixels.
     """
     labels = labels.ravel()
-    ends = np.flatnonzero(labels[1:] != labels[:-1])
-    starts = np.concatenate([[0], ends + 1])
+    starts, lengths = find_runs(labels)
     of_run = labels[starts]
-    lengths = np.diff(starts, append=labels.size)
     classes = np.zeros(num, np.int64)
     classes[of_run] = sem_seg.ravel()[starts]
     return np.bincount(of_run, weights=lengths, minlength=num).astype(np.int64), classes
+
+
+def find_runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where runs of equal values in an (N,) array start, and how long they are."""
+    is_start = np.ones(values.size, bool)
+    is_start[1:] = values[1:] != values[:-1]
+    starts = np.flatnonzero(is_start)
+    return starts, np.diff(starts, append=values.size)
 
 
 def _look_up(table: np.ndarray, labels: np.ndarray) -> np.ndarray:

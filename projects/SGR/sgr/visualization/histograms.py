@@ -57,9 +57,11 @@ def draw_token_histograms(
     Returns:
         (height, width, 3) uint8, RGB.
     """
+    if not len(instance_names):
+        instance_map = instance_histograms = None
     kinds = []
     instance_colors = distinct_colors(len(instance_names))
-    if instance_histograms is not None and len(instance_names):
+    if instance_histograms is not None:
         kinds.append((instance_title, instance_histograms, instance_names, instance_colors))
     if class_histograms is not None and len(class_names):
         if class_colors is None:
@@ -69,13 +71,12 @@ def draw_token_histograms(
     picture_height = _PICTURE_WIDTH * image.shape[0] / image.shape[1]
     bars_height = max(picture_height - _TICK_NAMES, 1.2)
     row_height = max(picture_height, bars_height + _TICK_NAMES) + _TITLE
-    shows_instances = instance_map is not None and len(instance_names) > 0
-    pictures = 1 + shows_instances
+    pictures = 1 + (instance_map is not None)
     first_bars = _LEFT + pictures * (_PICTURE_WIDTH + _LEFT) + _AXIS_NUMBERS
     width = first_bars + len(kinds) * (_BARS_WIDTH + _AXIS_NUMBERS + _LEFT) - _AXIS_NUMBERS
     figure = new_figure(width, len(regions) * row_height + _LEFT)
 
-    if instance_map is not None and shows_instances:
+    if instance_map is not None:
         picture = overlay_labels(image, instance_map, instance_colors)
         axes = picture_axes(figure, picture, _LEFT, _TITLE, _PICTURE_WIDTH, instance_title)
         show_segments(axes, instance_map, instance_names)

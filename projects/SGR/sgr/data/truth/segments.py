@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ..components import find_runs
 from ..faults import list_values
 from .annotations import category_fault
 from .image_files import read_image
@@ -33,14 +34,12 @@ def find_segments(id_map: np.ndarray, ids: Sequence[int]) -> np.ndarray:
     # The additional entry at the end is found for an id that is larger than all others.
     sorted_ids, place_of = np.append(given[order], -1), np.append(order, -1).astype(np.int32)
     pixels = id_map.ravel()
-    is_start = np.ones(pixels.size, bool)
-    is_start[1:] = pixels[1:] != pixels[:-1]
-    starts = np.flatnonzero(is_start)
+    starts, lengths = find_runs(pixels)
     of_run = pixels[starts]
     position = np.searchsorted(sorted_ids[:-1], of_run.astype(np.int64))
     places = place_of[position]
     places[sorted_ids[position] != of_run] = -1
-    return np.repeat(places, np.diff(starts, append=pixels.size)).reshape(id_map.shape)
+    return np.repeat(places, lengths).reshape(id_map.shape)
 
 
 def segment_labels(segments: list[dict], *, ignore_value: int) -> np.ndarray:
