@@ -2,6 +2,7 @@
 """Make the Shapes dataset: small scenes with stuff, things and both kinds of annotation.
 
     python datasets/make_shapes.py [--root ROOT] [--num-train N] [--num-val N] [--size S] [--seed S]
+                                   [--context]
 
 writes
 
@@ -13,6 +14,10 @@ writes
 A scene is a patchwork of stuff, in which a class usually appears in several places, with things of
 five shapes on top. Things of one class often overlap, so that there are fewer components than
 instances. The colours of classes overlap; textures and shapes tell them apart.
+
+With --context, labels depend on something far away, which no local feature tells: in a scene with
+a star, discs are labelled "box" and boxes "disc", triangles "ring" and rings "triangle". The images
+are the same.
 
 The same arguments give the same files, byte for byte with the same versions of NumPy and OpenCV.
 Scene number i of a split does not depend on the number of scenes. An existing dataset is left as
@@ -50,6 +55,11 @@ HUES = {
     "star": (290, 345),
     "ring": (130, 190),
 }
+# The label of each label in a scene with a star, with --context.
+BESIDE_STAR = np.arange(256, dtype=np.uint8)
+for _one, _other in (("disc", "box"), ("triangle", "ring")):
+    _pair = [CLASSES.index(_one), CLASSES.index(_other)]
+    BESIDE_STAR[_pair] = _pair[::-1]
 # Increased when the scenes change, so that older files are not taken for the same.
 VERSION = 1
 
@@ -60,6 +70,7 @@ def make_shapes(
     num_val: int = 100,
     size: int = 160,
     seed: int = 0,
+    context: bool = False,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Write the dataset to ``root/shapes``, unless it exists already.
@@ -72,6 +83,7 @@ def make_shapes(
         num_train, num_val: number of scenes.
         size: side of the square images in pixels, at least 32.
         seed: seed of the random numbers.
+        context: whether labels depend on other things of the scene.
         progress: called with lines of text that report the progress.
 
     Returns:
@@ -91,6 +103,8 @@ def make_shapes(
             raise ValueError(f"{name} must be at least {least}, not {value}")
     counts = {"train": num_train, "val": num_val}
     made_with = {"version": VERSION, **counts, "size": size, "seed": seed}
+    if context:
+        made_with["context"] = True
     folder = Path(root) / "shapes"
     if folder.exists():
         _check_same(folder, made_with)
@@ -101,7 +115,7 @@ def make_shapes(
     unfinished = Path(tempfile.mkdtemp(prefix=".shapes.", dir=folder.parent))
     try:
         for split, count in counts.items():
-            _write_split(unfinished, split, count, size, seed, progress)
+            _write_split(unfinished, split, count, size, seed, context, progress)
         (unfinished / "made_with.json").write_text(json.dumps(made_with) + "\n")
         # A temporary folder is private, a dataset is not.
         unfinished.chmod(0o755)
@@ -136,7 +150,13 @@ def _check_same(folder: Path, made_with: dict) -> None:
 
 
 def _write_split(
-    folder: Path, split: str, count: int, size: int, seed: int, progress: Callable[[str], None]
+    folder: Path,
+    split: str,
+    count: int,
+    size: int,
+    seed: int,
+    context: bool,
+    progress: Callable[[str], None],
 ) -> None:
     for kind in ("images", "sem_seg"):
         (folder / kind / split).mkdir(parents=True)
@@ -144,7 +164,7 @@ def _write_split(
     images, annotations = [], []
     for index in range(count):
         rng = np.random.default_rng([seed, ["train", "val"].index(split), index])
-        image, sem_seg, instances = make_scene(rng, size)
+        image, sem_seg, instances = make_scene(rng, size, context)
         name = f"{index:05d}"
         _write_image(folder / "images" / split / f"{name}.jpg", image[:, :, ::-1])
         _write_image(folder / "sem_seg" / split / f"{name}.png", sem_seg)
@@ -193,12 +213,13 @@ def _run_lengths(mask: np.ndarray) -> list[int]:
 
 
 def make_scene(
-    rng: np.random.Generator, size: int
+    rng: np.random.Generator, size: int, context: bool = False
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[int, np.ndarray]]]:
     """Draw one scene: (size, size, 3) RGB uint8 image, (size, size) uint8 labels, and things.
 
     Each visible thing has its label and its (size, size) bool mask of visible pixels. All masks of
-    a class together are the pixels of its label.
+    a class together are the pixels of its label. With ``context``, a star in the scene swaps labels
+    of other things.
     """
     sem_seg, color = _draw_stuff(rng, size)
     things = _draw_things(rng, sem_seg, color)
@@ -213,6 +234,9 @@ def make_scene(
     instances = [
         (label, owner == number) for number, (label, _) in enumerate(things) if number in owner
     ]
+    if context and (sem_seg == CLASSES.index("star")).any():
+        sem_seg = BESIDE_STAR[sem_seg]
+        instances = [(int(BESIDE_STAR[label]), mask) for label, mask in instances]
     return _photograph(rng, color), sem_seg, instances
 
 
@@ -362,6 +386,9 @@ def main() -> None:
     parser.add_argument("--num-val", type=int, default=100, help="default: %(default)s")
     parser.add_argument("--size", type=int, default=160, help="pixels; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument(
+        "--context", action="store_true", help="a star in the scene swaps labels of other things"
+    )
     arguments = vars(parser.parse_args())
     try:
         make_shapes(**arguments, progress=lambda line: print(line, flush=True))

@@ -108,6 +108,8 @@ VARIANTS = {
     "glore": ("GloRe", 0.0),
     "uniform": ("UniformReasoning", 0.0),
     "without_concept_losses": ("SemanticGlobalReasoning", 0.0),
+    "detached_regions": ("SemanticGlobalReasoning", 0.25),
+    "token_norm": ("SemanticGlobalReasoning", 0.25),
 }
 
 

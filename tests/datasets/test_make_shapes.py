@@ -81,6 +81,32 @@ def test_same_seed_same_bytes(root, tmp_path):
     assert content(tmp_path / "other" / "shapes")[name] != expected
 
 
+def test_context(root, tmp_path):
+    """A star in the scene swaps the labels of other things, and nothing else."""
+    script.make_shapes(tmp_path, num_train=12, num_val=5, size=96, seed=1, context=True)
+    plain, context = content(root / "shapes"), content(tmp_path / "shapes")
+    swapped = {"disc": "box", "box": "disc", "triangle": "ring", "ring": "triangle"}
+    with_star, moved = set(), 0
+    for name in plain:
+        if name.startswith("images"):
+            assert context[name] == plain[name]
+        elif name.startswith("sem_seg"):
+            before = np.asarray(Image.open(root / "shapes" / name))
+            after = np.asarray(Image.open(tmp_path / "shapes" / name))
+            star = (before == script.CLASSES.index("star")).any()
+            with_star |= {star}
+            for label, kind in enumerate(script.CLASSES):
+                expected = script.CLASSES.index(swapped.get(kind, kind)) if star else label
+                assert (after[before == label] == expected).all()
+            assert (after[before == 255] == 255).all()
+            moved += (after != before).any()
+    assert with_star == {True, False} and moved
+    test_annotations_agree_with_labels(tmp_path)
+
+    with pytest.raises(FileExistsError, match="'context': True"):
+        script.make_shapes(tmp_path, num_train=12, num_val=5, size=96, seed=1)
+
+
 def test_running_again_changes_nothing(root):
     def times():
         return {path: path.stat().st_mtime_ns for path in root.rglob("*")}
@@ -128,9 +154,10 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     assert "wrote 1 + 1 scenes" in capsys.readouterr().out
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
-    monkeypatch.setattr("sys.argv", [*argv, "--root=~/data"])
+    monkeypatch.setattr("sys.argv", [*argv, "--root=~/data", "--context"])
     script.main()
-    assert (tmp_path / "home/data/shapes").is_dir()
+    made_with = json.loads((tmp_path / "home/data/shapes/made_with.json").read_text())
+    assert made_with["context"] is True
     monkeypatch.setattr("sys.argv", [*argv, "--seed", "5"])
     with pytest.raises(SystemExit, match="remove it"):
         script.main()

@@ -61,6 +61,9 @@ def _add_reasoning(cfg: CN) -> None:
                 # Eq. 3: the "sum" over the cells, as in the paper, or the "mean" (sum divided by
                 # the region's mass). On Shapes, both give the same results (docs/results.md).
                 "TOKEN_POOLING": "sum",
+                # Whether a layer norm gives all tokens one scale before the reasoning. Without it,
+                # as in the paper, the first attention goes to the largest regions nearly alone.
+                "TOKEN_NORM": False,
                 # Position embeddings of the cells (Eq. 1), and of the regions' centroids (Eq. 4).
                 "XY_EMBEDDING": True,
                 "CENTROID_EMBEDDING": True,

@@ -18,7 +18,13 @@ def literal_encoding(position: float, channels: int) -> list[float]:
     return code
 
 
-def literal_sgr(module, x, xy=True, centroid=True, pooling="sum"):
+def literal_norm(layer, tokens):
+    centered = tokens - tokens.mean(-1, keepdim=True)
+    variance = centered.square().mean(-1, keepdim=True)
+    return centered / (variance + 1e-5).sqrt() * layer.weight + layer.bias
+
+
+def literal_sgr(module, x, xy=True, centroid=True, pooling="sum", norm=None):
     """The paper, word by word, in the dtype of ``x`` (float64)."""
     batch, channels, height, width = x.shape
     pe_x = torch.zeros(channels, height, width, dtype=x.dtype)
@@ -63,6 +69,8 @@ def literal_sgr(module, x, xy=True, centroid=True, pooling="sum"):
             angles = centroids[..., axis, None] * frequencies
             codes.append(torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2))
         located = tokens + torch.cat(codes, dim=-1)
+    if norm is not None:
+        located = norm(module.token_norm, located)
     refined = module.mixer(located)
     back = torch.zeros(batch, module.token_dim, height, width, dtype=x.dtype)
     for k in range(module.num_concepts):
@@ -177,6 +185,27 @@ def test_float64_stays_float64():
     module = small().double()
     out, regions = module(torch.randn(1, 10, 3, 3, dtype=torch.float64))
     assert out.dtype == regions.tokens.dtype == regions.probabilities.dtype == torch.float64
+
+
+def test_token_norm():
+    """The layer norm follows the centroids' embedding, and hides the size of regions."""
+    x = torch.randn(2, 10, 4, 5)
+    module = small(token_norm=True, xy_embedding=False)
+    torch.nn.init.uniform_(module.token_norm.weight, 0.5, 1.5)
+    torch.nn.init.uniform_(module.token_norm.bias)
+    out, regions = module(x)
+
+    oracle = copy.deepcopy(module).double()
+    expected, _, tokens, _ = literal_sgr(oracle, x.double(), xy=False, norm=literal_norm)
+    assert relative_error(out, expected) < 1e-5
+    assert relative_error(regions.tokens, tokens) < 1e-5  # those that are pooled
+
+    module = small(token_norm=True, xy_embedding=False, centroid_embedding=False)
+    out, _ = module(x)
+    with torch.no_grad():
+        module.reduction.weight *= 1000
+        module.reduction.bias *= 1000
+    assert relative_error(module(x)[0], out.double()) < 1e-3
 
 
 def test_init_as_identity():

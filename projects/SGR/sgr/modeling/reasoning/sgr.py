@@ -44,6 +44,8 @@ class SemanticGlobalReasoning(ReasoningModule):
         token_mixer: "transformer" (Sec. 3.2) or "graph" (Table 4).
         token_pooling: "sum" over the cells as Eq. 3 has it, or "mean", which divides by the
             region's mass. So tokens keep the scale of the features.
+        token_norm: a layer norm of the tokens before the mixer, so that the first attention does
+            not go to the largest regions alone. The paper has none.
         xy_embedding: add PE to the cells (Eq. 1). Without it, X' is [X; X].
         centroid_embedding: add the encoded centroids to the tokens (Eq. 4).
         detach_regions: no gradient goes through the regions into the concept convolution, so that
@@ -76,6 +78,7 @@ class SemanticGlobalReasoning(ReasoningModule):
         dropout: float = 0.1,
         token_mixer: str = "transformer",
         token_pooling: str = "sum",
+        token_norm: bool = False,
         xy_embedding: bool = True,
         centroid_embedding: bool = True,
         detach_regions: bool = False,
@@ -105,6 +108,7 @@ class SemanticGlobalReasoning(ReasoningModule):
 
         self.concepts = nn.Conv2d(2 * in_channels, num_concepts, kernel_size=1)
         self.reduction = nn.Conv2d(2 * in_channels, token_dim, kernel_size=1)
+        self.token_norm = nn.LayerNorm(token_dim) if token_norm else nn.Identity()
         self.mixer = build_token_mixer(
             token_mixer,
             num_tokens=num_concepts,
@@ -133,6 +137,7 @@ class SemanticGlobalReasoning(ReasoningModule):
             "dropout": sgr.DROPOUT,
             "token_mixer": sgr.TOKEN_MIXER,
             "token_pooling": sgr.TOKEN_POOLING,
+            "token_norm": sgr.TOKEN_NORM,
             "xy_embedding": sgr.XY_EMBEDDING,
             "centroid_embedding": sgr.CENTROID_EMBEDDING,
             "detach_regions": sgr.DETACH_REGIONS,
@@ -193,8 +198,8 @@ class SemanticGlobalReasoning(ReasoningModule):
             tokens = tokens + sine_encoding(centroids, self.token_dim // 2).flatten(-2)
         if self.token_pooling == "sum":
             with torch.autocast(tokens.device.type, enabled=False):
-                return self.mixer(tokens)
-        return self.mixer(tokens)
+                return self.mixer(self.token_norm(tokens))
+        return self.mixer(self.token_norm(tokens))
 
 
 def _count_from_one(length: int, like: Tensor) -> Tensor:
