@@ -144,11 +144,16 @@ def test_cost(channels, cells, bound):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("pooling", ["sum", "mean"])
+@pytest.mark.parametrize(("pooling", "norm"), [("sum", False), ("sum", True), ("mean", False)])
 @pytest.mark.parametrize("mixer", ["transformer", "graph"])
-def test_autocast_does_not_overflow(dtype, pooling, mixer):
+def test_autocast_does_not_overflow(dtype, pooling, norm, mixer):
     module = SemanticGlobalReasoning(
-        32, num_concepts=256, token_dim=64, token_pooling=pooling, token_mixer=mixer
+        32,
+        num_concepts=256,
+        token_dim=64,
+        token_pooling=pooling,
+        token_norm=norm,
+        token_mixer=mixer,
     )
     module.eval()
     x = 30 * torch.randn(1, 32, 64, 64)

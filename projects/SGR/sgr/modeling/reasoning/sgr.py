@@ -63,7 +63,8 @@ class SemanticGlobalReasoning(ReasoningModule):
 
     Cost: ``h*w*(C*(K + 2D) + 2*K*D)`` multiply-adds, and those of the mixer, which do not depend on
     h and w. Memory: ``h*w*(2*K + D)`` beside input and output. Under autocast, the sums over cells
-    run in float32. With sum pooling the mixer does too, because float16 could not hold its input.
+    run in float32. With sum pooling and no token norm the mixer does too, because float16 could not
+    hold its input.
     """
 
     def __init__(
@@ -196,10 +197,11 @@ class SemanticGlobalReasoning(ReasoningModule):
         """Sec. 3.2: the tokens with their positions, refined; (B, K, D)."""
         if self.centroid_embedding:
             tokens = tokens + sine_encoding(centroids, self.token_dim // 2).flatten(-2)
-        if self.token_pooling == "sum":
+        tokens = self.token_norm(tokens)
+        if self.token_pooling == "sum" and isinstance(self.token_norm, nn.Identity):
             with torch.autocast(tokens.device.type, enabled=False):
-                return self.mixer(self.token_norm(tokens))
-        return self.mixer(self.token_norm(tokens))
+                return self.mixer(tokens)
+        return self.mixer(tokens)
 
 
 def _count_from_one(length: int, like: Tensor) -> Tensor:
