@@ -110,6 +110,7 @@ VARIANTS = {
     "without_concept_losses": ("SemanticGlobalReasoning", 0.0),
     "detached_regions": ("SemanticGlobalReasoning", 0.25),
     "token_norm": ("SemanticGlobalReasoning", 0.25),
+    "batch_norm": ("SemanticGlobalReasoning", 0.25),
 }
 
 

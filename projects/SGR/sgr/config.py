@@ -70,6 +70,9 @@ def _add_reasoning(cfg: CN) -> None:
                 # Whether the concept losses alone train the regions. In the paper (False) the main
                 # loss does so too. With SUPERVISION.WEIGHT 0 and True, nothing trains them.
                 "DETACH_REGIONS": False,
+                # Whether a batch norm follows the back-projection, as in GloRe. It is synchronised
+                # if SEM_SEG_HEAD.NORM is "SyncBN". The paper has none.
+                "BATCH_NORM": False,
                 # Whether the module starts as the identity, so that it does not change a pretrained
                 # model.
                 "INIT_AS_IDENTITY": False,

@@ -213,11 +213,36 @@ def test_token_norm():
     assert relative_error(module(x)[0], out.double()) < 1e-3
 
 
-def test_init_as_identity():
+@pytest.mark.parametrize("sync", [False, True])
+def test_batch_norm(sync):
+    """It norms what the module adds, behind the projection."""
     x = torch.randn(2, 10, 4, 5)
-    out, regions = small(init_as_identity=True)(x)
+    module = small(batch_norm=True, sync_batch_norm=sync)
+    norm = module.batch_norm
+    assert isinstance(norm, torch.nn.SyncBatchNorm) == sync
+    for values in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        torch.nn.init.uniform_(values, 0.5, 1.5)
+    plain = small()
+    plain.load_state_dict(module.state_dict(), strict=False)
+    added = plain(x)[0] - x
+
+    def per_channel(values):
+        return values[:, None, None]
+
+    scale = per_channel(norm.weight / (norm.running_var + 1e-4).sqrt())
+    expected = x + (added - per_channel(norm.running_mean)) * scale + per_channel(norm.bias)
+    assert relative_error(module(x)[0], expected.double()) < 1e-5
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_init_as_identity(norm):
+    x = torch.randn(2, 10, 4, 5)
+    module = small(init_as_identity=True, batch_norm=norm).train()
+    out, regions = module(x)
     assert torch.equal(out, x)
-    out.sum().backward()  # and yet it learns
+    out.square().sum().backward()  # and yet it learns
+    last = module.batch_norm if norm else module.projection
+    assert last.weight.grad.any()
 
 
 def test_detached_regions_learn_from_losses_of_their_logits_alone():

@@ -50,7 +50,11 @@ class SemanticGlobalReasoning(ReasoningModule):
         centroid_embedding: add the encoded centroids to the tokens (Eq. 4).
         detach_regions: no gradient goes through the regions into the concept convolution, so that
             only losses of the returned regions' logits train it.
-        init_as_identity: start with a zero back-projection, so that the output equals the input.
+        batch_norm: a batch norm of what is added to the features, as GloRe has one. The paper has
+            none.
+        sync_batch_norm: normalise over the batches of all GPUs.
+        init_as_identity: start with a zero back-projection, or with a zero weight of the batch
+            norm, so that the output equals the input.
         concept_prior: value of every region at the start, where the features are zero. Focal
             losses need a low one.
         stride: pixels per cell. Recorded regions carry it, to be mapped to the image.
@@ -83,6 +87,8 @@ class SemanticGlobalReasoning(ReasoningModule):
         xy_embedding: bool = True,
         centroid_embedding: bool = True,
         detach_regions: bool = False,
+        batch_norm: bool = False,
+        sync_batch_norm: bool = False,
         init_as_identity: bool = False,
         concept_prior: float = 0.01,
         stride: int | None = None,
@@ -122,9 +128,13 @@ class SemanticGlobalReasoning(ReasoningModule):
         self.projection = nn.Conv2d(token_dim, in_channels, kernel_size=1)
 
         nn.init.constant_(self.concepts.bias, math.log(concept_prior / (1 - concept_prior)))
+        norm = nn.SyncBatchNorm if sync_batch_norm else nn.BatchNorm2d
+        self.batch_norm = norm(in_channels, eps=1e-4) if batch_norm else nn.Identity()
         if init_as_identity:
-            nn.init.zeros_(self.projection.weight)
-            nn.init.zeros_(self.projection.bias)
+            # Of the norm if there is one: it magnifies most what has no variance.
+            last = self.batch_norm if batch_norm else self.projection
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     @classmethod
     def from_config(cls, cfg) -> dict[str, Any]:
@@ -142,6 +152,8 @@ class SemanticGlobalReasoning(ReasoningModule):
             "xy_embedding": sgr.XY_EMBEDDING,
             "centroid_embedding": sgr.CENTROID_EMBEDDING,
             "detach_regions": sgr.DETACH_REGIONS,
+            "batch_norm": sgr.BATCH_NORM,
+            "sync_batch_norm": cfg.MODEL.SEM_SEG_HEAD.NORM == "SyncBN",
             "init_as_identity": sgr.INIT_AS_IDENTITY,
             "concept_prior": sgr.CONCEPT_PRIOR,
         }
@@ -161,7 +173,7 @@ class SemanticGlobalReasoning(ReasoningModule):
             tokens, centroids = self._pool(regions, at_least_float32(features), rows, columns)
         refined = self._reason(tokens, centroids)
         back = (refined.mT @ regions.flatten(2)).unflatten(2, (height, width))
-        enhanced = x + self.projection(back).to(x.dtype)
+        enhanced = x + self.batch_norm(self.projection(back)).to(x.dtype)
         return enhanced, ConceptRegions(logits, tokens, centroids)
 
     def _convolve_positional(self, x: Tensor, rows: Tensor, columns: Tensor):
