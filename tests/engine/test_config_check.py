@@ -68,6 +68,7 @@ FAULTS = {
     "NUM_CONCEPTS 8": "there is no key NUM_CONCEPTS; did you mean MODEL.SGR.NUM_CONCEPTS",
     "MODEL.DEVICE.X 8": "there is no key MODEL.DEVICE.X",
     "MODEL.SGR 8": "MODEL.SGR is 8, but it is a group of keys: NAME",
+    "mixins/glore.yaml SOLVER.MAX_ITER 7": "'mixins/glore.yaml' .* needs its own --with",
     "SOLVER.MAX_ITER": "the last option 'SOLVER.MAX_ITER' has no value",
     f"OUTPUT_DIR {os.fsdecode(bytes([0xFF]))}": "OUTPUT_DIR is .*; it must be text that UTF-8",
 }

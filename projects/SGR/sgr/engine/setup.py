@@ -185,8 +185,12 @@ def merge_options(cfg: CfgNode, opts: Sequence[Any]) -> None:
     """Merge key, value, key, value... into a config.
 
     Raises:
-        ValueError: there is no such key, the value is of another type, or the last key has none.
+        ValueError: there is no such key, the value is of another type, the last key has none, or a
+            config file stands in place of a key.
     """
+    for key in opts[::2]:
+        if str(key).endswith((".yaml", ".yml")):
+            raise ValueError(f"{key!r} stands in place of a key: each config needs its own --with")
     if len(opts) % 2:
         raise ValueError(f"the last option {opts[-1]!r} has no value: options are KEY VALUE pairs")
     for key, value in zip(opts[::2], opts[1::2]):
