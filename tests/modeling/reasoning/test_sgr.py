@@ -24,7 +24,7 @@ def literal_norm(layer, tokens):
     return centered / (variance + 1e-5).sqrt() * layer.weight + layer.bias
 
 
-def literal_sgr(module, x, xy=True, centroid=True, pooling="sum", norm=None):
+def literal_sgr(module, x, xy=True, centroid=True, pooling="sum", norm=False):
     """The paper, word by word, in the dtype of ``x`` (float64)."""
     batch, channels, height, width = x.shape
     pe_x = torch.zeros(channels, height, width, dtype=x.dtype)
@@ -69,8 +69,8 @@ def literal_sgr(module, x, xy=True, centroid=True, pooling="sum", norm=None):
             angles = centroids[..., axis, None] * frequencies
             codes.append(torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2))
         located = tokens + torch.cat(codes, dim=-1)
-    if norm is not None:
-        located = norm(module.token_norm, located)
+    if norm:
+        located = literal_norm(module.token_norm, located)
     refined = module.mixer(located)
     back = torch.zeros(batch, module.token_dim, height, width, dtype=x.dtype)
     for k in range(module.num_concepts):
@@ -201,7 +201,7 @@ def test_token_norm():
     out, regions = module(x)
 
     oracle = copy.deepcopy(module).double()
-    expected, _, tokens, _ = literal_sgr(oracle, x.double(), xy=False, norm=literal_norm)
+    expected, _, tokens, _ = literal_sgr(oracle, x.double(), xy=False, norm=True)
     assert relative_error(out, expected) < 1e-5
     assert relative_error(regions.tokens, tokens) < 1e-5  # those that are pooled
 

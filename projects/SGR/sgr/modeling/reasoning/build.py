@@ -73,6 +73,22 @@ class ReasoningModule(nn.Module):
         return output[1]._replace(stride=self.stride)
 
 
+def batch_norm_of_update(channels: int, *, sync: bool, zero: bool) -> nn.Module:
+    """Build the batch norm of what a reasoning module adds to its input.
+
+    Args:
+        channels: C.
+        sync: normalise over the batches of all GPUs.
+        zero: start with a weight of zero, so that nothing is added. The convolution before it must
+            not be zero instead, for a norm magnifies most what has no variance.
+    """
+    norm = nn.SyncBatchNorm if sync else nn.BatchNorm2d
+    layer = norm(channels, eps=1e-4)
+    if zero:
+        nn.init.zeros_(layer.weight)
+    return layer
+
+
 def apply_reasoning_defaults(cfg, name: str) -> bool:
     """Replace defaults of ``cfg.MODEL.SGR`` by those of a reasoning module.
 

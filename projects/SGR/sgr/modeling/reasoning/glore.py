@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..layers.checks import check_at_least_one
 from ..layers.precision import at_least_float32
-from .build import REASONING_REGISTRY, ReasoningModule
+from .build import REASONING_REGISTRY, ReasoningModule, batch_norm_of_update
 from .concept_regions import ConceptRegions
 
 # Regions are clipped to [this, 1 - this], where their log-odds are finite.
@@ -116,11 +116,9 @@ class GloRe(ReasoningModule):
         self.conv_proj = nn.Conv2d(in_channels, num_concepts, kernel_size=1)
         self.gcn = NodeGraphConvolution(num_concepts, token_dim)
         self.conv_extend = nn.Conv2d(token_dim, in_channels, kernel_size=1, bias=False)
-        norm = nn.SyncBatchNorm if sync_batch_norm else nn.BatchNorm2d
-        self.blocker = norm(in_channels, eps=1e-4)
-        if init_as_identity:
-            # Not the convolution before it: a norm magnifies most what has no variance.
-            nn.init.zeros_(self.blocker.weight)
+        self.blocker = batch_norm_of_update(
+            in_channels, sync=sync_batch_norm, zero=init_as_identity
+        )
 
     @classmethod
     def from_config(cls, cfg) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..layers.checks import check_at_least_one
 from ..layers.precision import at_least_float32
-from .build import REASONING_REGISTRY, ReasoningModule
+from .build import REASONING_REGISTRY, ReasoningModule, batch_norm_of_update
 from .concept_regions import ConceptRegions
 from .position_encoding import sine_encoding
 from .token_mixers import build_token_mixer
@@ -128,13 +128,14 @@ class SemanticGlobalReasoning(ReasoningModule):
         self.projection = nn.Conv2d(token_dim, in_channels, kernel_size=1)
 
         nn.init.constant_(self.concepts.bias, math.log(concept_prior / (1 - concept_prior)))
-        norm = nn.SyncBatchNorm if sync_batch_norm else nn.BatchNorm2d
-        self.batch_norm = norm(in_channels, eps=1e-4) if batch_norm else nn.Identity()
-        if init_as_identity:
-            # Of the norm if there is one: it magnifies most what has no variance.
-            last = self.batch_norm if batch_norm else self.projection
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+        self.batch_norm: nn.Module = nn.Identity()
+        if batch_norm:
+            self.batch_norm = batch_norm_of_update(
+                in_channels, sync=sync_batch_norm, zero=init_as_identity
+            )
+        elif init_as_identity:
+            nn.init.zeros_(self.projection.weight)
+            nn.init.zeros_(self.projection.bias)
 
     @classmethod
     def from_config(cls, cfg) -> dict[str, Any]:
