@@ -15,9 +15,9 @@ A scene is a patchwork of stuff, in which a class usually appears in several pla
 five shapes on top. Things of one class often overlap, so that there are fewer components than
 instances. The colours of classes overlap; textures and shapes tell them apart.
 
-With --context, labels depend on something far away, which no local feature tells: in a scene with
-a star, discs are labelled "box" and boxes "disc", triangles "ring" and rings "triangle". The images
-are the same.
+With --context, labels depend on something anywhere in the scene, which no local feature tells: in a
+scene with a star, discs are labelled "box" and boxes "disc", triangles "ring" and rings "triangle".
+The images are the same.
 
 The same arguments give the same files, byte for byte with the same versions of NumPy and OpenCV.
 Scene number i of a split does not depend on the number of scenes. An existing dataset is left as

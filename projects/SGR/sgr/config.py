@@ -52,14 +52,15 @@ def _add_reasoning(cfg: CN) -> None:
                 "NUM_CONCEPTS": 512,
                 # D, the channels of a token; a multiple of 4 and of NUM_HEADS.
                 "TOKEN_DIM": 512,
-                # "transformer" (Sec. 3.2) or "graph" (Table 4, "w graph").
+                # "transformer" (Sec. 3.2) or "graph" (Table 4, "w graph"), which learns sooner to
+                # use context (docs/results.md).
                 "TOKEN_MIXER": "transformer",
                 "NUM_LAYERS": 2,
                 "NUM_HEADS": 8,
                 "DIM_FEEDFORWARD": 2048,
                 "DROPOUT": 0.1,
                 # Eq. 3: the "sum" over the cells, as in the paper, or the "mean" (sum divided by
-                # the region's mass). On Shapes, both give the same results (docs/results.md).
+                # the region's mass). On plain Shapes, both give the same results (docs/results.md).
                 "TOKEN_POOLING": "sum",
                 # Whether a layer norm gives all tokens one scale before the reasoning. Without it,
                 # as in the paper, the first attention goes to the largest regions nearly alone.
