@@ -1,6 +1,7 @@
 """For the tests of all folders: seeds, so that none depends on which came before, and scenes."""
 
 import random
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,10 @@ from make_shapes import make_shapes
 
 # setuptools is here because Detectron2 imports it when a training begins. Where tests of a random
 # order have run before, its first import can fail: it finds Python's distutils, not its own.
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # `nohup` and `&` in a script make a process and its children ignore it; tests interrupt theirs.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def seed():
