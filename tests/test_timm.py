@@ -109,6 +109,7 @@ VARIANTS = {
     "uniform": ("UniformReasoning", 0.0),
     "without_concept_losses": ("SemanticGlobalReasoning", 0.0),
     "detached_regions": ("SemanticGlobalReasoning", 0.25),
+    "graph": ("SemanticGlobalReasoning", 0.25),
     "token_norm": ("SemanticGlobalReasoning", 0.25),
     "batch_norm": ("SemanticGlobalReasoning", 0.25),
 }
