@@ -52,8 +52,8 @@ def _add_reasoning(cfg: CN) -> None:
                 "NUM_CONCEPTS": 512,
                 # D, the channels of a token; a multiple of 4 and of NUM_HEADS.
                 "TOKEN_DIM": 512,
-                # "transformer" (Sec. 3.2) or "graph" (Table 4, "w graph"), which learns sooner to
-                # use context (docs/results.md).
+                # "transformer" (Sec. 3.2) or "graph" (Table 4, "w graph"), which learns far sooner
+                # to use context that the backbone does not see (docs/results.md).
                 "TOKEN_MIXER": "transformer",
                 "NUM_LAYERS": 2,
                 "NUM_HEADS": 8,
