@@ -1,10 +1,14 @@
-"""Work in threads: its order, and what an error leaves undone."""
+"""Work in threads: its order, and what an error leaves undone. Workers that get signals."""
 
+import os
+import signal
 import threading
+import time
 
 import pytest
+from torch.utils.data import DataLoader
 
-from sgr.data.threads import available_cores, work_in_threads
+from sgr.data.threads import available_cores, outlive_signals, work_in_threads
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -46,3 +50,24 @@ def test_errors_of_the_work():
 
 def test_cores():
     assert available_cores() >= 1
+
+
+class TestSignalsToDataWorkers:
+    @pytest.fixture
+    def batches(self):
+        return iter(DataLoader(range(50), num_workers=1, worker_init_fn=outlive_signals))
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+    def test_one_changes_nothing(self, batches, number):
+        next(batches)  # the worker has begun
+        os.kill(batches._workers[0].pid, number)
+        assert len(list(batches)) == 49
+
+    def test_another_sigterm_ends_the_worker_without_an_error(self, batches):
+        next(batches)
+        worker = batches._workers[0]
+        deadline = time.monotonic() + 30
+        while worker.is_alive() and time.monotonic() < deadline:
+            worker.terminate()
+            worker.join(0.1)
+        assert worker.exitcode == 0

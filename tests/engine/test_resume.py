@@ -1,5 +1,6 @@
 """A training that was interrupted goes on as if nothing had happened."""
 
+import multiprocessing
 import os
 import re
 import signal
@@ -221,16 +222,40 @@ def test_an_earlier_training_is_replaced_with_a_warning(tiny_shapes, tmp_path, c
     run(tmp_path, SOLVER__MAX_ITER=1)
     assert "replace those of an earlier one" not in caplog.text
     Trainer(tiny_config(tmp_path, **RANDOM)).resume_or_load(resume=False)
-    assert f"replace those of an earlier one in {tmp_path}; --resume" in caplog.text
+    assert f"replace those of an earlier one in {tmp_path}. --resume" in caplog.text
+    # It may die before its first checkpoint.
+    again = Trainer(tiny_config(tmp_path, **RANDOM))
+    again.resume_or_load(resume=True)
+    assert again.start_iter == 0 and (tmp_path / "model_final.pth").exists()
 
 
-def test_two_trainings_in_one_folder(tmp_path):
-    with lock_folder(str(tmp_path)):
-        with pytest.raises(ValueError, match=f"another training writes.*process {os.getpid()} on"):
+class TestTwoTrainingsInOneFolder:
+    def test_the_second_one_is_refused(self, tmp_path):
+        hold = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, 2); print(); input()"
+        (tmp_path / ".lock").write_text("process 1 on a machine")
+        command = [sys.executable, "-c", hold, str(tmp_path / ".lock")]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen(command, **pipes) as first:
+            first.stdout.readline()
+            with pytest.raises(
+                ValueError, match="another training .* .process 1 on a machine.; wait"
+            ):
+                with lock_folder(str(tmp_path)):
+                    pass
+            first.communicate(b"\n")
+        with lock_folder(str(tmp_path)):
+            assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+
+    def test_data_workers_do_not_hold_it(self, tmp_path):
+        with lock_folder(str(tmp_path)):
+            worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+            worker.start()
+        try:
             with lock_folder(str(tmp_path)):
-                pass
-    with lock_folder(str(tmp_path)):
-        pass
+                assert worker.is_alive()
+        finally:
+            worker.kill()
+            worker.join()
 
 
 def test_no_process_ends_before_the_checkpoint_is_written(tmp_path):
@@ -240,8 +265,12 @@ def test_no_process_ends_before_the_checkpoint_is_written(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_signals_save_and_end(tiny_shapes_root, tmp_path, number):
+    """Also where the data workers get the signal, as from torchrun, srun and terminals."""
     options = tiny_options(
-        OUTPUT_DIR=tmp_path, SOLVER__MAX_ITER=10000, SOLVER__CHECKPOINT_PERIOD=10000
+        OUTPUT_DIR=tmp_path,
+        SOLVER__MAX_ITER=10000,
+        SOLVER__CHECKPOINT_PERIOD=10000,
+        DATALOADER__NUM_WORKERS=1,
     )
     command = [sys.executable, "train_net.py", "--config-file", str(CONFIG), "--resume", *options]
     environment = {
@@ -251,14 +280,19 @@ def test_signals_save_and_end(tiny_shapes_root, tmp_path, number):
     }
     log = tmp_path / "log.txt"
     process = subprocess.Popen(
-        command, cwd=CHECKOUT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+        command,
+        cwd=CHECKOUT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
     try:
         deadline = time.monotonic() + 120
         while not (log.exists() and "iter: " in log.read_text()):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.1)
-        process.send_signal(number)
+        os.killpg(process.pid, number)
         assert process.wait(60) == PREEMPTED
     finally:
         process.kill()

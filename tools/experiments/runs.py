@@ -75,7 +75,8 @@ class Run:
     @property
     def has_checkpoint(self) -> bool:
         """Whether there is a checkpoint for ``--resume``."""
-        return (self.folder / "last_checkpoint").is_file()
+        tag = self.folder / "last_checkpoint"
+        return tag.is_file() and bool(tag.read_text().strip())
 
     @property
     def iterations_saved(self) -> int:

@@ -102,7 +102,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             ) from error
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Name the checkpoint that ``--resume`` goes on from."""
+        """Name the checkpoint that ``--resume`` goes on from; "" for none of those there are."""
         with draft_of(os.path.join(self.save_dir, "last_checkpoint"), sync=True) as draft:
             draft.write_text(last_filename_basename)
 
@@ -116,7 +116,10 @@ class SafeCheckpointer(DetectionCheckpointer):
         paths = sorted(folder.glob("model_*.pth"), key=lambda path: -path.stat().st_mtime)
         tag = folder / "last_checkpoint"
         if tag.is_file():
-            last = folder / tag.read_text().strip()
+            name = tag.read_text().strip()
+            if not name:
+                return []
+            last = folder / name
             paths = [last, *(path for path in paths if path != last)]
         return [str(path) for path in paths]
 

@@ -23,6 +23,8 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
+from .threads import outlive_signals
+
 
 def seed_all(*numbers: int) -> None:
     """Seed Python, NumPy and PyTorch; other ``numbers`` give independent random numbers."""
@@ -98,6 +100,7 @@ class TrainingStream:
             num_workers=self._num_workers,
             collate_fn=_Batch,
             pin_memory=self._pin_memory,
+            worker_init_fn=outlive_signals,
         )
         for batch in loader:
             self._state = states.popleft()

@@ -1,11 +1,13 @@
-"""Work on many files, several at a time, and the threads of OpenCV."""
+"""Work on many files in threads, and what the worker processes of data loaders do."""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import FrameType
 from typing import TypeVar
 
 import cv2
@@ -58,6 +60,25 @@ def limit_opencv_threads() -> None:
     """
     if torch.utils.data.get_worker_info() is not None:
         cv2.setNumThreads(0)
+
+
+def outlive_signals(_worker: int) -> None:
+    """Let this worker process of a data loader live on when all processes of a run get a signal.
+
+    Launchers and terminals signal all of them. The main process can save a checkpoint only while
+    its workers live: PyTorch's end on SIGTERM, which is an error in the main process. So SIGINT,
+    SIGUSR1 and the first SIGTERM do nothing. Later ones end the worker, since this is how PyTorch
+    ends those that do not end by themselves. It is a ``worker_init_fn``.
+    """
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):  # SIGUSR1 is not on Windows
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_next_time)
+
+
+def _end_next_time(number: int, _frame: FrameType | None) -> None:
+    # Not by the signal's default, which would be an error in the main process.
+    signal.signal(number, lambda *_: os._exit(0))
 
 
 @contextmanager

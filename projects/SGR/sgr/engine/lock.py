@@ -18,8 +18,8 @@ except ImportError:  # not on Windows
 def lock_folder(folder: str) -> Iterator[None]:
     """Keep other trainings out of a folder inside the ``with`` block.
 
-    The lock is that of the operating system on a file ``.lock``, so it ends with the process,
-    however that ends.
+    The lock is that of the operating system on a file ``.lock``. It ends with the process, however
+    that ends, and its data workers do not have it. It does not keep this process out.
 
     Raises:
         ValueError: if another process trains in the folder.
@@ -31,7 +31,8 @@ def lock_folder(folder: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Not flock, whose lock the data workers would share, and keep for seconds.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise ValueError(

@@ -38,6 +38,7 @@ from ..data.loading import keep_datasets, load_dataset
 from ..data.mappers import build_mapper
 from ..data.proposals import add_proposals, proposal_files
 from ..data.stream import TrainingStream, build_training_stream
+from ..data.threads import outlive_signals
 from ..data.truth.annotations import check_outlines
 from ..data.truth.coco_file import explain_coco_errors
 from ..data.truth.records import check_sizes
@@ -209,12 +210,14 @@ class Trainer(DefaultTrainer):
         found = self.checkpointer.has_checkpoint()
         if found and not resume:
             logging.getLogger(__name__).warning(
-                "The checkpoints of this training replace those of an earlier one in %s; --resume "
-                "would have gone on with it",
+                "The checkpoints of this training replace those of an earlier one in %s. --resume "
+                "would have gone on with it, and goes on with this one from now on",
                 self.cfg.OUTPUT_DIR,
             )
+        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume and found)
+        if found and not resume and comm.is_main_process():
+            self.checkpointer.tag_last_checkpoint("")
         resume = resume and found
-        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resume:
             self.start_iter = self.iter + 1
 
@@ -308,9 +311,11 @@ class Trainer(DefaultTrainer):
         if cfg.MODEL.LOAD_PROPOSALS:
             records = add_proposals(records, dict(proposal_files(cfg, "TEST"))[dataset_name])
         with _explain_nesting([dataset_name]):
-            return build_detection_test_loader(
+            loader = build_detection_test_loader(
                 records, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS
             )
+        loader.worker_init_fn = outlive_signals
+        return loader
 
     @classmethod
     def build_evaluator(
