@@ -227,6 +227,16 @@ def test_detectron2s_own(cfg, plain):
     assert ("instances" if plain is GeneralizedRCNN else "sem_seg") in outputs[0]
 
 
+@pytest.mark.parametrize("detached", [True, False])
+def test_regions_that_nothing_trains(cfg, caplog, detached):
+    cfg.MODEL.META_ARCHITECTURE = "ConceptSemanticSegmentor"
+    cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["p2", "p3", "p4", "p5"]
+    cfg.MODEL.SGR.SUPERVISION.WEIGHT = 0.0
+    cfg.MODEL.SGR.DETACH_REGIONS = detached
+    build_model(cfg)
+    assert ("Nothing trains the concept regions" in caplog.text) == detached
+
+
 def test_config_switches(cfg):
     cfg.MODEL.META_ARCHITECTURE = "ConceptSemanticSegmentor"
     cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["p2", "p3", "p4", "p5"]

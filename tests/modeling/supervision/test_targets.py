@@ -66,7 +66,19 @@ def test_bytes():
 
 
 def test_maps_are_counted():
-    maps = [torch.tensor([[-1, 2]]), torch.full((1, 1), -1), torch.zeros(0, 4, dtype=torch.int16)]
-    assert ComponentMaps.of(maps).counts == [3, 0, 0]
-    with pytest.raises(ValueError, match="has the index -100; .* have -1"):
-        ComponentMaps.of([torch.tensor([[0, -100]])])
+    maps = [torch.tensor([[-1, 1, 0]]), torch.full((1, 1), -1), torch.zeros(0, 4).short()]
+    assert ComponentMaps.of(maps).counts == [2, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("indices", "dtype", "message"),
+    [
+        ([0, -100], torch.int64, "has the index -100; .* have -1"),
+        ([0, 2, 2, 2], torch.int32, "has the index 2 and leaves out a lower one"),
+        ([1, 0, 255], torch.uint8, "has the index 255 and leaves out .* a component -1, not 255"),
+        ([0, 2**60], torch.int64, f"has the index {2**60} and leaves out"),
+    ],
+)
+def test_indices_that_count_no_components(indices, dtype, message):
+    with pytest.raises(ValueError, match=message):
+        ComponentMaps.of([torch.tensor([indices], dtype=dtype)])

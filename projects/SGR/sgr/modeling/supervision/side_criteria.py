@@ -100,13 +100,18 @@ class ConceptSupervision(SideCriterion):
 
         Returns:
             None if SUPERVISION.WEIGHT is 0, or no reasoning module of the model learns from concept
-            losses. A line of the log says the latter.
+            losses. A line of the log says the latter, or that nothing trains the regions.
 
         Raises:
             ValueError: if the model has no reasoning module; see also
                 :meth:`ConceptCriterion.from_config`.
         """
         if cfg.MODEL.SGR.SUPERVISION.WEIGHT == 0:
+            if any(getattr(module, "detach_regions", False) for module in model.modules()):
+                logging.getLogger(__name__).warning(
+                    "Nothing trains the concept regions, which stay as they start: "
+                    "MODEL.SGR.DETACH_REGIONS is True, and MODEL.SGR.SUPERVISION.WEIGHT 0"
+                )
             return None
         return cls(ConceptCriterion.from_config(cfg)) if learns_concepts(model) else None
 

@@ -27,16 +27,11 @@ class ComponentMaps(NamedTuple):
         """Count the components of maps, which waits for their device.
 
         Raises:
-            ValueError: if a map is not (H, W) integers, or has an index below -1.
+            ValueError: if a map is not (H, W) integers, has an index below -1, or leaves out an
+                index below its largest one.
         """
         indices = [_checked_map(component_map) for component_map in indices]
-        for each in indices:
-            if each.numel() and (least := int(each.min())) < -1:
-                raise ValueError(
-                    f"a component map has the index {least}; pixels without a component have -1"
-                )
-        counts = [int(each.max()) + 1 if each.numel() else 0 for each in indices]
-        return cls(indices, counts)
+        return cls(indices, [_count(each) for each in indices])
 
 
 class ComponentTargets(NamedTuple):
@@ -110,6 +105,24 @@ def component_targets(
     labelled = pixels.sum(dim=1)
     masks = pixels / labelled.clamp_min(1)[:, None]
     return ComponentTargets(masks, labelled / stride**2, list(counts))
+
+
+def _count(component_map: Tensor) -> int:
+    """The number of components of a map, whose indices have no gap."""
+    if component_map.numel() and (least := int(component_map.min())) < -1:
+        raise ValueError(
+            f"a component map has the index {least}; pixels without a component have -1"
+        )
+    indices = component_map[component_map >= 0]
+    most = int(indices.max()) if len(indices) else -1
+    # With more indices than pixels there is a gap, and bincount could need any memory.
+    if most >= len(indices) or not indices.bincount().all():
+        raise ValueError(
+            f"a component map has the index {most} and leaves out a lower one, which would be a "
+            "component without pixels; number the components from 0 without gaps, and give pixels "
+            "without a component -1, not 255"
+        )
+    return most + 1
 
 
 def _checked_map(component_map: Tensor) -> Tensor:
