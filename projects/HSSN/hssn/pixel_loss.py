@@ -141,8 +141,14 @@ class TreeLoss(PixelLoss):
             )
 
     def class_logits(self, logits: Tensor) -> Tensor:
-        """The path score of each class, see :meth:`NodeIndex.path_scores`."""
-        return self.index.path_scores(logits, self.path_score)
+        """The path score of each class, see :meth:`NodeIndex.path_scores`.
+
+        Of "scores", the logarithm: a softmax of it gives each class its share of all path scores.
+        """
+        total = self.index.path_scores(logits, self.path_score)
+        if self.path_score == "scores":
+            return total.clamp_min(torch.finfo(total.dtype).tiny).log()
+        return total
 
     def level_labels(self, labels: Tensor) -> Tensor:
         """The nodes on the path of each cell's class, see :meth:`PixelLoss.level_labels`.

@@ -212,6 +212,10 @@ def test_scores_on_the_path(example):
     paths = ((0, 3, 5), (1, 3, 5), (2, 4, 5))
     expected = torch.stack([scores[:, list(path)].sum(1) for path in paths], dim=1)
     torch.testing.assert_close(example.path_scores(logits, "scores"), expected)
+    loss = TreeLoss(3, tree=example.tree, path_score="scores")
+    shares = loss.class_logits(logits).softmax(1)
+    torch.testing.assert_close(shares, expected / expected.sum(1, keepdim=True))
+    assert loss.class_logits(logits - 1000).isfinite().all()
 
 
 def test_weights_and_names(example):
