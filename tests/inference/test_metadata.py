@@ -26,6 +26,10 @@ def test_names_and_colours_of_the_dataset():
 def test_a_model_that_numbers_all_classes_together():
     result = output_metadata(Metadata(**STUFF, **THINGS), 2, num_joint_classes=2)
     assert result.thing_classes == ["sky", "cat"] and result.thing_colors == STUFF["stuff_colors"]
+    # The dataset's own ids number the things from 0.
+    things = {"thing_dataset_id_to_contiguous_id": {17: 0}}
+    result = output_metadata(Metadata(**STUFF, **THINGS, **things), 2, num_joint_classes=2)
+    assert result.thing_dataset_id_to_contiguous_id == {1: 1}
     # Of instance data, which have no names of stuff.
     result = output_metadata(Metadata(**THINGS), 1, num_joint_classes=1)
     assert result.thing_classes == result.stuff_classes == ["cat"]

@@ -29,7 +29,7 @@ from tiny_detector import tiny_detector_config
 from tiny_model import CHECKOUT, CONFIG, tiny_config, tiny_options
 
 RESULTS = {
-    "sem_seg": {"mIoU": 89.4, "IoU-sky": 96.5, "ACC-sky": None},
+    "sem_seg": {"mIoU": 89.4, "mmin(IoU, B-Iou)": 60.5, "IoU-sky": 96.5, "ACC-sky": None},
     "tokens": {"S_C": 0.43, "images_C": 100},
 }
 
@@ -90,6 +90,7 @@ def test_what_is_in_it(packaged, run):
     assert described["num_classes"] == {"MODEL.SEM_SEG_HEAD.NUM_CLASSES": 9}
     assert described["classes"]["stuff_classes"][:2] == ["sky", "water"]
     assert described["classes"]["stuff_colors"][0] == [120, 180, 240]
+    assert described["classes"]["things"] == [4, 5, 6, 7, 8]  # disc to ring
     assert described["settings"]["INPUT.FORMAT"] == "RGB"
     assert len({os.stat(packaged / name).st_mode for name in ("model.json", *FILES[:2])}) == 1
 
@@ -349,7 +350,8 @@ def test_the_card_as_the_hub_reads_it(packaged):
     found = {
         (each.task_name, each.metric_type): each.metric_value for each in card.data.eval_results
     }
-    assert found == {("sem_seg", "mIoU"): 89.4, ("tokens", "S_C"): 0.43}
+    means = {("sem_seg", "mIoU"): 89.4, ("sem_seg", "mmin(IoU, B-Iou)"): 60.5}
+    assert found == {**means, ("tokens", "S_C"): 0.43}
     assert {each.dataset_name for each in card.data.eval_results} == {"shapes_sem_seg_val"}
     assert "| tokens | S_C ↓ | 0.43 |" in card.text and "0 sky, 1 water" in card.text
     assert "Queries are the masks of a mask classifier" in card.text

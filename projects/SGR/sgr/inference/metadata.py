@@ -15,7 +15,7 @@ from torch import nn
 from ..checkpoints.model_folder import read_description
 from ..data.datasets.classes import number_names
 from ..engine.config_check import flat
-from ..modeling.outputs import outputs_of
+from ..modeling.outputs import outputs_of, thing_numbers
 from ..visualization import class_colors, distinct_colors
 
 
@@ -105,7 +105,8 @@ def output_metadata(
     Returns:
         Metadata with ``stuff_classes`` and ``stuff_colors`` (for semantic maps and segments of
         stuff), and ``thing_classes`` and ``thing_colors`` (for instances and segments of things).
-        If the dataset has only one of the two kinds, it stands for both.
+        If the dataset has only one of the two kinds, it stands for both. With one numbering, the
+        values of ``thing_dataset_id_to_contiguous_id`` are the things in it.
     """
     stuff, things = (metadata.get(f"{kind}_classes") for kind in ("stuff", "thing"))
     joint = bool(stuff) and len(stuff) == num_joint_classes
@@ -114,6 +115,8 @@ def output_metadata(
         "thing": "stuff" if joint or not things else "thing",
     }
     complete = metadata.as_dict()
+    if joint and (numbers := thing_numbers(metadata)) is not None:
+        complete["thing_dataset_id_to_contiguous_id"] = {number: number for number in numbers}
     for kind, source in sources.items():
         names = list(metadata.get(f"{source}_classes") or [])
         known = class_colors(metadata, len(names), f"{source}_colors")

@@ -11,13 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .reasoning import ConceptRegions
+
+if TYPE_CHECKING:
+    from detectron2.data.catalog import Metadata
 
 # Kind of result -> its key in the output of an image.
 RESULTS = {"semantic": "sem_seg", "panoptic": "panoptic_seg", "instance": "instances"}
@@ -205,6 +208,29 @@ _ADAPTERS = {
         batch_scores=mask_scores,
     ),
 }
+
+
+def thing_numbers(metadata: Metadata) -> list[int] | None:
+    """The things among the classes of a model with one numbering for things and stuff.
+
+    The classes of a dataset with label maps are its ``stuff_classes``. Its things are found there
+    by name, because ``thing_dataset_id_to_contiguous_id`` may number them from 0.
+
+    Args:
+        metadata: of the dataset.
+
+    Returns:
+        Numbers of classes; None if the metadata do not tell.
+    """
+    ids = metadata.get("thing_dataset_id_to_contiguous_id")
+    ids = None if ids is None else sorted(set(ids.values()))
+    classes = metadata.get("stuff_classes") or []
+    things = metadata.get("thing_classes") or []
+    # Detectron2's panoptic datasets repeat all classes as thing_classes. There the ids tell.
+    names_tell = things and (ids is None or len(ids) == len(things))
+    if names_tell and set(things) <= set(classes):
+        return [classes.index(name) for name in things]
+    return ids
 
 
 def panoptic_classes(panoptic: tuple[Tensor, list[dict[str, Any]]], first_thing: int = 0) -> Tensor:

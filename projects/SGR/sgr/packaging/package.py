@@ -31,6 +31,7 @@ from ..data.datasets.classes import are_numbers
 from ..engine.config_check import flat
 from ..evaluation.json_file import write_json
 from ..inference import dataset_metadata, numbers_of_classes
+from ..modeling.outputs import thing_numbers
 from ..visualization import class_colors
 from .card import model_card
 
@@ -175,9 +176,8 @@ def _classes(cfg: CfgNode, trained: Mapping[str, list[str]]) -> dict[str, Any]:
             classes |= {f"{kind}_classes": names, f"{kind}_colors": colors.tolist()}
     if classes and metadata.get("class_tree") is not None:
         classes["class_tree"] = metadata.class_tree
-    things = metadata.get("thing_dataset_id_to_contiguous_id")
-    if things:
-        classes["things"] = sorted(things.values())
+    if things := thing_numbers(metadata):
+        classes["things"] = things
     if not classes:
         logging.getLogger(__name__).warning(
             "The names of the classes are not known: the folder has only their number"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..layers.checks import find_registered
 from ..layers.strips import Strips
-from ..outputs import RESULTS, Outputs, check_semantic_output, mask_scores
+from ..outputs import RESULTS, Outputs, check_semantic_output, mask_scores, thing_numbers
 from .criteria.point_criterion import PointSetCriterion
 from .criteria.set_criterion import CRITERION_REGISTRY, SetCriterion
 from .inference import (
@@ -270,23 +270,10 @@ class Mask2FormerSegmentor(MaskFormerSegmentor):
 
 
 def _thing_classes(cfg: CfgNode) -> list[int] | None:
-    """Find the things among the classes of the training set; None if its metadata do not tell.
-
-    The classes of a dataset with label maps are its ``stuff_classes``. Its things are found there
-    by name, because ``thing_dataset_id_to_contiguous_id`` may number them from 0.
-    """
+    """Find the things among the classes of the training set; None if its metadata do not tell."""
     if not cfg.DATASETS.TRAIN:
         return None
     # Detectron2's register_coco_instances fills the metadata when the data are loaded, so nothing
     # is known here. Loading takes long, and it fails if only evaluation data are there. It is not
     # needed either: in instance data all classes are things, which is what None means.
-    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
-    ids = metadata.get("thing_dataset_id_to_contiguous_id")
-    ids = None if ids is None else sorted(set(ids.values()))
-    classes = metadata.get("stuff_classes") or []
-    things = metadata.get("thing_classes") or []
-    # Detectron2's panoptic datasets repeat all classes as thing_classes. There the ids tell.
-    names_tell = things and (ids is None or len(ids) == len(things))
-    if names_tell and set(things) <= set(classes):
-        return [classes.index(name) for name in things]
-    return ids
+    return thing_numbers(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]))
