@@ -63,7 +63,7 @@ class TestPlace:
 def test_more_processes_than_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    match = r"8 processes were asked for on this machine, which has 2 GPU\(s\)"
+    match = r"8 processes were asked for on this machine, and this one sees 2 GPU\(s\)"
     with pytest.raises(ValueError, match=match):
         launch(print, argument_parser().parse_args(["--num-gpus", "8"]))
     with pytest.raises(ValueError, match=match), process_group(Place(0, 8, 0, 8)):

@@ -309,7 +309,8 @@ def test_comparison_shows_mean_and_spread(monkeypatch):
 
 def test_which_way_metrics_are_better(monkeypatch):
     higher = "sem_seg/mIoU sem_seg/IoU-car sem_seg/pACC bbox/AP segm/AP50 bbox/AP-dog segm/APl"
-    for metric in f"{higher} panoptic_seg/PQ_th panoptic_seg/RQ tokens/D_C queries/D_I".split():
+    higher += " sem_seg/iIoU_sup sem_seg/IoU panoptic_seg/PQ_th panoptic_seg/RQ"
+    for metric in f"{higher} tokens/D_C queries/D_I".split():
         assert higher_is_better(metric) is True, metric
     for metric in ("tokens/S_C", "queries/S_I", "tokens/S_C_active", "val/tokens/S_C"):
         assert higher_is_better(metric) is False, metric

@@ -174,8 +174,9 @@ def _check_gpus(processes: int) -> None:
     num_gpus = torch.cuda.device_count()
     if 0 < num_gpus < processes:
         raise ValueError(
-            f"{processes} processes were asked for on this machine, which has {num_gpus} GPU(s); "
-            "start one for each GPU"
+            f"{processes} processes were asked for on this machine, and this one sees {num_gpus} "
+            "GPU(s); start one for each GPU, and let each see all of them (srun: --gpus-per-node "
+            "without --gpus-per-task)"
         )
 
 

@@ -128,8 +128,10 @@ def _metrics(dataset: str, task: str, values: Any) -> Iterator[tuple[str, str, d
     found = {
         name: float(value)
         for name, value in (values.items() if isinstance(values, Mapping) else ())
-        # Those of single classes have a hyphen. Counts are no metrics.
-        if "-" not in name and higher_is_better(name) is not None and value is not None
+        # Those of single classes have a hyphen, as "IoU-car". Counts are no metrics.
+        if "-" not in name.replace("B-Iou", "")
+        and higher_is_better(name) is not None
+        and value is not None
     }
     if found:
         yield dataset, task, found

@@ -30,7 +30,7 @@ HIGHER_IS_BETTER: dict[str, bool] = {}
 # Semantic, instance and panoptic segmentation, over all classes and of one class ("IoU-car"), then
 # the tokens.
 _HIGHER = re.compile(
-    r"mIoU|fwIoU|mACC|pACC|(IoU|ACC|AP|PQ)-.+|m?(BoundaryIoU|min\(IoU, B-Iou\))(-.+)?|"
+    r"mIoU|fwIoU|i?IoU(_sup)?|mACC|pACC|(IoU|ACC|AP|PQ)-.+|m?(BoundaryIoU|min\(IoU, B-Iou\))(-.+)?|"
     r"AP(50|75|s|m|l)?|[PSR]Q(_th|_st)?|D_[CI](_active)?"
 )
 _LOWER = re.compile(r"S_[CI](_active)?")
