@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import sgr
 from hssn import TreeLoss
+from pretended_gpu import step_and_evaluate
 from sgr.engine import Trainer, load_config
 from sgr.export import export_program
 from sgr.packaging import package_model
@@ -74,6 +75,10 @@ def test_training(config, more, losses, tiny_shapes, tmp_path):
     total.backward()
     silent = [name for name, each in model.named_parameters() if each.grad is None]
     assert silent == [name for name, each in model.named_parameters() if not each.requires_grad]
+
+
+def test_on_a_pretended_gpu(tiny_shapes, tmp_path):
+    assert "sem_seg" in step_and_evaluate(tiny("shapes/fcn_R50", FOCAL, OUTPUT_DIR=tmp_path))
 
 
 def test_training_on_semask(tiny_shapes, tmp_path):

@@ -7,6 +7,7 @@ import torch
 from detectron2.modeling import build_model
 
 import sgr
+from pretended_gpu import step_and_evaluate
 from sgr.engine import Trainer, load_config
 from sgr.export import export_onnx, export_program
 from tiny_model import tiny_options
@@ -77,6 +78,11 @@ def test_any_head(head):
     total.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert not torch.equal(model.sem_seg_head.predictor.prototypes, before)
+
+
+def test_on_a_pretended_gpu(tiny_shapes, tmp_path):
+    cfg = tiny(SGR, OUTPUT_DIR=tmp_path, TEST__TOKENS__ENABLED=True)
+    assert "tokens" in step_and_evaluate(cfg)
 
 
 def test_resuming_restores_the_prototypes(tiny_shapes, tmp_path):

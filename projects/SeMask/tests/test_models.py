@@ -7,6 +7,7 @@ import torch
 from detectron2.modeling import build_model
 
 import sgr
+from pretended_gpu import step_and_evaluate
 from semask.feature_alignment import DeformableConv
 from sgr.engine import Trainer, load_config
 from sgr.export import export_onnx, export_program
@@ -96,6 +97,10 @@ def test_training(config, more, losses, tiny_shapes, tmp_path):
     total.backward()
     silent = [name for name, each in model.named_parameters() if each.grad is None]
     assert silent == [name for name, each in model.named_parameters() if not each.requires_grad]
+
+
+def test_on_a_pretended_gpu(tiny_shapes, tmp_path):
+    assert "sem_seg" in step_and_evaluate(tiny("shapes/semask_fpn", MSFAPN, OUTPUT_DIR=tmp_path))
 
 
 @pytest.mark.parametrize("stage", ["semantic2", "semantic4"])
