@@ -22,6 +22,15 @@ def labels():
     return labels.repeat(8, axis=0).repeat(8, axis=1)
 
 
+def test_regions_of_a_training_step(regions, labels):
+    components = connected_components(labels.clip(0))
+    expected = inspect_tokens(regions, labels=labels, components=components)
+    regions = regions._replace(logits=regions.logits.requires_grad_())
+    found = inspect_tokens(regions, labels=labels, components=components)
+    assert np.array_equal(found.components, expected.components)
+    assert found.classes.S == expected.classes.S
+
+
 def test_masses_peaks_and_centroids_of_known_regions():
     logits = torch.full((1, 3, 2, 4), -200.0)
     logits[0, 0, 1, 2] = 200  # one cell

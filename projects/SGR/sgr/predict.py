@@ -68,8 +68,10 @@ class Predictor:
             cfg = cfg.clone()
             cfg.defrost()
             cfg.TEST.TOKENS.ENABLED = False
-            if hasattr(model, "concepts_in_output"):
-                model.concepts_in_output = False  # else it would look for them, and fail
+            # Several views of an image never have them. A model without any would look for them,
+            # and fail.
+            if not (cfg.TEST.AUG.ENABLED or cfg.TEST.SLIDING_WINDOW.ENABLED):
+                model.concepts_in_output = False
         self.batch_predictor = BatchPredictor(model, cfg)
         self.score_threshold = score_threshold
         outputs = outputs_of(model)

@@ -221,6 +221,8 @@ def test_can_be_taken_off(model):
     with pytest.raises(ValueError, match="Segmenter has no modules of sgr.add_reasoning"):
         sgr.remove_reasoning(model)
     sgr.add_reasoning(model, {"encoder": tiny})
+    sgr.remove_reasoning(torch.compile(model))
+    assert not hasattr(model, "reasoning")
 
 
 def test_detectron2s_features_come_before_submodules():

@@ -115,6 +115,20 @@ def test_what_cannot_be_compared(model, maps):
         loss(recorded(model), maps)
 
 
+def test_warnings_of_what_teaches_nothing(model, maps, recwarn):
+    loss = sgr.ConceptLoss(max_active=4)
+    loss(recorded(model), maps)
+    with torch.no_grad():
+        loss(recorded(model), maps)  # a validation
+    assert not recwarn
+    with pytest.warns(UserWarning, match="has 4x6 pixels, the regions of .* cover 16x24"):
+        loss(recorded(model), [each[:4, :6].clamp(max=-1) for each in maps.indices])
+    with torch.no_grad():
+        record = recorded(model)
+    with pytest.warns(UserWarning, match="have no gradient, .*use_reentrant=False"):
+        loss(record, maps)
+
+
 def test_nothing_recorded(model, maps):
     with sgr.record_concepts(model) as record:
         pass

@@ -122,6 +122,7 @@ def inspect_tokens(
     """
     stride = regions.stride
     assert stride is not None  # a recorder asks the module for it
+    regions = regions._replace(logits=regions.logits.detach())
     probabilities = regions.probabilities[0].cpu()
     cells = probabilities.numpy()
     if input_size is None:

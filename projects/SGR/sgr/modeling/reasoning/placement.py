@@ -165,7 +165,8 @@ def remove_reasoning(model: nn.Module) -> nn.Module:
     enhanced = [
         module
         for module in model.modules()
-        if isinstance(getattr(module, "reasoning", None), ReasoningModules)
+        # Not getattr, which wrappers such as those of torch.compile pass on.
+        if isinstance(module._modules.get("reasoning"), ReasoningModules)
     ]
     if not enhanced:
         raise ValueError(f"{type(model).__name__} has no modules of sgr.add_reasoning")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -255,4 +256,26 @@ class ConceptLoss(nn.Module):
         """The same as "focal", "dice" and "cosine", weighted, for logs; empty if nothing learns."""
         if not isinstance(component_maps, ComponentMaps):
             component_maps = ComponentMaps.of(component_maps)
-        return self.criterion.of_record(record, *component_maps)
+        losses = self.criterion.of_record(record, *component_maps)
+        for name, regions in record.supervised().items():
+            _warn_of_misuse(name, regions, component_maps.indices)
+        return losses
+
+
+def _warn_of_misuse(name: str, regions: ConceptRegions, maps: Sequence[Tensor]) -> None:
+    """Warn of what gives a loss that looks right, and teaches nothing, or something else."""
+    if torch.is_grad_enabled() and not regions.logits.requires_grad:
+        warnings.warn(
+            f"the regions of {name!r} have no gradient, so their concept losses train nothing: "
+            "record them where gradients are on; torch.utils.checkpoint needs use_reentrant=False",
+            stacklevel=3,
+        )
+    sides = [int(side) * (regions.stride or 0) for side in regions.logits.shape[-2:]]
+    largest = [max((each.shape[axis] for each in maps), default=0) for axis in (0, 1)]
+    if any(2 * side < covered for side, covered in zip(largest, sides)):
+        warnings.warn(
+            f"the largest component map has {largest[0]}x{largest[1]} pixels, the regions of "
+            f"{name!r} cover {sides[0]}x{sides[1]}: make the maps in the size of the images that "
+            "the network gets",
+            stacklevel=3,
+        )
