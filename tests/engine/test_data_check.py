@@ -215,6 +215,16 @@ class TestEvaluate:
         with pytest.raises(ValueError, match="sem_seg: nothing could be measured"):
             evaluate(cfg)
 
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_labels_that_a_server_has(self, register, tmp_path, count):
+        cfg, state = self.setup(register, tmp_path)
+        torch.save({"model": state}, cfg.MODEL.WEIGHTS)
+        hidden = register("test", labels=(255,))
+        MetadataCatalog.get(hidden).set(labels_are_hidden=True)
+        cfg.DATASETS.TEST = (hidden, *cfg.DATASETS.TEST)[:count]
+        results = evaluate(cfg)
+        assert results["sem_seg"] == {} if count == 1 else results[hidden]["sem_seg"] == {}
+
     @pytest.mark.parametrize("number", [3, 0.5, np.float32(0.5), torch.tensor(0.5)])
     def test_a_number_of_any_kind_is_measured(self, number):
         check_measured({"mine": {"value": number, "other": float("nan"), "none": None}})

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import (
+    MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
@@ -455,9 +456,15 @@ def evaluate(
     with keep_datasets(tests[0].datasets):
         check_class_names(cfg, rest.get("trainer", {}).get("classes"))
     results: OrderedDict[str, Any] = OrderedDict()
+    measurable: dict[str, Any] = {}
     for test in tests:
-        results.update(Trainer.run_test(test))
-    check_measured(results)
+        found = Trainer.run_test(test)
+        results.update(found)
+        for key, values in found.items():
+            dataset = key.removesuffix(test.suffix) if test.by_dataset else cfg.DATASETS.TEST[0]
+            if not MetadataCatalog.get(dataset).get("labels_are_hidden", False):
+                measurable[key] = values
+    check_measured(measurable)
     return results
 
 

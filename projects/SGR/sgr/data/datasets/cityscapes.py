@@ -225,6 +225,8 @@ for _split in ("train", "val", "test"):
     # Now, because a model is built before its data are loaded.
     add_metadata(f"cityscapes_fine_sem_seg_{_split}", class_tree=CITYSCAPES_TREE)
 
+add_metadata("cityscapes_fine_sem_seg_test", labels_are_hidden=True)  # the server has them
+
 for _split in ("train", "val"):
     replace_builtin(
         f"cityscapes_fine_panoptic_{_split}",
