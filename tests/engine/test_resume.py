@@ -221,12 +221,17 @@ class TestSignalBesideAnEvaluation:
 def test_an_earlier_training_is_replaced_with_a_warning(tiny_shapes, tmp_path, caplog):
     run(tmp_path, SOLVER__MAX_ITER=1)
     assert "replace those of an earlier one" not in caplog.text
-    Trainer(tiny_config(tmp_path, **RANDOM)).resume_or_load(resume=False)
+    later = Trainer(tiny_config(tmp_path, **RANDOM))
+    later.resume_or_load(resume=False)
     assert f"replace those of an earlier one in {tmp_path}. --resume" in caplog.text
-    # It may die before its first checkpoint.
+    assert later.checkpointer.has_checkpoint()  # it has not begun
+    later.run_step = lambda: 1 / 0  # it dies before its first checkpoint
+    with pytest.raises(ZeroDivisionError):
+        later.train()
     again = Trainer(tiny_config(tmp_path, **RANDOM))
     again.resume_or_load(resume=True)
     assert again.start_iter == 0 and (tmp_path / "model_final.pth").exists()
+    assert "starts anew. To go on with one of them, write its name" in caplog.text
 
 
 class TestTwoTrainingsInOneFolder:

@@ -1,4 +1,8 @@
-"""A GPU that is none: tensors that refuse to be mixed with those of the CPU, and compute there."""
+"""A GPU that is none: tensors that refuse to be mixed with those of the CPU, and compute there.
+
+It does not see everything: a scalar of the CPU passes everywhere, and in a backward pass every new
+tensor counts as one on the GPU.
+"""
 
 from typing import Any
 from unittest import mock

@@ -291,7 +291,7 @@ def test_changed_configs_are_noticed(tool, tmp_path):
     with pytest.raises(ValueError, match="another config: B 2 -> 3\ndelete these folders"):
         tool.runs.check_unchanged([changed])
     tool.runs.write_record(run, "started")
-    (tmp_path / "last_checkpoint").touch()
+    (tmp_path / "last_checkpoint").write_text("model_0000019.pth")
     with pytest.raises(ValueError, match="another config: B 2 -> 3"):
         tool.runs.check_unchanged([changed])
 
@@ -334,7 +334,10 @@ def test_command_and_environment(tool, tmp_path):
         *("--config-file", "a.yaml", "--num-gpus", "2", "--dist-url", "auto", "--allow-pickle"),
         *("OUTPUT_DIR", str(tmp_path), "SEED", "0", "A", "1"),
     ]
-    (tmp_path / "last_checkpoint").touch()
+    tag = tmp_path / "last_checkpoint"
+    tag.touch()  # a training has replaced an earlier one, and saved nothing
+    assert "--resume" not in launcher.command(run)
+    tag.write_text("model_0000019.pth")
     assert "--resume" in launcher.command(run)
 
     environments = [launcher.environment(slot) for slot in range(3)]

@@ -107,7 +107,6 @@ class Pool:
         processes = [process for _, process in self._active.values()]
         end = time.monotonic() + SECONDS_TO_END
         try:
-            # Not to the groups: a training cannot save when its data workers are killed.
             for process in processes:
                 process.terminate()
             for process in processes:

@@ -143,7 +143,8 @@ class TreeLoss(PixelLoss):
     def class_logits(self, logits: Tensor) -> Tensor:
         """The path score of each class, see :meth:`NodeIndex.path_scores`.
 
-        Of "scores", the logarithm: a softmax of it gives each class its share of all path scores.
+        Of "scores", the logarithm, so that a softmax gives the score of a class divided by the sum
+        over all classes.
         """
         total = self.index.path_scores(logits, self.path_score)
         if self.path_score == "scores":

@@ -70,7 +70,8 @@ class Predictor:
             cfg.TEST.TOKENS.ENABLED = False
             # Several views of an image never have them. A model without any would look for them,
             # and fail.
-            if not (cfg.TEST.AUG.ENABLED or cfg.TEST.SLIDING_WINDOW.ENABLED):
+            several = cfg.TEST.AUG.ENABLED or cfg.TEST.SLIDING_WINDOW.ENABLED
+            if hasattr(model, "concepts_in_output") and not several:
                 model.concepts_in_output = False
         self.batch_predictor = BatchPredictor(model, cfg)
         self.score_threshold = score_threshold

@@ -76,6 +76,7 @@ def test_maps_are_counted():
         ([0, -100], torch.int64, "has the index -100; .* have -1"),
         ([0, 2, 2, 2], torch.int32, "has the index 2 and leaves out a lower one"),
         ([1, 0, 255], torch.uint8, "has the index 255 and leaves out .* a component -1, not 255"),
+        ([0, 1], torch.bool, "is .H, W. integers"),
         ([0, 2**60], torch.int64, f"has the index {2**60} and leaves out"),
     ],
 )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from types import FrameType
 from typing import TypeVar
 
 import cv2
@@ -66,19 +66,23 @@ def outlive_signals(_worker: int) -> None:
     """Let this worker process of a data loader live on when all processes of a run get a signal.
 
     Launchers and terminals signal all of them. The main process can save a checkpoint only while
-    its workers live: PyTorch's end on SIGTERM, which is an error in the main process. So SIGINT,
-    SIGUSR1 and the first SIGTERM do nothing. Later ones end the worker, since this is how PyTorch
-    ends those that do not end by themselves. It is a ``worker_init_fn``.
+    its workers live: PyTorch's end on SIGTERM, which is an error in the main process. With this
+    ``worker_init_fn``, SIGINT and SIGUSR1 do nothing, and neither does SIGTERM, unless the main
+    process has sent it to end a worker. macOS and Windows cannot tell who sent SIGTERM, so there it
+    ends the worker as before.
     """
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):  # SIGUSR1 is not on Windows
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _end_next_time)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_await_sigterm, args=(os.getppid(),), daemon=True).start()
 
 
-def _end_next_time(number: int, _frame: FrameType | None) -> None:
-    # Not by the signal's default, which would be an error in the main process.
-    signal.signal(number, lambda *_: os._exit(0))
+def _await_sigterm(sender: int) -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != sender:
+        pass
+    os._exit(0)
 
 
 @contextmanager

@@ -19,7 +19,8 @@ def lock_folder(folder: str) -> Iterator[None]:
     """Keep other trainings out of a folder inside the ``with`` block.
 
     The lock is that of the operating system on a file ``.lock``. It ends with the process, however
-    that ends, and its data workers do not have it. It does not keep this process out.
+    that ends, and its data workers do not have it. It does not keep this process out: a second lock
+    of the same folder would end the first one.
 
     Raises:
         ValueError: if another process trains in the folder.
@@ -33,7 +34,7 @@ def lock_folder(folder: str) -> Iterator[None]:
         try:
             # Not flock, whose lock the data workers would share, and keep for seconds.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except (BlockingIOError, PermissionError):
             file.seek(0)
             raise ValueError(
                 f"another training writes to OUTPUT_DIR {folder!r} ({file.read().strip()}); wait "

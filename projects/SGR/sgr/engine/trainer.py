@@ -109,6 +109,7 @@ class Trainer(DefaultTrainer):
             model, cfg.OUTPUT_DIR, allow_pickle=allow_pickle, trainer=weakref.proxy(self)
         )
         self.start_iter = 0
+        self._replaces = False  # the checkpoints in OUTPUT_DIR
         self._last_eval_results: OrderedDict[str, Any] = OrderedDict()
         self.max_iter = cfg.SOLVER.MAX_ITER
         # What the config says of these, which a loaded checkpoint must not change.
@@ -168,6 +169,11 @@ class Trainer(DefaultTrainer):
         apply_solver(self._trainer.optimizer, self.scheduler, self._solver_options, self._schedule)
         self._resume_stream(done, state_dict.get("stream"))
 
+    def before_train(self) -> None:
+        if self._replaces and comm.is_main_process():
+            self.checkpointer.tag_last_checkpoint("")
+        super().before_train()
+
     def run_step(self) -> None:
         """Train for one iteration.
 
@@ -215,10 +221,15 @@ class Trainer(DefaultTrainer):
                 "would have gone on with it, and goes on with this one from now on",
                 self.cfg.OUTPUT_DIR,
             )
-        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume and found)
-        if found and not resume and comm.is_main_process():
-            self.checkpointer.tag_last_checkpoint("")
+        if resume and not found and any(Path(self.cfg.OUTPUT_DIR).glob("model_*.pth")):
+            logging.getLogger(__name__).warning(
+                "The checkpoints in %s are of a training that a later one was to replace: this one "
+                "starts anew. To go on with one of them, write its name into last_checkpoint",
+                self.cfg.OUTPUT_DIR,
+            )
+        self._replaces = found and not resume
         resume = resume and found
+        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resume:
             self.start_iter = self.iter + 1
 

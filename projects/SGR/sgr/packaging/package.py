@@ -29,6 +29,7 @@ from ..checkpoints.model_folder import (
 )
 from ..data.datasets.classes import are_numbers
 from ..engine.config_check import flat
+from ..evaluation.build import declared_outputs
 from ..evaluation.json_file import write_json
 from ..inference import dataset_metadata, numbers_of_classes
 from ..modeling.outputs import thing_numbers
@@ -176,7 +177,13 @@ def _classes(cfg: CfgNode, trained: Mapping[str, list[str]]) -> dict[str, Any]:
             classes |= {f"{kind}_classes": names, f"{kind}_colors": colors.tolist()}
     if classes and metadata.get("class_tree") is not None:
         classes["class_tree"] = metadata.class_tree
-    if things := thing_numbers(metadata):
+    outputs = declared_outputs(cfg)
+    if outputs is not None and outputs.joint_classes:
+        things = thing_numbers(metadata)
+    else:  # detectors number the things alone
+        ids = metadata.get("thing_dataset_id_to_contiguous_id") or {}
+        things = sorted(ids.values())
+    if things:
         classes["things"] = things
     if not classes:
         logging.getLogger(__name__).warning(

@@ -239,14 +239,16 @@ class ConceptLoss(nn.Module):
         Args:
             record: of :func:`sgr.record_concepts`, for one forward pass.
             component_maps: of the batch, as :class:`sgr.ComponentCollate` makes them; or for each
-                image (H, W) integers, the index of the pixel's component or -1. The latter are
-                counted here, which waits for the device that they are on.
+                image (H, W) integers, the index of the pixel's component or -1, where the indices
+                of an image have no gaps. The latter are counted here, which waits for the device
+                that they are on.
 
         Returns:
             A scalar with its graph.
 
         Raises:
-            ValueError: see :meth:`ConceptCriterion.forward` and :meth:`ConceptRecord.supervised`.
+            ValueError: see :meth:`ComponentMaps.of`, :meth:`ConceptCriterion.forward` and
+                :meth:`ConceptRecord.supervised`.
         """
         return sum(self.terms(record, component_maps).values(), torch.zeros(()))
 
@@ -268,14 +270,13 @@ def _warn_of_misuse(name: str, regions: ConceptRegions, maps: Sequence[Tensor]) 
         warnings.warn(
             f"the regions of {name!r} have no gradient, so their concept losses train nothing: "
             "record them where gradients are on; torch.utils.checkpoint needs use_reentrant=False",
-            stacklevel=3,
+            stacklevel=2,
         )
-    sides = [int(side) * (regions.stride or 0) for side in regions.logits.shape[-2:]]
-    largest = [max((each.shape[axis] for each in maps), default=0) for axis in (0, 1)]
-    if any(2 * side < covered for side, covered in zip(largest, sides)):
+    assert regions.stride is not None  # the criterion has asked for it
+    height, width = (side * regions.stride for side in regions.logits.shape[-2:])
+    if all(2 * each.shape[0] < height and 2 * each.shape[1] < width for each in maps):
         warnings.warn(
-            f"the largest component map has {largest[0]}x{largest[1]} pixels, the regions of "
-            f"{name!r} cover {sides[0]}x{sides[1]}: make the maps in the size of the images that "
-            "the network gets",
-            stacklevel=3,
+            f"all component maps are less than half as high and as wide as what the regions of "
+            f"{name!r} cover: make them in the size of the images that the network gets",
+            stacklevel=2,
         )
