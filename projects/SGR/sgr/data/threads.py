@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -74,9 +75,10 @@ def outlive_signals(_worker: int) -> None:
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):  # SIGUSR1 is not on Windows
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
+    main = multiprocessing.parent_process()  # os.getppid() may be a server that forks
+    if main is not None and hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        threading.Thread(target=_await_sigterm, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_await_sigterm, args=(main.pid,), daemon=True).start()
 
 
 def _await_sigterm(sender: int) -> None:
