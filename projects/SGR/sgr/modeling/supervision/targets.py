@@ -128,14 +128,11 @@ def _count(component_map: Tensor) -> int:
 def _checked_map(component_map: Tensor) -> Tensor:
     """A component map, or the same of a NumPy array."""
     component_map = torch.as_tensor(component_map)
-    if (
-        component_map.dim() != 2
-        or component_map.dtype.is_floating_point
-        or (component_map.dtype == torch.bool)
-    ):
+    dtype = component_map.dtype
+    if component_map.dim() != 2 or dtype.is_floating_point or dtype == torch.bool:
         raise ValueError(
             "a component map is (H, W) integers, the index of a component or -1; got "
-            f"{tuple(component_map.shape)} of {component_map.dtype}"
+            f"{tuple(component_map.shape)} of {dtype}"
         )
     # Bytes cannot hold the -1 of padding.
-    return component_map.short() if component_map.dtype == torch.uint8 else component_map
+    return component_map.short() if dtype == torch.uint8 else component_map
