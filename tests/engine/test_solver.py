@@ -85,7 +85,12 @@ def test_biases(cfg, model):
     assert settings(cfg, model)["classifier.bias"] == (1e-3, 0.05)
     cfg.SOLVER.BIAS_LR_FACTOR = 2.0
     cfg.SOLVER.WEIGHT_DECAY_BIAS = 0.0
-    assert settings(cfg, model)["classifier.bias"] == (2e-3, 0.0)
+    found = settings(cfg, model)
+    assert found["classifier.bias"] == (2e-3, 0.0)
+    assert {name: found[name] for name in found if name.endswith("in_proj_bias")} == {
+        f"backbone.reasoning.stride4.mixer.layers.{i}.self_attn.in_proj_bias": (2e-3, 0.0)
+        for i in range(2)
+    }
 
 
 def test_table_is_logged(cfg, model, caplog):

@@ -95,7 +95,7 @@ class TreeLoss(PixelLoss):
         with torch.autocast(logits.device.type, enabled=False):
             logits = upsample_to_labels(logits.float(), labels, stride)
             is_labelled = labels != self.ignore_value
-            counted = mean_over_workers(is_labelled.sum(), logits.device).clamp_min(1)
+            counted = mean_over_workers(is_labelled.sum(), logits.device)
             if features is None:
                 total = F.cross_entropy(
                     logits, labels, ignore_index=self.ignore_value, reduction="sum"
@@ -126,7 +126,7 @@ class TreeLoss(PixelLoss):
         nodes = self.index.ancestors[:, classes].transpose(0, 1)  # (B, levels, H, W)
         targets = torch.zeros_like(logits).scatter(1, nodes, 1)
         values = region_mutual_information(logits, targets, is_labelled)
-        images = mean_over_workers(is_labelled.flatten(1).any(1).sum(), logits.device).clamp_min(1)
+        images = mean_over_workers(is_labelled.flatten(1).any(1).sum(), logits.device)
         return (0.5 * values.sum() / images).float()
 
     def _check(self, labels: Tensor) -> None:

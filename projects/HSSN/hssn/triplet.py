@@ -247,7 +247,7 @@ class TreeTripletSupervision(SideCriterion):
         with torch.autocast(embeddings.device.type, enabled=False):
             cells = F.normalize(embeddings, dim=1).permute(0, 2, 3, 1).flatten(0, 2)
             total, number = self.loss(cells, torch.cat(labels).flatten(), self.ignore_value)
-            mean = total / mean_over_workers(number, total.device).clamp_min(1)
+            mean = total / mean_over_workers(number, total.device)
         return {"loss_tree_triplet": self.weight * self._schedule() * mean}
 
     def _schedule(self) -> float:

@@ -176,11 +176,19 @@ def test_unions_agree_with_their_definitions():
 
 def test_a_sum_beyond_one_is_pushed_down():
     logits = torch.full((1, 3, 1), 2.0, requires_grad=True)
-    union, _, log_outside = sum_union(logits, torch.ones(1, 3, 1))
-    assert union.item() > 1 and log_outside.isfinite()
+    union, log_inside, log_outside = sum_union(logits, torch.ones(1, 3, 1))
+    assert union.item() > 1 and log_outside.isfinite() and log_inside.item() == 0
     (-log_outside).sum().backward()
     p = torch.tensor(2.0).sigmoid()
-    assert torch.allclose(logits.grad, (p * (1 - p) / SATURATION).expand(1, 3, 1))
+    assert torch.allclose(logits.grad, (p * (1 - p) / SATURATION + p).expand(1, 3, 1))
+
+
+@pytest.mark.parametrize("union", [sum_union, noisy_or_union])
+def test_a_region_near_one_is_pushed_down(union):
+    logits = torch.tensor([[[8.0]]], requires_grad=True)
+    _, _, log_outside = union(logits, torch.ones(1, 1, 1))
+    (-log_outside).sum().backward()
+    assert logits.grad.item() > 0.99
 
 
 def test_cosine_needs_a_pair():

@@ -94,7 +94,7 @@ def _kind(module: nn.Module, name: str, parameter: nn.Parameter) -> str:
         return "norms"
     if isinstance(module, nn.Embedding):
         return "embeddings"
-    return "biases" if name == "bias" else "weights"
+    return "biases" if name.endswith("bias") else "weights"  # such as in_proj_bias
 
 
 def _table(groups: list[dict]) -> str:

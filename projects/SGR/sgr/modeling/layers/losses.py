@@ -50,13 +50,13 @@ def matching_costs(costs: Tensor) -> np.ndarray:
 
 
 def mean_over_workers(number: float | Tensor, device: torch.device) -> Tensor:
-    """Compute the mean of a number over the workers of a distributed training.
+    """Compute the mean of a number over the workers of a distributed training, to divide sums by.
 
-    All workers must call it. The result is a float32 scalar on ``device``. Nothing waits for a
-    number that is a scalar on ``device``.
+    All workers must call it. The result is a float32 scalar on ``device``, and 1 if no worker has
+    any: the sums are 0 then. Nothing waits for a number that is a scalar on ``device``.
     """
     value = torch.zeros((), device=device) + number
     if distributed.is_available() and distributed.is_initialized():
         distributed.all_reduce(value)
         value /= distributed.get_world_size()
-    return value
+    return value.where(value > 0, 1)

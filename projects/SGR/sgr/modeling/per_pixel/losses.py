@@ -137,7 +137,7 @@ def mean_over_labelled(losses: Tensor, labels: Tensor, ignore_value: int) -> Ten
     must call it.
     """
     labelled = mean_over_workers((labels != ignore_value).sum(), losses.device)
-    return losses.sum() / labelled.clamp_min(1)
+    return losses.sum() / labelled
 
 
 def resize(maps: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:

@@ -196,7 +196,7 @@ class ConceptCriterion(nn.Module):
         )
         cosine = pairwise_cosine(logits.sigmoid(), targets.weights, groups)
 
-        num_components = mean_over_workers(sum(targets.counts), logits.device).clamp_min(1)
+        num_components = mean_over_workers(sum(targets.counts), logits.device)
         terms = {"focal": focal, "dice": dice, "cosine": cosine}
         # The empty sum keeps the regions in the graph where nothing matched, as DDP needs it.
         nothing = 0 * logits.sum()

@@ -5,12 +5,14 @@ Literal versions are in tools/benchmarks/matcher.py.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# From 1 - SATURATION on, log(1 - sum) of a sum of regions goes on as a straight line. So it stays
-# finite, and still pushes down regions that cover another component.
+# From 1 - SATURATION on, log(1 - sum) of a sum of regions goes on as a straight line, so that it
+# stays finite.
 SATURATION = 0.05
 
 
@@ -35,14 +37,17 @@ def sum_union(logits: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Unite the regions of each group as in Eq. 6: by their sum, which may pass 1.
 
     Below ``1 - SATURATION``, both logarithms are exact. Above, log(1 - sum) goes on along its
-    tangent at this value, and log(sum) stops at 0.
+    tangent at this value, and log(sum) stops at 0. The tangent alone would not push down a region
+    whose P is near 1. So log(1 - union) of the noisy or is added where it is below
+    log(SATURATION), which it can be only above.
 
     Arguments and results are those of :func:`noisy_or_union`.
     """
     union = groups.mT @ logits.sigmoid()
     knee = 1 - SATURATION
     below = union.clamp_max(knee)
-    log_outside = torch.log1p(-below) - (union - below) / SATURATION
+    certain = (groups.mT @ F.logsigmoid(-logits) - math.log(SATURATION)).clamp_max(0)
+    log_outside = torch.log1p(-below) - (union - below) / SATURATION + certain
     log_inside = union.clamp(torch.finfo(logits.dtype).tiny, 1).log()
     return union, log_inside, log_outside
 
