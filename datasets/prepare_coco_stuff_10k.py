@@ -34,6 +34,7 @@ from scipy.io import loadmat
 
 from preparation import IGNORED, Split, find_files, main, pair_files, to_classes
 from sgr.data.faults import Fault, FaultKind
+from sgr.data.texts import read_text
 from sgr.data.truth.image_files import read_labels
 
 # COCO's numbers of the 80 things, and those of the 91 kinds of stuff.
@@ -71,7 +72,7 @@ def find_splits(root: Path, *, partial: bool = False) -> list[Split]:
                     folder / "images_detectron2" / split / f"{key}.jpg"
                 ),
                 # Names by line; some lists end in blank ones.
-                expected=dict.fromkeys(list_file.read_text(encoding="utf-8").split()),
+                expected=dict.fromkeys(read_text(list_file).split()),
                 partial=partial,
             )
         )

@@ -31,6 +31,13 @@ def test_the_draft_of_a_killed_run_is_no_obstacle(tmp_path):
     assert target.read_bytes() == b"image" and not left.exists()
 
 
+def test_the_longest_name(tmp_path):
+    target = tmp_path / ("長" * 83 + ".png")  # 253 bytes of the 255 that file systems allow
+    with draft_of(target) as draft:
+        draft.write_text("after")
+    assert target.read_text() == "after" and os.listdir(tmp_path) == [target.name]
+
+
 def test_a_file_that_others_can_do_without(tmp_path, caplog):
     with warn_unless_written(tmp_path / "new" / "a.txt") as draft:
         draft.write_text("after")

@@ -19,6 +19,13 @@ def test_the_size_follows_from_the_pictures(size):
     assert abs(width - 2 * height * size[1] / size[0]) < 20  # two columns of half the size
 
 
+@pytest.mark.parametrize("size", [(2, 3000), (3000, 2)])
+def test_strips(size):
+    image = np.zeros((*size, 3), np.uint8)
+    height, width, _ = draw_regions_beside(image, image, np.zeros((5, 1, 1)), list("abcde")).shape
+    assert 360 <= height <= 1080 and width < 12_000
+
+
 def test_what_is_where():
     image = np.full((400, 400, 3), 90, np.uint8)
     picture = np.full((400, 400, 3), 7, np.uint8)

@@ -259,6 +259,11 @@ def test_cityscapes(root):
         with pytest.raises(ValueError, match=f"(?s)nothing but .*{stranger}"):
             DatasetCatalog.get("cityscapes_fine_sem_seg_train")
         stranger.unlink()
+    polygons = next((root / "cityscapes/gtFine/train/bochum").glob("*polygons.json"))
+    for damaged in ("", "{}", "[]"):
+        polygons.write_text(damaged)
+        with pytest.raises(ValueError, match=f"{polygons} is damaged"):
+            DatasetCatalog.get("cityscapes_fine_sem_seg_train")
     for folder in [images / "aachen", images / "bochum"]:
         for file in folder.iterdir():
             file.unlink()

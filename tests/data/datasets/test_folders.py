@@ -2,6 +2,8 @@
 
 import json
 import logging
+import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,6 +145,15 @@ class TestPairs:
         list_file.unlink()
         with pytest.raises(FileNotFoundError, match="no list of images .*train.txt"):
             DatasetCatalog.get("mine")
+
+    def test_accents_are_stored_in_two_ways(self, tmp_path):
+        composed, decomposed = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+        images, labels = write(tmp_path, [composed])
+        (images / f"{composed}.jpg").rename(images / f"{decomposed}.jpg")
+        for listed in (composed, decomposed):
+            (tmp_path / "list.txt").write_text(listed, encoding="utf-8")
+            (record,) = Folders(images, labels, list_file=tmp_path / "list.txt").load_pairs()
+            assert record["image_id"] == composed and Path(record["file_name"]).is_file()
 
     def test_shares_are_stable_and_complete(self, tmp_path):
         def split(share):
@@ -322,6 +333,12 @@ class TestInstances:
         assert metadata.thing_classes == ["car", "dog"] and metadata.json_file == str(file)
         assert metadata.thing_dataset_id_to_contiguous_id == {3: 0, 8: 1}
         assert metadata.evaluator_type == "sem_seg"
+
+    def test_an_image_that_is_listed_twice(self, tmp_path):
+        folders = write(tmp_path, ["a", "b"])
+        file = write_instances(tmp_path / "things.json", ["a.jpg", "b.jpg", "a.jpg"])
+        sgr.register_sem_seg("mine", *folders, classes=3, instances_json=file)
+        assert [len(record["annotations"]) for record in DatasetCatalog.get("mine")] == [2, 1]
 
     def test_paths_are_compared_in_their_shortest_form(self, tmp_path):
         _, labels = write(tmp_path, ["a", "north/b"])

@@ -223,5 +223,5 @@ def test_user_mistakes_are_named(tmp_path, record, ids):
     record["pan_seg_file_name"] = str(tmp_path / "gone.png")
     with pytest.raises(FileNotFoundError, match=r"gone\.png"):
         plain_mapper()(record)
-    with pytest.raises(ValueError, match="ignore_value is 4"):
+    with pytest.raises(ValueError, match=r"ignore_value \(MODEL.SEM_SEG_HEAD.IGNORE_VALUE\) is 4"):
         plain_mapper(ignore_value=4)

@@ -350,7 +350,7 @@ def test_record_without_labels(record):
 def test_ignored_label_is_no_class():
     with pytest.raises(ValueError, match="ignore_label is 0"):
         plain_mapper(ignore_label=0)
-    with pytest.raises(ValueError, match="ignore_value is 4"):
+    with pytest.raises(ValueError, match=r"ignore_value \(MODEL.SEM_SEG_HEAD.IGNORE_VALUE\) is 4"):
         plain_mapper(ignore_value=4)
 
 

@@ -103,6 +103,13 @@ def test_exif_orientation(tmp_path, turn):
     assert "EXIF" not in size_fault(path, (4, 2), "it is", (3, 4))
 
 
+@pytest.mark.parametrize("exif", [b"Exif\0\0no-tiff", b"Exif\0\0II*\0"])
+def test_damaged_exif_data_turn_nothing(tmp_path, exif):
+    path = str(tmp_path / "a.jpg")
+    Image.new("L", (4, 2)).save(path, exif=exif, dpi=(72, 72))  # else Pillow reads them at once
+    assert exif_orientation(path) == 1 and read_image(path, "L").shape == (2, 4, 1)
+
+
 RAMP = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16
 
 

@@ -27,8 +27,10 @@ def draft_of(path: str | os.PathLike, *, sync: bool = False) -> Iterator[Path]:
         ``path``; after an error it is removed.
     """
     path = Path(path)
-    # The suffix is not the file's own: loaders would take a draft for one of their files.
-    draft = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    # The suffix is not the file's own: loaders would take a draft for one of their files. File
+    # systems allow names of 255 bytes, and the file's may have as many.
+    name = os.fsdecode(os.fsencode(path.name)[:200])
+    draft = path.with_name(f".{name}.{os.getpid()}-{threading.get_ident()}.tmp")
     with suppress(OSError):  # a process with the same number may have been killed
         draft.unlink()
     try:

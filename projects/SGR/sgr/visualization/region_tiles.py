@@ -13,6 +13,8 @@ from .overlays import overlay_heat
 
 # The smallest and largest height of the large picture, in pixels.
 _HEIGHTS = (360, 1080)
+# And its largest width. A strip that is longer is drawn higher than it is.
+_WIDTH = 4 * _HEIGHTS[1]
 _GAP = 4
 
 
@@ -79,7 +81,7 @@ def draw_beside(image: np.ndarray, picture: np.ndarray) -> np.ndarray:
 def _large_size(size: tuple[int, int]) -> tuple[int, int]:
     height = min(max(size[0], _HEIGHTS[0]), _HEIGHTS[1])
     height -= height % 2
-    return height, max(1, round(size[1] * height / size[0]))
+    return height, min(max(1, round(size[1] * height / size[0])), _WIDTH)
 
 
 def _resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:

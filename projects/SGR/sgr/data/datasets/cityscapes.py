@@ -71,22 +71,21 @@ def load_cityscapes(split: str) -> list[dict]:
 
     Raises:
         FileNotFoundError: the split is not there, or an image lacks one of its other files.
-        ValueError: there are visible files that Cityscapes does not have.
+        ValueError: there are visible files that Cityscapes does not have, or one is damaged.
     """
     paths = _paths(split)
     check_present(paths.values(), HOW_TO_GET_CITYSCAPES)
     found, missing = _find(paths["image_dir"], paths["gt_dir"])
     records = []
     for image, stem in found:
-        polygons = json.loads(Path(f"{stem}_polygons.json").read_text(encoding="utf-8"))
-        records.append(
-            {
-                "file_name": str(image),
-                "sem_seg_file_name": f"{stem}_labelTrainIds.png",
-                "height": polygons["imgHeight"],
-                "width": polygons["imgWidth"],
-            }
-        )
+        file = Path(f"{stem}_polygons.json")
+        try:
+            polygons = json.loads(file.read_text(encoding="utf-8"))
+            size = {"height": polygons["imgHeight"], "width": polygons["imgWidth"]}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{file} is damaged: {type(error).__name__}: {error}") from error
+        names = {"file_name": str(image), "sem_seg_file_name": f"{stem}_labelTrainIds.png"}
+        records.append({**names, **size})
     if missing:
         raise incomplete_dataset(missing, records, HOW_TO_GET_CITYSCAPES)
     return records

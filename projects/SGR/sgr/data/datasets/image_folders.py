@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
@@ -101,10 +102,11 @@ def add_annotations(name: str, folders: Folders, records: list[dict]) -> None:
     if folders.instances_json is None or not folders.instances_json.is_file():
         raise FileNotFoundError(f"there is no file of instances {folders.instances_json}")
     # With the name, Detectron2 numbers the categories from 0, and sets them in the metadata.
-    of_file = {
-        os.path.normpath(record["file_name"]): record
-        for record in load_coco_json(str(folders.instances_json), str(folders.image_dir), name)
-    }
+    of_file: dict[str, dict] = {}
+    for record in load_coco_json(str(folders.instances_json), str(folders.image_dir), name):
+        known = of_file.setdefault(os.path.normpath(record["file_name"]), record)
+        if known is not record:  # files that were merged may list an image several times
+            known["annotations"] += record["annotations"]
     listed = 0
     for record in records:
         annotated = of_file.get(os.path.normpath(record["file_name"]))
@@ -132,7 +134,8 @@ def _read_list(file: Path) -> set[str]:
         name = line.strip().replace("\\", "/").removeprefix("./")
         if name:
             suffix = Path(name).suffix
-            stems.add(name.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else name)
+            stem = name.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else name
+            stems.add(unicodedata.normalize("NFC", stem))
     if not stems:
         raise ValueError(f"the list of images {file} is empty")
     return stems

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 
@@ -58,8 +59,8 @@ def load_sem_seg_pairs(
         keep: tells for a stem whether to take its image and label map; None takes all.
 
     Returns:
-        Records with ``file_name``, ``sem_seg_file_name`` and ``image_id``, which is the stem,
-        sorted by stem. The list is empty if ``keep`` takes no image.
+        Records with ``file_name``, ``sem_seg_file_name`` and ``image_id``, which is the stem in
+        Unicode's NFC, sorted by stem. The list is empty if ``keep`` takes no image.
 
     Raises:
         IncompleteDataset: there is no image, or an image or label map has no partner.
@@ -112,6 +113,8 @@ def _by_stem(
         if not path.stem.endswith(ending) or path in leave_out:
             continue
         stem = path.relative_to(folder).with_suffix("").as_posix().removesuffix(ending)
+        # macOS and others store an accent in different ways, and a dataset may have both.
+        stem = unicodedata.normalize("NFC", stem)
         if stem in files:
             raise ValueError(f"{path} and {files[stem]} have the same stem")
         files[stem] = path

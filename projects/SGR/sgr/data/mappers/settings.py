@@ -7,6 +7,9 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+# The name of the argument in messages.
+IGNORE_VALUE = "ignore_value (MODEL.SEM_SEG_HEAD.IGNORE_VALUE)"
+
 
 def check_for_training(mapper_class: type, is_train: bool) -> None:
     """Raise ValueError if ``is_train`` is False: our mappers are for training."""

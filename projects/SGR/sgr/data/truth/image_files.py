@@ -149,7 +149,7 @@ def exif_orientation(file_name: str) -> int:
         OSError: the file does not exist, or is no image.
     """
     with Image.open(file_name) as image:
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        orientation = _exif(image).get(_EXIF_ORIENTATION, 1)
     return orientation if orientation in range(2, 9) else 1
 
 
@@ -257,8 +257,16 @@ def _as_bytes(image: Image.Image, file_name: str, sixteen_bit: str) -> Image.Ima
         low, high = np.percentile(values, _PERCENTILES)
     scaled = (values - low) * (255 / max(high - low, 1))
     result = Image.fromarray(scaled.clip(0, 255).round().astype(np.uint8))
-    result.info["exif"] = image.getexif().tobytes()
+    result.info["exif"] = _exif(image).tobytes()
     return result
+
+
+def _exif(image: Image.Image) -> Image.Exif:
+    """The EXIF data of an image, none if they are damaged: Detectron2 does not use them, either."""
+    try:
+        return image.getexif()
+    except Exception:  # of many kinds, SyntaxError among them
+        return Image.Exif()
 
 
 def _unknown(file_name: str) -> str:
