@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from explorer_data import read_script, unpack
 from sgr.explorer import image_data
@@ -53,6 +54,27 @@ def texts(page, selector):
 @pytest.fixture
 def content(explorer):
     return read_script(explorer / "data" / "00000.js", "explorerImage")[1]
+
+
+@pytest.fixture
+def awkward(explorer, content, index, tmp_path):
+    """An explorer with long names: its first image is tall, the first two have no labels.
+
+    The second image has no predictions either.
+    """
+    folder = tmp_path / "explorer"
+    shutil.copytree(explorer, folder)
+    index["title"] = 68 * "T"
+    index["classes"] = [67 * "m" + name[0] for name in index["classes"]]
+    index["images"][0]["size"] = [1000, 100]
+    write_script(folder / "data" / "index.js", "explorerIndex", index)
+    Image.new("RGB", (16, 160)).save(folder / "thumbnails" / "00000.jpg")
+    content["labels"] = None
+    write_script(folder / "data" / "00000.js", "explorerImage", 0, content)
+    for model in content["models"]:
+        model["prediction"] = None
+    write_script(folder / "data" / "00001.js", "explorerImage", 1, content)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -361,6 +383,16 @@ class TestImage:
         dark = (seen["Errors"][:, :3] < 20).all(axis=1) & (seen["Errors"][:, 3] > 0)
         assert not dark[wrong].any() and dark[(labels > 0) & ~wrong].all()
 
+    def test_layers_of_images_without_labels(self, open_page, awkward):
+        page = open_page("view=image", folder=awkward)
+        page.wait_for_selector(".legend")
+        assert page.get_by_label("Prediction", exact=True).is_checked()
+        assert page.evaluate("document.querySelector('.frame .map').width") > 0
+        page.get_by_role("button", name="next image").click()
+        page.wait_for_selector(".legend", state="detached")
+        assert page.get_by_label("Image", exact=True).is_checked()
+        assert page.evaluate("document.querySelector('.frame .map').width") == 0
+
     def test_a_class_alone(self, open_page):
         page = open_page("view=image")
         button = page.locator(".legend button").first
@@ -392,7 +424,9 @@ class TestConcepts:
         assert state(page)["view"] == "concept" and state(page)["token"] == str(first)
 
     def test_one_over_all_images(self, open_page, index):
-        page = open_page("view=concept&token=2")
+        page = open_page("view=concept")  # the first one
+        page.locator(".crops canvas[data-heat]").nth(4).wait_for()
+        page = open_page("view=concept&token=02")
         concepts = index["models"][0]["kinds"]["tokens"]
         best = unpack(concepts["best"])[2]
         assert texts(page, ".crops .name") == [index["images"][one]["name"] for one in best]
@@ -402,7 +436,7 @@ class TestConcepts:
         assert bars.locator(".value").first.inner_text() == f"{100 * share:.1f} %"
         figures = dict(zip(texts(page, ".figures dt"), texts(page, ".figures dd")))
         assert figures["active in"] == f"{unpack(concepts['active'])[2]} of 5 images"
-        page.wait_for_function("document.querySelectorAll('.crops canvas[data-heat]').length == 5")
+        page.locator(".crops canvas[data-heat]").nth(4).wait_for()
         page.locator(".crops a").first.click()
         page.wait_for_selector(".frame")
         assert state(page)["image"] == str(best[0]) if best[0] else "image" not in state(page)
@@ -425,6 +459,13 @@ class TestKeyboard:
         assert state(page)["image"] == "1"
         page.keyboard.press("ArrowLeft")
         assert state(page).get("image", "0") == "0"
+        page.keyboard.press("ArrowRight")
+        page.get_by_role("button", name="previous image").focus()
+        page.keyboard.press("Enter")
+        page.keyboard.press("Enter")  # the first image has no previous one
+        assert state(page).get("image", "0") == "0"
+        assert page.locator(":focus").get_attribute("aria-label") == "previous image"
+        assert page.locator(":focus").get_attribute("aria-disabled") == "true"
         page.keyboard.press("5")
         assert state(page)["layer"] == "prediction"
         page.wait_for_selector(".list tbody button")
@@ -439,6 +480,9 @@ class TestKeyboard:
         assert state(page)["view"] == "concepts"
         page.keyboard.press("i")
         page.wait_for_selector(".gallery")
+        page.get_by_label("Sort images").press("c")
+        assert state(page).get("view", "images") == "images"
+        page.get_by_label("Sort images").blur()
         page.keyboard.press("c")
         assert state(page)["view"] == "concepts"
         page.keyboard.press("/")
@@ -495,6 +539,8 @@ class TestAddress:
         "nonsense",
         ["view=nothing", "view=image&image=99&token=-1&model=7", "view=image&image=x&layer=y"]
         + ["view=concept&token=9999", "images=iou.99.99", "view=concepts&model=z", "%%%=&&"]
+        # Every object of JavaScript has these names.
+        + ["view=constructor", "view=concepts&kind=toString", "view=image&kind=constructor"]
         + ["view=image&token=1.5", "view=concept&token=-1", "view=image&token=1&attention=-1.0"]
         + ["view=image&attention=7.7&order=nothing&token=1&kind=other&models=9,x"],
     )
@@ -554,6 +600,17 @@ class TestLooks:
         if page.locator(".frame").count():
             assert frame(page).bounding_box()["width"] > 300
 
+    def test_long_names_and_tall_images_on_a_narrow_phone(self, open_page, awkward):
+        page = open_page(folder=awkward, size=(320, 700))
+        page.locator(".gallery img").first.evaluate("one => one.decode()")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320
+        assert page.locator(".gallery img").first.bounding_box()["height"] < 300
+        page.locator(".gallery a").first.click()
+        page.wait_for_selector(".legend")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320
+        box = frame(page).bounding_box()
+        assert box["height"] < 0.86 * 700 and abs(box["height"] / box["width"] - 10) < 0.1
+
     @pytest.mark.parametrize(("size", "scheme"), [(DESKTOP, "light"), (PHONE, "dark")])
     @pytest.mark.parametrize("name", ["class", "image", "concepts", "concept"])
     def test_accessible(self, open_page, axe, name, scheme, size):
@@ -587,10 +644,14 @@ class TestLooks:
             page.get_by_role("button", name="Dataset's colours").click()
 
 
-def test_an_unfinished_explorer_says_so(open_page, explorer, tmp_path):
+def test_an_unfinished_explorer_says_so(open_page, explorer, index, tmp_path):
     for name in ("index.html", "explorer.js", "explorer.css"):
         (tmp_path / name).write_bytes((explorer / name).read_bytes())
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "index.js").write_text("explorerIndex(null);\n")
     page = open_page(folder=tmp_path)
     assert "not written to its end" in page.get_by_role("alert").inner_text()
+    index["images"] = []
+    write_script(tmp_path / "data" / "index.js", "explorerIndex", index)
+    page = open_page("view=image", folder=tmp_path)
+    assert "There are no images yet." in page.locator("main").inner_text()

@@ -252,7 +252,8 @@ export class ConceptView {
     const canvas = h("canvas", { width: 320, height: 240, "aria-hidden": "true" });
     const picture = new Image();
     picture.src = `images/${fileNumber(image)}.jpg`;
-    const still = () => current().view === "concept" && current().token === String(concept);
+    // The address may say "02", or nothing for 0.
+    const still = () => current().view === "concept" && Number(current().token) === concept;
     const show = async () => {
       await drawCrop(canvas, picture, box, null);
       if (!still()) return;

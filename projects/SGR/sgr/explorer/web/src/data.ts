@@ -230,7 +230,7 @@ export function loadImage(image: number): Promise<ImageData_> {
 
 /** The kind of tokens that a model shows: the chosen one where it has it. */
 export function kindOf(kinds: Partial<Record<Kind, unknown>>, chosen: string): Kind | null {
-  if (kinds[chosen as Kind]) return chosen as Kind;
+  if (Object.hasOwn(kinds, chosen)) return chosen as Kind;
   return (Object.keys(kinds)[0] as Kind) ?? null;
 }
 

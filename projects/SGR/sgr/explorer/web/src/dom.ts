@@ -88,7 +88,10 @@ export function select(
   return h("label", { class: "field" }, h("span", {}, label), choice);
 }
 
-/** A button to the image or concept (`what`) before or behind. */
+/**
+ * A button to the image or concept (`what`) before or behind. At the end it does nothing, but it is
+ * not disabled, because a disabled button loses the focus.
+ */
 export function stepButton(
   by: -1 | 1,
   what: string,
@@ -96,14 +99,16 @@ export function stepButton(
   count: number,
   step: (to: number) => void,
 ): HTMLElement {
+  const to = from + by;
+  const atEnd = to < 0 || to >= count;
   return h(
     "button",
     {
       type: "button",
       "data-key": `step${by}`,
-      disabled: from + by < 0 || from + by >= count,
+      "aria-disabled": String(atEnd),
       "aria-label": `${by < 0 ? "previous" : "next"} ${what}`,
-      onclick: () => step(from + by),
+      onclick: () => atEnd || step(to),
     },
     by < 0 ? "←" : "→",
   );

@@ -77,7 +77,7 @@ class Page {
   }
 
   update(state: State, before: State): void {
-    const view = this.views[state.view] ?? this.views.images;
+    const view = this.views[Object.hasOwn(this.views, state.view) ? state.view : "images"];
     this.showHeader(state);
     if (this.main.firstElementChild !== view.element) {
       this.main.replaceChildren(view.element);
@@ -137,7 +137,9 @@ class Page {
       if (event.key === "Escape") target.blur();
       return;
     }
-    if (target.matches("select, input[type=radio]") && event.key.startsWith("Arrow")) return;
+    // A select uses letters and Escape too.
+    if (target.matches("select")) return;
+    if (target.matches("input[type=radio]") && event.key.startsWith("Arrow")) return;
     const scrolls = target.closest(".table") && ["ArrowUp", "ArrowDown"].includes(event.key);
     if (scrolls && !target.closest("button")) return;
     if (this.act(event.key, current())) event.preventDefault();
@@ -191,7 +193,7 @@ class Page {
       return true;
     }
     if (state.view !== "concept") return false;
-    document.querySelector<HTMLElement>(`[data-key="step${by}"]:enabled`)?.click();
+    document.querySelector<HTMLElement>(`[data-key="step${by}"]`)?.click();
     return true;
   }
 

@@ -51,6 +51,10 @@ export class ImageView {
   }
 
   async update(state: State): Promise<void> {
+    if (!this.index.images.length) {
+      fill(this.element, h("p", { class: "muted" }, "There are no images yet."));
+      return;
+    }
     const image = this.imageOf(state);
     // At once, since the data of another image takes a while.
     if (image !== this.shown) this.showToolbar(state, image);
@@ -91,6 +95,7 @@ export class ImageView {
     const step = (by: -1 | 1) =>
       stepButton(by, "image", image, images.length, (to) => go({ image: String(to) }));
     const shown = shownModels(this.index, state);
+    const drawn = this.layerOf(state);
     const toggles = models.map((model, number_) =>
       h(
         "label",
@@ -132,7 +137,7 @@ export class ImageView {
               name: "layer",
               value: layer,
               "data-key": `layer-${layer}`,
-              checked: state.layer === layer,
+              checked: drawn === layer,
               disabled: !this.hasLayer(layer),
               onchange: () => go({ layer }),
             }),
@@ -172,6 +177,11 @@ export class ImageView {
     return this.image.models.some(
       (_, model) => layerMap(layer, this.index, this.image!, model, colors) !== null,
     );
+  }
+
+  /** The layer that is shown: the chosen one, or another one where the image does not have it. */
+  private layerOf({ layer }: State): string {
+    return [layer, "prediction"].find((one) => this.hasLayer(one)) ?? "image";
   }
 
   private draw(state: State, image: number): void {
@@ -233,10 +243,11 @@ export class ImageView {
           : `closest: ${word} ${near}, overlap ${percent(overlap)}`;
     }
     stage.showImage(`images/${fileNumber(image)}.jpg`, entry.name, entry.size);
-    const map = layerMap(state.layer, this.index, this.image!, model, colors);
+    const layer = this.layerOf(state);
+    const map = layerMap(layer, this.index, this.image!, model, colors);
     stage.showMap(map, {
-      labels: state.layer === "errors" ? this.image!.labels : null,
-      only: ["labels", "prediction", "errors"].includes(state.layer) ? state.only : "",
+      labels: layer === "errors" ? this.image!.labels : null,
+      only: ["labels", "prediction", "errors"].includes(layer) ? state.only : "",
       bordersOnly: shownToken !== null,
     });
     const partners: Partner[] =
@@ -269,7 +280,7 @@ export class ImageView {
   }
 
   private showLegend(state: State, colors: Color[]): void {
-    const layer = state.layer;
+    const layer = this.layerOf(state);
     if (!["labels", "prediction", "errors"].includes(layer)) {
       fill(this.legend);
       return;

@@ -91,6 +91,8 @@ export class Stage {
     if (this.picture.getAttribute("src") !== source) this.picture.src = source;
     this.picture.alt = name;
     this.frame.style.aspectRatio = `${width} / ${height}`;
+    // So that a tall image is not higher than the window.
+    this.frame.style.maxWidth = `${(85 * width) / height}vh`;
   }
 
   showMap(

@@ -41,7 +41,7 @@ export const current = (): State => state;
 function read(): State {
   const found = { ...DEFAULTS };
   for (const [key, value] of new URLSearchParams(location.hash.slice(1)))
-    if (key in DEFAULTS) found[key as keyof State] = value;
+    if (Object.hasOwn(DEFAULTS, key)) found[key as keyof State] = value;
   return found;
 }
 
