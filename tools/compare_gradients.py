@@ -33,7 +33,7 @@ from sgr.load import load_model
 
 
 class Comparison(NamedTuple):
-    """Gradients of one part of a model, means over batches.
+    """Gradients of one part of a model, means over the batches in which both have some.
 
     Attributes:
         part: what the names of its parameters begin with.
@@ -72,7 +72,7 @@ def compare_gradients(
     model.train()
     names, parameters = zip(*((n, p) for n, p in model.named_parameters() if p.requires_grad))
     parts = [".".join(name.split(".")[:depth]) for name in names]
-    # One value a batch. The values stay on the device until all batches are done.
+    # Three sums a batch. They stay on the device until all batches are done.
     found = defaultdict(list)
     for batch in batches:
         with EventStorage():
@@ -99,11 +99,13 @@ def compare_gradients(
                 products[part] = products[part].to(one.device) + torch.stack(
                     [(one * other).sum(), one.square().sum(), other.square().sum()]
                 )
-        for part, (product, one, other) in products.items():
-            found[part].append(torch.stack([(one / other).sqrt(), product / (one * other).sqrt()]))
+        for part, sums in products.items():
+            found[part].append(sums)
     rows = []
     for part, values in found.items():
-        ratios, cosines = torch.stack(values, dim=1).cpu()
+        all_sums = torch.stack(values).cpu()
+        product, one, other = all_sums[(all_sums[:, 1:] != 0).all(dim=1)].T
+        ratios, cosines = (one / other).sqrt(), product / (one * other).sqrt()
         rows.append(
             Comparison(part, ratios.mean().item(), cosines.mean().item(), cosines.std().item())
         )

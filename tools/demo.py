@@ -27,7 +27,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -60,6 +59,7 @@ from sgr.inference import (
     draw_output,
     draw_output_regions,
     find_files,
+    looks_like_key,
     output_files,
     output_stems,
     read_ahead,
@@ -141,13 +141,15 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error("--resume is for images; a video is predicted from its start")
     if args.explorer and not args.input:
         parser.error("--explorer shows images: use --input")
-    for name in args.input or args.video_input:
-        if re.fullmatch(r"[A-Z0-9_]+(\.[A-Z0-9_]+)+", name) and not Path(name).exists():
-            parser.error(f"{name} looks like a key of the config; put --opts before it")
+    for name in filter(looks_like_key, args.input or args.video_input):
+        parser.error(f"{name} looks like a key of the config; put --opts before it")
     try:
         args.jobs, args.problems = plan(args)
         if args.explorer:
             check_folder(args.explorer)
+            output, explorer = args.output.expanduser().resolve(), args.explorer.resolve()
+            if explorer in (output, *output.parents):
+                raise ValueError(f"--output {args.output} lies in the folder of --explorer")
     except ValueError as error:
         parser.error(str(error))
     return args
@@ -190,6 +192,8 @@ def plan(args: argparse.Namespace) -> tuple[list[tuple[Path, Path, str]], dict[s
             stems = output_stems(files)
     data = [output / file for stem in filter(None, stems) for file in data_files(stem)]
     refuse_overwriting(files, [*results, *data])
+    for both in {*results} & {*data}:
+        raise ValueError(f"{both} would be the picture of one file and hold results of another")
     return list(zip(files, results, stems)), problems
 
 

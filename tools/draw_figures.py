@@ -28,7 +28,7 @@ from detectron2.utils.logger import setup_logger
 from PIL import Image
 
 from sgr.data.faults import list_values
-from sgr.data.loading import load_dataset
+from sgr.data.loading import check_registered, load_dataset
 from sgr.dataset_check import spread
 from sgr.evaluation.token_metrics import label_histograms
 from sgr.explorer import ExplorerModel, add_models_arguments, load_models
@@ -83,6 +83,7 @@ class Images:
     """
 
     def __init__(self, models: list[ExplorerModel], dataset: str, numbers: list[int]):
+        check_registered(dataset, "--dataset, or DATASETS.TEST, has")
         records = load_dataset(dataset)
         numbers = numbers or list(spread(3, len(records)))
         wrong = [number for number in numbers if not 0 <= number < len(records)]

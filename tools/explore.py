@@ -24,6 +24,7 @@ from detectron2.utils.logger import setup_logger
 from sgr.dataset_check import spread
 from sgr.engine.console import show_any_name
 from sgr.explorer import (
+    MIN_SIDE,
     ExplorerModel,
     ExplorerReport,
     add_models_arguments,
@@ -32,7 +33,7 @@ from sgr.explorer import (
     load_models,
     write_explorer,
 )
-from sgr.inference import IMAGE_SUFFIXES, find_files
+from sgr.inference import IMAGE_SUFFIXES, find_files, looks_like_key
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -72,6 +73,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.num_images < 1:
         parser.error("--num-images must be at least 1")
+    if args.max_side < MIN_SIDE:
+        parser.error(f"--max-side must be at least {MIN_SIDE}")
+    for name in filter(looks_like_key, args.input):
+        parser.error(f"{name} looks like a key of the config; put another option before it")
     try:  # before the models are loaded
         check_folder(args.output)
     except ValueError as error:

@@ -34,7 +34,7 @@ from sgr.dataset_check import spread
 from sgr.engine import Trainer
 from sgr.evaluation import MeanIoUEvaluator
 from sgr.export import export_onnx, export_program, quantize_onnx
-from sgr.inference import IMAGE_SUFFIXES, find_files
+from sgr.inference import IMAGE_SUFFIXES, find_files, refuse_overwriting
 from sgr.load import add_model_arguments, load_model
 
 # For scores: the largest difference, relative to the largest score if that is above 1. For labels:
@@ -213,6 +213,8 @@ def main(arguments: list[str] | None = None) -> None:
     # Its optimiser warns about every "split" that it does not change.
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     model, cfg = load(args)
+    if Path(cfg.MODEL.WEIGHTS).is_file():
+        refuse_overwriting([Path(cfg.MODEL.WEIGHTS)], [args.output])
     calibration = read_images(cfg, args) if args.int8 else []
     start = time.perf_counter()
     export(model, args, calibration)

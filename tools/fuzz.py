@@ -59,6 +59,8 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--case needs the --seed of its run")
     if args.case and (args.case[0] not in KINDS or not args.case[1].isdigit()):
         parser.error(f"--case is one of {', '.join(KINDS)} and a number, not {args.case}")
+    if args.jobs < 1:
+        parser.error("--jobs must be at least 1")
     return args
 
 

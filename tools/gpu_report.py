@@ -137,10 +137,14 @@ def plan(args: argparse.Namespace) -> Iterator[Part]:
 
 def run(part: Part, seconds: float, log: Path) -> int | None:
     """Run a command; its exit status, or None if it did not end in the given seconds."""
+    env = dict(os.environ)
+    if root := env.get("DETECTRON2_DATASETS"):  # which may be relative to the current folder
+        env["DETECTRON2_DATASETS"] = str(Path(root).expanduser().resolve())
     with log.open("w") as file:
         process = subprocess.Popen(
             [sys.executable, "-W", "ignore", *part.command],
             cwd=ROOT,
+            env=env,
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,

@@ -9,7 +9,7 @@ classes, the preparation of the images, the metrics of the last evaluation, the 
 card. --config-file and --weights of all tools, MODEL.WEIGHTS, sgr.load_model and sgr.Predictor.load
 take it. The metrics are those of --results, or else of inference/results.json beside the
 checkpoint, unless it is older than the checkpoint or may be of a later one. A model folder keeps
-its own metrics. With --push, it goes to the Hugging Face hub.
+its own metrics, name, licence and source. With --push, it goes to the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 from detectron2.utils.logger import setup_logger
 
 from sgr.checkpoints.backbone_file import source_of
-from sgr.checkpoints.model_folder import folder_with, read_description
+from sgr.checkpoints.model_folder import LICENSE, folder_with, read_description
 from sgr.load import add_model_arguments, load_with_checkpoint
 from sgr.packaging import check_push, check_target, license_file, package_model, push_model
 
@@ -30,10 +30,9 @@ from sgr.packaging import check_push, check_target, license_file, package_model,
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Make a folder of a trained model.")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--name", default="", help="for the model card; default: the folder's name")
+    parser.add_argument("--name", help="for the model card; default: the folder's name")
     parser.add_argument(
         "--license",
-        default="unknown",
         metavar="ID",
         help="of the weights, such as apache-2.0, or a file with its text (default: unknown)",
     )
@@ -49,7 +48,16 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--public", action="store_true", help="with --push: for everybody to see")
     parser.add_argument("--force", action="store_true", help="replace a model folder")
     add_model_arguments(parser)
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.weights == "":
+        parser.error("--weights '' means random weights, which are nothing to package")
+    args.output = args.output.expanduser()
+    return args
+
+
+def packaged(weights: Path) -> Path | None:
+    """The model folder that weights come from; None for those of a training."""
+    return weights if weights.is_dir() else folder_with(weights)
 
 
 def read_results(weights: Path, results: Path | None) -> dict[str, Any]:
@@ -60,7 +68,7 @@ def read_results(weights: Path, results: Path | None) -> dict[str, Any]:
     Raises:
         OSError, ValueError: the file that is named cannot be read.
     """
-    folder = weights if weights.is_dir() else folder_with(weights)
+    folder = packaged(weights)
     if results is None and folder is not None:
         return read_description(folder)["metrics"]
     file = results or weights.parent / "inference" / "results.json"
@@ -95,7 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
     setup_logger(name="sgr")
     # Before the work: what would end it.
     check_target(args.output, force=args.force)
-    license_file(args.license)
+    license_file(args.license or "unknown")
     if args.results:
         read_file(args.results)
     if args.push:
@@ -107,15 +115,20 @@ def main(arguments: list[str] | None = None) -> None:
         allow_pickle=args.allow_pickle,
         allow_unsafe_yaml=args.allow_unsafe_yaml,
     )
+    weights = Path(cfg.MODEL.WEIGHTS)
+    folder = packaged(weights)
+    before = {} if folder is None else read_description(folder)
+    if folder is not None and (folder / LICENSE).is_file():
+        before["license"] = str(folder / LICENSE)
     description = package_model(
         model,
         cfg,
         args.output,
-        name=args.name,
-        license=args.license,
-        metrics=read_results(Path(cfg.MODEL.WEIGHTS), args.results),
+        name=args.name or before.get("name", ""),
+        license=args.license or before.get("license", "unknown"),
+        metrics=read_results(weights, args.results),
         classes=rest.get("trainer", {}).get("classes"),
-        source=source_of(Path(cfg.MODEL.WEIGHTS).name, rest),
+        source=before.get("source") or source_of(weights.name, rest),
         force=args.force,
     )
     size = sum(file.stat().st_size for file in args.output.iterdir()) / 1e6

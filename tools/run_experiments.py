@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 launcher = replace(launcher, lock=stack.enter_context(locked(args.output)))
             check_unchanged(runs)
             check_baseline(runs, args.baseline)
-        except (FileNotFoundError, ValueError) as error:
+        except (OSError, ValueError) as error:
             parser.error(str(error))
         failed = 0
         if not args.report_only:

@@ -3,8 +3,8 @@
 
 It writes two pictures for each image. NAME.panel.png has the image, its ground truth, components,
 prediction and the most used concept regions. NAME.tokens.png has the histograms of classes and
-instances of the first few of these regions. If two images have the same NAME, their pictures lie in
-the images' folders below OUTPUT.
+instances of the first few of these regions, if the model has any. If two images have the same NAME,
+their pictures lie in the images' folders below OUTPUT.
 
     python tools/visualize_tokens.py --config-file configs/... --weights model_final.pth \
         --dataset ade20k_sem_seg_val --num-images 8 --output pictures
@@ -21,10 +21,11 @@ from PIL import Image
 
 from sgr.data.loading import check_registered, load_dataset
 from sgr.dataset_check import spread
+from sgr.explorer import load_explorer_model
 from sgr.inference import output_files
 from sgr.inspection.image import Inspector
 from sgr.inspection.pictures import draw_inspected, draw_inspected_tokens
-from sgr.load import add_model_arguments, load_model
+from sgr.load import add_model_arguments
 from sgr.visualization import class_colors
 
 
@@ -48,14 +49,15 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
     setup_logger(name="sgr")
-    model, cfg = load_model(
+    loaded = load_explorer_model(  # with its tokens, if it has some
+        "model",
         [args.config_file, *args.mixins],
         args.weights,
         *args.opts,
-        *("TEST.TOKENS.ENABLED", "True"),
         allow_pickle=args.allow_pickle,
         allow_unsafe_yaml=args.allow_unsafe_yaml,
     )
+    model, cfg = loaded.model, loaded.cfg
     dataset = args.dataset or next(iter(cfg.DATASETS.TEST), None)
     if dataset is None:
         raise ValueError("DATASETS.TEST is empty; name a dataset with --dataset")

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from explorer_data import read_script, unpack
-from sgr.explorer import ExplorerModel, image_data, write_explorer
+from sgr.explorer import ExplorerModel, image_data, write_explorer, writer
 from sgr.explorer.image_data import (
     coarser_regions,
     image_content,
@@ -165,18 +165,19 @@ def test_damaged_files_are_left_out(shapes_models, shapes_records, tmp_path):
         write_explorer(tmp_path / "none", shapes_models[:1], [damaged], metadata, progress=False)
 
 
-def test_an_interruption_keeps_what_is_written(shapes_models, shapes_records, tmp_path):
+def test_an_interruption_keeps_what_is_written(
+    shapes_models, shapes_records, tmp_path, monkeypatch
+):
     records, metadata = shapes_records
 
-    class Interrupted(list):
-        def __iter__(self):
-            yield from records[:2]
+    def inspect(models, inspectors, record, inspect=writer._inspect):
+        if record is records[2]:
             raise KeyboardInterrupt
+        return inspect(models, inspectors, record)
 
+    monkeypatch.setattr(writer, "_inspect", inspect)
     with pytest.raises(KeyboardInterrupt):
-        write_explorer(
-            tmp_path / "one", shapes_models[:1], Interrupted(records), metadata, progress=False
-        )
+        write_explorer(tmp_path / "one", shapes_models[:1], records, metadata, progress=False)
     (content,) = read_script(tmp_path / "one" / "data" / "index.js", "explorerIndex")
     assert len(content["images"]) == 2
 
@@ -213,6 +214,13 @@ class TestFolder:
         with pytest.raises(ValueError, match="page holds something else than an explorer"):
             write(tmp_path / "page")
         assert (tmp_path / "page" / "images" / "logo.png").exists()
+
+    def test_its_own_images_stay(self, write, shapes_models, shapes_records, tmp_path):
+        write()
+        image = tmp_path / "explorer" / "images" / "00000.jpg"
+        with pytest.raises(ValueError, match="00000.jpg lies in .*explorer, which would be repla"):
+            write_explorer(tmp_path / "explorer", shapes_models[2:], [{"file_name": str(image)}])
+        assert image.exists()
 
     def test_what_cannot_be_explored(self, write, shapes_models, shapes_records):
         with pytest.raises(ValueError, match="no image"):

@@ -174,6 +174,12 @@ def test_a_comment_in_a_picture(name, tmp_path):
     assert read_comment(tmp_path / name) == ""
 
 
+def test_a_jpeg_of_too_many_pixels_along_a_side(tmp_path):
+    write_picture(tmp_path / "wide.jpg", Image.new("L", (131_000, 8)))
+    with Image.open(tmp_path / "wide.jpg") as picture:
+        assert picture.size == (65_500, 4)
+
+
 def test_labels_as_a_png(scores, tmp_path):
     labels = scores.argmax(0)
     labels[0, 0] = 9  # no class of the model

@@ -401,6 +401,24 @@ def test_a_licence_of_before_goes(packaged, run, tmp_path):
     assert {file.name for file in copy.iterdir()} == set(FILES) - {"LICENSE"}
 
 
+def test_a_folder_that_is_packaged_again_keeps_what_it_says(run, tmp_path):
+    (tmp_path / "terms.txt").write_text("for friends")
+    main(run, tmp_path / "one", "--license", tmp_path / "terms.txt", "--name", "My net")
+    tool = runpy.run_path(str(CHECKOUT / "tools" / "package_model.py"))
+    before = json.loads((tmp_path / "one" / "model.json").read_text())
+    for output in ("one", "two"):
+        arguments = ["--config-file", str(tmp_path / "one"), "--output", str(tmp_path / output)]
+        tool["main"]([*arguments, "--force"])
+        assert json.loads((tmp_path / output / "model.json").read_text()) == before
+        assert (tmp_path / output / "LICENSE").read_text() == "for friends"
+
+
+def test_random_weights_are_not_packaged(run, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(run, tmp_path / "new", "--weights", "")
+    assert "random weights" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["docs/LICENCE.txt", "LICENCE.txt", "docs/LICENCE"])
 def test_a_licence_that_is_no_file(run, tmp_path, name):
     with pytest.raises(ValueError, match=f"the licence '{name}' is no file that is there"):

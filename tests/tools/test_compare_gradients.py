@@ -58,6 +58,17 @@ def test_equals_the_literal_gradients():
     assert whole.part == "shared"
 
 
+def test_a_batch_in_which_nothing_is_labelled_does_not_count():
+    torch.manual_seed(0)
+    model = _Model()
+    batches = torch.randn(2, 5, 3)
+    rows = compare_gradients(model, batches)
+    model.forward = lambda x, forward=model.forward: {
+        name: loss * bool(x.any()) for name, loss in forward(x).items()
+    }
+    assert compare_gradients(model, [*batches, torch.zeros(5, 3)]) == rows
+
+
 @pytest.mark.parametrize("losses, count", [("loss_other", "none"), ("loss", "each")])
 def test_one_group_only(losses, count):
     with pytest.raises(ValueError, match=f"loss_ce, .*: {count} of them begins with {losses!r}"):

@@ -407,6 +407,14 @@ def test_the_threshold_saves_work_but_options_come_last(tool, models, photos, tm
         (["--batch-size", "0"], "--batch-size must be at least 1"),
         (["--regions", "-1"], "--regions must be at least 0"),
         (["--explorer", "{photos}"], "photos holds something else than an explorer"),
+        (
+            ["--input", "{photos}", "--output", "new/pictures", "--explorer", "new"],
+            "--output new/pictures lies in the folder of --explorer",
+        ),
+        (
+            ["--input", "{photos}/*.png", "{photos}/labels/grey.png", "--output", "new"],
+            "new/labels/grey.png would be the picture of one file and hold results of another",
+        ),
     ],
 )
 def test_mistakes_are_told(tool, photos, capsys, arguments, message):

@@ -66,6 +66,9 @@ def test_mistakes_are_told(tiny_shapes, checkpoints, tmp_path, capsys):
             TOOL["main"](["--figure", "tokens", "--images", *numbers.split(), *config, *weights])
     with pytest.raises(SystemExit):
         TOOL["main"](["--figure", "tokens", "--num-regions", "0", *config, *weights])
+    same = ["--models", f"maskformer_R50_sgr={config[1]}@{weights[1]}"]
+    with pytest.raises(ValueError, match="different names, not maskformer_R50_sgr, maskformer"):
+        TOOL["main"](["--figure", "predictions", *same, *config, *weights])
 
 
 @pytest.mark.parametrize("figure", ["components", "tokens", "matching", "regions"])

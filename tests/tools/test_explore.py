@@ -74,6 +74,19 @@ def test_a_folder_with_something_else(tmp_path, capsys):
     assert "holds something else than an explorer" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--input", "a.jpg", "INPUT.MIN_SIZE_TEST", "32"], "INPUT.MIN_SIZE_TEST looks like a key"),
+        (["--max-side", "16"], "--max-side must be at least 32"),
+    ],
+)
+def test_mistakes_are_told(arguments, message, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        TOOL["parse_args"](["--output", str(tmp_path), "--config-file", "c", *arguments])
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["model.yaml", "=a.yaml", "a=", "a=@weights", "a=b.yaml@"])
 def test_models_have_names_and_configs(text, capsys):
     with pytest.raises(SystemExit):

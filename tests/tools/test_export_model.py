@@ -59,6 +59,12 @@ def test_program_of_a_checkpoint(main, weights, tmp_path, capsys):
     assert labels.shape == (3, 50, 70) and labels.dtype == torch.int64
 
 
+def test_the_checkpoint_is_not_overwritten(main, weights):
+    renamed = weights.rename(weights.with_suffix(".pt2"))
+    with pytest.raises(ValueError, match="weights.pt2 would overwrite the input"):
+        main(arguments(renamed, "--weights", renamed))
+
+
 def test_onnx_of_random_weights(main, tmp_path, capsys):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")

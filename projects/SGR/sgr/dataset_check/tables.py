@@ -95,7 +95,8 @@ def _classes(report: Report) -> str:
     if not rows:
         return ""
     floats = ["", "", "", ".2f", ".2f", *[""] * (len(headers) - 5)]
-    table = tabulate(rows, headers, "pipe", floatfmt=floats)
+    # A name may look like a number.
+    table = tabulate(rows, headers, "pipe", floatfmt=floats, disable_numparse=[1])
     return (
         f"{table}\n\nComponents are those of whole images, larger than "
         f"{options.min_area_ratio:.0%} of the largest; training makes them of crops. The table "
@@ -124,7 +125,7 @@ def _things(report: Report) -> str:
     headers, columns = _instance_columns(report)
     images = report.images_with_instance.tolist()
     rows = list(zip(range(len(names)), names, images, *columns))
-    return tabulate(rows, ["category", "thing", "images", *headers], "pipe")
+    return tabulate(rows, ["category", "thing", "images", *headers], "pipe", disable_numparse=[1])
 
 
 def _is_joint(report: Report) -> bool:

@@ -210,6 +210,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         per_class = tabulate(
             [[name, *list(row.values())[:-1]] for name, row in classes.items()],
             headers=["class", *_NAMES, "TP", "FP", "FN"],
+            disable_numparse=[0],  # a name may look like a number
             **options,
         )
         self._logger.info(f"Panoptic quality on {self._dataset_name}:\n{table}\n\n{per_class}")

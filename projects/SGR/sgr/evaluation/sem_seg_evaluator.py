@@ -277,6 +277,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
                 for name, *values in zip(self._class_names, *by_class.values(), share)
             ],
             headers=["class", *by_class, "% of pixels"],
+            disable_numparse=[0],  # a name may look like a number
             **options,
         )
         self._logger.info(f"Semantic segmentation of {self._dataset_name}:\n{table}\n\n{per_class}")

@@ -11,4 +11,4 @@ from .models import (
     load_models,
     model_name,
 )
-from .writer import ExplorerReport, check_folder, explore_dataset, write_explorer
+from .writer import MIN_SIDE, ExplorerReport, check_folder, explore_dataset, write_explorer

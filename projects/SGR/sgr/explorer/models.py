@@ -113,8 +113,15 @@ def model_name(config: str) -> str:
 
 
 def load_models(args: argparse.Namespace) -> list[ExplorerModel]:
-    """Load the models that the arguments of :func:`add_models_arguments` name."""
+    """Load the models that the arguments of :func:`add_models_arguments` name.
+
+    Raises:
+        ValueError: two have one name; see also :func:`sgr.load_model`.
+    """
     name = args.name or model_name(args.config_file)
+    names = [name, *(other for other, *_ in args.models)]
+    if len(set(names)) < len(names):
+        raise ValueError(f"the models need different names, not {', '.join(names)}; see --name")
     first = (name, [args.config_file, *args.mixins], args.weights)
     return [
         load_explorer_model(

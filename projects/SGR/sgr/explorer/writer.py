@@ -33,6 +33,7 @@ from .palette import safe_colors
 INDEX = "explorerIndex"  # the function that data/index.js calls
 PAGE = ("index.html", "explorer.js", "explorer.css")
 THUMBNAIL = 160
+MIN_SIDE = 32  # the least that max_side may be
 # Of a file or a record, or of the model's run on an image, such as too little memory.
 _ERRORS = (OSError, ValueError, RuntimeError, MemoryError)
 
@@ -94,8 +95,8 @@ def write_explorer(
         raise ValueError(f"an explorer needs models under different names, got {names}")
     if not len(records):
         raise ValueError("there is no image to explore")
-    if max_side < 32:
-        raise ValueError(f"max_side must be at least 32 pixels, got {max_side}")
+    if max_side < MIN_SIDE:
+        raise ValueError(f"max_side must be at least {MIN_SIDE} pixels, got {max_side}")
     metadata = metadata or models[0].metadata
     inspectors = [Inspector(one.model, one.cfg, metadata) for one in models]
     class_names = inspectors[0].class_names
@@ -108,6 +109,9 @@ def write_explorer(
                 "compare models of the same classes"
             )
     check_folder(folder)
+    for record in records:
+        if folder.resolve() in Path(record["file_name"]).resolve().parents:
+            raise ValueError(f"{record['file_name']} lies in {folder}, which would be replaced")
     _clear(folder)
     report = ExplorerReport()
     index = _Index(title, class_names, metadata, names)

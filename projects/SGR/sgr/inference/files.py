@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -42,6 +43,11 @@ def find_files(inputs: Iterable[str], suffixes: Sequence[str]) -> tuple[list[Pat
         for file in files:
             found.setdefault(file.resolve(), file)
     return list(found.values()), problems
+
+
+def looks_like_key(name: str) -> bool:
+    """Whether what a command line has among the names of files is the key of a config."""
+    return bool(re.fullmatch(r"[A-Z0-9_]+(\.[A-Z0-9_]+)+", name)) and not Path(name).exists()
 
 
 def output_files(

@@ -32,6 +32,7 @@ from .drawing import (
 from .files import refuse_overwriting
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
+_JPEG_SIDE = 65500  # the most pixels that Pillow writes along a side
 
 
 @dataclass(frozen=True)
@@ -364,11 +365,16 @@ class Result:
 def write_picture(file: Path, picture: Image.Image, comment: str = "") -> None:
     """Write a PNG or JPEG. A file of this name is whole, also where the program was killed.
 
+    A picture with more pixels along a side than JPEG can have becomes smaller.
+
     Args:
         comment: in ASCII, for :func:`read_comment`.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     kind = "png" if file.suffix.lower() == ".png" else "jpeg"
+    if kind == "jpeg" and max(picture.size) > _JPEG_SIDE:
+        picture = picture.copy()
+        picture.thumbnail((_JPEG_SIDE, _JPEG_SIDE))
     texts = PngInfo()  # PNG has them, and JPEG a comment
     if comment:
         texts.add_text("comment", comment)
