@@ -81,6 +81,14 @@ def test_rates_and_decays(cfg, model):
     assert found["backbone.reasoning.stride4.mixer.layers.0.norm1.weight"] == (1e-3, 0.01)
 
 
+def test_the_rate_of_token_mixers(cfg, model):
+    before, cfg.SOLVER.TOKEN_MIXER_MULTIPLIER = settings(cfg, model), 0.1
+    found = settings(cfg, model)
+    slower = {name for name in found if found[name] != before[name]}
+    assert slower == {name for name in found if ".mixer." in name}
+    assert {found[name][0] for name in slower} == {1e-4}
+
+
 def test_biases(cfg, model):
     assert settings(cfg, model)["classifier.bias"] == (1e-3, 0.05)
     cfg.SOLVER.BIAS_LR_FACTOR = 2.0

@@ -73,6 +73,7 @@ class TestTraining:
         for name in ("focal", "dice", "cosine"):
             assert np.isfinite(last[f"loss_concept_{name}"])
         assert 0 <= last["sgr/active_concepts"] <= 1
+        assert -1 <= last["sgr/token_similarity"] <= 1
         assert 1 <= last["sgr/components_per_image"] <= 24
         assert 24 / 32 <= last["sgr/concepts_matched_per_epoch"] <= 1
         assert {"loss_ce", "loss_mask", "loss_dice", "lr", "tokens/S_C"} <= last.keys()
@@ -521,6 +522,23 @@ def test_concepts_of_two_modules_are_counted_apart():
         step(2, [1, 0], [0, 0, 0])
         step(3, [0, 1], [0, 0, 0])
         assert storage.latest()["sgr/concepts_matched_per_epoch"][0] == pytest.approx(2 / 5)
+
+
+def test_refined_tokens_are_compared():
+    monitor = ConceptMonitor(iterations_per_epoch=2)
+    tokens = torch.randn(2, 3, 8)
+    pairs = [
+        torch.cosine_similarity(image[one], image[other], dim=0)
+        for image in tokens
+        for one, other in ((0, 1), (0, 2), (1, 2))
+    ]
+    with EventStorage() as storage:
+        monitor.trainer = SimpleNamespace(storage=storage, max_iter=4, iter=0)
+        for mixer, refined in ((torch.nn.Identity(), tokens), (torch.nn.Identity().eval(), -1)):
+            monitor._compare(mixer, None, refined)
+        monitor.after_step()
+        similarity = storage.latest()["sgr/token_similarity"][0]
+    assert similarity == pytest.approx(torch.stack(pairs).mean().item(), abs=1e-6)
 
 
 def test_metrics_that_cannot_be_written_are_a_warning(caplog):

@@ -1,4 +1,4 @@
-"""Hooks and writers of a training: the use of concepts, and metrics."""
+"""Hooks and writers of a training: the use of concepts and tokens, and metrics."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 
+from ..modeling.reasoning import SemanticGlobalReasoning
 from ..modeling.supervision import ConceptCriterion, ConceptLosses
+from ..modeling.supervision.losses import pairwise_cosine
 
 
 class ConceptMonitor(HookBase):
-    """Log how many of the K concepts are in use.
+    """Log how many of the K concepts are in use, and how alike the refined tokens are.
 
     * ``sgr/active_concepts``: share of the regions that pass 0.5 somewhere in their image.
     * ``sgr/concepts_matched_per_epoch``, once per epoch: share of the concepts that were matched
       at least once in it. The others are not supervised, but the token metrics count them. Look
       here first if S_C stays high.
+    * ``sgr/token_similarity``: mean cosine between the tokens of an image behind the transformer or
+      graph. At 1 they are all the same, and there is no reasoning: look here first if SGR brings
+      nothing. Compiled modules (MODEL.COMPILE) do not log it.
 
     Concepts of several reasoning modules count as concepts of one.
 
@@ -32,13 +37,21 @@ class ConceptMonitor(HookBase):
         self.iterations_per_epoch = max(iterations_per_epoch, 1)
         self._matched: list[np.ndarray] = []  # of each reasoning module, (K,) bool
         self._active: list[torch.Tensor] = []
+        self._similarities: list[torch.Tensor] = []
 
     def before_train(self):
+        modules = list(self.trainer.model.modules())
         self._handles = [
             module.register_forward_hook(self._watch)
-            for module in self.trainer.model.modules()
+            for module in modules
             if isinstance(module, ConceptCriterion)
         ]
+        if not self.trainer.cfg.MODEL.COMPILE:
+            self._handles += [
+                module.mixer.register_forward_hook(self._compare)
+                for module in modules
+                if isinstance(module, SemanticGlobalReasoning)
+            ]
 
     def _watch(self, _criterion, _inputs, output: ConceptLosses):
         matched, module = np.asarray(output.matched.any(axis=0)), len(self._active)
@@ -48,7 +61,20 @@ class ConceptMonitor(HookBase):
             self._matched[module] = self._matched[module] | matched
         self._active.append(output.active.to("cpu", non_blocking=True))
 
+    @torch.no_grad()
+    def _compare(self, mixer, _inputs, refined: torch.Tensor):
+        if not mixer.training:  # in an evaluation between two steps
+            return
+        batch, count, channels = refined.shape
+        ones = refined.new_ones
+        cosines = pairwise_cosine(refined, ones(batch, channels), ones(batch, count, 1))
+        self._similarities.append(cosines.mean().to("cpu", non_blocking=True))
+
     def after_step(self):
+        if self._similarities:
+            similarity = np.mean([each.item() for each in self._similarities])
+            self.trainer.storage.put_scalar("sgr/token_similarity", similarity)
+            self._similarities.clear()
         if self._active:
             # The trainer has read the losses since, which were queued later than these copies.
             active = np.mean([share.item() for share in self._active])

@@ -15,7 +15,7 @@ from fvcore.common.param_scheduler import ParamScheduler, PolynomialDecayParamSc
 from tabulate import tabulate
 from torch import nn
 
-from ..modeling.reasoning import ReasoningModule
+from ..modeling.reasoning import ReasoningModule, SemanticGlobalReasoning
 
 NORMS = (
     nn.modules.batchnorm._BatchNorm,
@@ -31,7 +31,8 @@ def parameter_groups(cfg, model: nn.Module) -> list[dict]:
 
     * The rate is ``SOLVER.BASE_LR``. In ``model.backbone`` it is multiplied by
       ``SOLVER.BACKBONE_MULTIPLIER``, except in reasoning modules: these have the rate of the head
-      wherever they sit.
+      wherever they sit. In SGR's token mixers it is multiplied by
+      ``SOLVER.TOKEN_MIXER_MULTIPLIER``.
     * The weight decay is ``SOLVER.WEIGHT_DECAY``. Normalisation layers have ``WEIGHT_DECAY_NORM``,
       embeddings ``WEIGHT_DECAY_EMBED``, and other biases ``WEIGHT_DECAY_BIAS``, if it is set.
       Embeddings are the weights of ``nn.Embedding``, and the parameters that a module names in a
@@ -42,9 +43,12 @@ def parameter_groups(cfg, model: nn.Module) -> list[dict]:
     """
     backbone = getattr(model, "backbone", None)
     slow = {id(p) for p in backbone.parameters()} if backbone is not None else set()
+    mixers: set[int] = set()
     for module in model.modules():
         if isinstance(module, ReasoningModule):
             slow -= {id(p) for p in module.parameters()}
+        if isinstance(module, SemanticGlobalReasoning) and cfg.SOLVER.TOKEN_MIXER_MULTIPLIER != 1:
+            mixers |= {id(p) for p in module.mixer.parameters()}
 
     embeddings: set[int] = set()
     for module in model.modules():
@@ -59,12 +63,14 @@ def parameter_groups(cfg, model: nn.Module) -> list[dict]:
                 continue
             seen.add(id(parameter))
             place = "backbone" if id(parameter) in slow else "head and reasoning"
+            place = "token mixers" if id(parameter) in mixers else place
             kind = "embeddings" if id(parameter) in embeddings else _kind(module, name, parameter)
             groups[place, kind].append(parameter)
 
     rates = {
         "backbone": cfg.SOLVER.BASE_LR * cfg.SOLVER.BACKBONE_MULTIPLIER,
         "head and reasoning": cfg.SOLVER.BASE_LR,
+        "token mixers": cfg.SOLVER.BASE_LR * cfg.SOLVER.TOKEN_MIXER_MULTIPLIER,
     }
     bias_decay = cfg.SOLVER.WEIGHT_DECAY_BIAS
     decays = {

@@ -58,7 +58,7 @@ def pairwise_cosine(regions: Tensor, weights: Tensor, groups: Tensor) -> Tensor:
     It needs no K x K matrix: the sum over the pairs is ``|sum of unit vectors|^2 - size``.
 
     Args:
-        regions: (B, K, N) probabilities.
+        regions: (B, K, N) probabilities, or any other vectors.
         weights: (B, N) weights of the cells in the inner products.
         groups: (B, K, C), 1 where a region belongs to a group.
 
