@@ -526,18 +526,22 @@ def test_concepts_of_two_modules_are_counted_apart():
 
 def test_refined_tokens_are_compared():
     monitor = ConceptMonitor(iterations_per_epoch=2)
-    tokens = torch.randn(2, 3, 8)
+    mixer, tokens = torch.nn.Dropout(), torch.randn(2, 3, 8)
+    mixer.register_forward_hook(monitor._compare)
     pairs = [
         torch.cosine_similarity(image[one], image[other], dim=0)
         for image in tokens
         for one, other in ((0, 1), (0, 2), (1, 2))
     ]
     with EventStorage() as storage:
-        monitor.trainer = SimpleNamespace(storage=storage, max_iter=4, iter=0)
-        for mixer, refined in ((torch.nn.Identity(), tokens), (torch.nn.Identity().eval(), -1)):
-            monitor._compare(mixer, None, refined)
-        monitor.after_step()
+        for iteration in (18, 19, 20):
+            monitor.trainer = SimpleNamespace(storage=storage, max_iter=40, iter=iteration)
+            mixer(tokens)
+            mixer.eval()(torch.ones(2, 3, 8))  # an evaluation
+            mixer.train()
+            monitor.after_step()
         similarity = storage.latest()["sgr/token_similarity"][0]
+        assert len(storage.history("sgr/token_similarity").values()) == 1
     assert similarity == pytest.approx(torch.stack(pairs).mean().item(), abs=1e-6)
 
 

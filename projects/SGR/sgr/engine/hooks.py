@@ -10,10 +10,13 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
+from torch import nn
 
 from ..modeling.reasoning import SemanticGlobalReasoning
 from ..modeling.supervision import ConceptCriterion, ConceptLosses
 from ..modeling.supervision.losses import pairwise_cosine
+
+_PERIOD = 20  # iterations, as between two lines of Detectron2's log
 
 
 class ConceptMonitor(HookBase):
@@ -23,9 +26,10 @@ class ConceptMonitor(HookBase):
     * ``sgr/concepts_matched_per_epoch``, once per epoch: share of the concepts that were matched
       at least once in it. The others are not supervised, but the token metrics count them. Look
       here first if S_C stays high.
-    * ``sgr/token_similarity``: mean cosine between the tokens of an image behind the transformer or
-      graph. At 1 they are all the same, and there is no reasoning: look here first if SGR brings
-      nothing. Compiled modules (MODEL.COMPILE) do not log it.
+    * ``sgr/token_similarity``, every 20 iterations: mean cosine between the tokens of an image
+      behind the transformer or graph. At 1 they are all the same, and there is no reasoning: look
+      here first if SGR brings nothing. It costs a pass of the transformer or graph. Compiled
+      modules (MODEL.COMPILE) do not log it.
 
     Concepts of several reasoning modules count as concepts of one.
 
@@ -62,9 +66,14 @@ class ConceptMonitor(HookBase):
         self._active.append(output.active.to("cpu", non_blocking=True))
 
     @torch.no_grad()
-    def _compare(self, mixer, _inputs, refined: torch.Tensor):
-        if not mixer.training:  # in an evaluation between two steps
+    def _compare(self, mixer: nn.Module, inputs: tuple[torch.Tensor], _refined: torch.Tensor):
+        # Where it does not train, this is the pass below, or an evaluation between two steps.
+        step = self.trainer.iter + 1
+        if not mixer.training or (step % _PERIOD and step != self.trainer.max_iter):
             return
+        mixer.eval()  # with dropout, equal tokens differ
+        refined = mixer(*inputs)
+        mixer.train()
         batch, count, channels = refined.shape
         ones = refined.new_ones
         cosines = pairwise_cosine(refined, ones(batch, channels), ones(batch, count, 1))
@@ -73,7 +82,9 @@ class ConceptMonitor(HookBase):
     def after_step(self):
         if self._similarities:
             similarity = np.mean([each.item() for each in self._similarities])
-            self.trainer.storage.put_scalar("sgr/token_similarity", similarity)
+            self.trainer.storage.put_scalar(
+                "sgr/token_similarity", similarity, smoothing_hint=False
+            )
             self._similarities.clear()
         if self._active:
             # The trainer has read the losses since, which were queued later than these copies.
