@@ -167,6 +167,10 @@ class TestChangedConfigs:
         with pytest.raises(ValueError, match=match):
             resume(MODEL__BACKBONE__FREEZE_AT=3)
 
+    def test_another_rate_of_the_transformer(self, resume):
+        with pytest.raises(ValueError, match="in other groups.*Set SOLVER.TOKEN_MIXER_MULTIPLIER"):
+            resume(SOLVER__TOKEN_MIXER_MULTIPLIER=0.1)
+
     def test_another_number_of_concepts(self, resume):
         with pytest.raises(ValueError, match="that of another model.*without --resume(?s:.*)conc"):
             resume(MODEL__SGR__NUM_CONCEPTS=40)

@@ -91,6 +91,14 @@ def test_the_rate_of_token_mixers(cfg, model):
 
 def test_biases(cfg, model):
     assert settings(cfg, model)["classifier.bias"] == (1e-3, 0.05)
+    # Before, attention's biases were always among the weights: the groups must stay, for --resume.
+    in_proj = next(p for name, p in model.named_parameters() if name.endswith("in_proj_bias"))
+    (group,) = (
+        group["name"]
+        for group in parameter_groups(cfg, model)
+        if any(parameter is in_proj for parameter in group["params"])
+    )
+    assert group == "head and reasoning: weights"
     cfg.SOLVER.BIAS_LR_FACTOR = 2.0
     cfg.SOLVER.WEIGHT_DECAY_BIAS = 0.0
     found = settings(cfg, model)

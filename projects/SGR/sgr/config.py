@@ -324,7 +324,7 @@ def _add_solver(cfg: CN) -> None:
             # Learning rate of the backbone relative to BASE_LR. Its reasoning modules have BASE_LR.
             "BACKBONE_MULTIPLIER": 0.1,
             # Learning rate of SGR's transformer (or graph) relative to BASE_LR. A transformer that
-            # learns at 0.001 or faster may give all tokens the same value: docs/design.md, "Rate".
+            # learns fast may give all tokens the same value: see "Rate" in docs/design.md.
             "TOKEN_MIXER_MULTIPLIER": 1.0,
             # Weight decay of embeddings (queries, relative positions). For norms, there is
             # Detectron2's WEIGHT_DECAY_NORM.

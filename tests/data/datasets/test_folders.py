@@ -154,6 +154,12 @@ class TestPairs:
             (tmp_path / "list.txt").write_text(listed, encoding="utf-8")
             (record,) = Folders(images, labels, list_file=tmp_path / "list.txt").load_pairs()
             assert record["image_id"] == composed and Path(record["file_name"]).is_file()
+        file = write_instances(tmp_path / "things.json", [f"{composed}.jpg"])
+        sgr.register_sem_seg("mine", images, labels, classes=3, instances_json=file)
+        assert [len(record["annotations"]) for record in DatasetCatalog.get("mine")] == [1]
+        (labels / f"{composed}.png").rename(labels / f"{composed}_{decomposed}.png")
+        (record,) = Folders(images, labels, label_suffix=f"_{composed}").load_pairs()
+        assert record["image_id"] == composed
 
     def test_shares_are_stable_and_complete(self, tmp_path):
         def split(share):

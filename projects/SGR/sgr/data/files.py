@@ -29,7 +29,7 @@ def draft_of(path: str | os.PathLike, *, sync: bool = False) -> Iterator[Path]:
     path = Path(path)
     # The suffix is not the file's own: loaders would take a draft for one of their files. File
     # systems allow names of 255 bytes, and the file's may have as many.
-    name = os.fsdecode(os.fsencode(path.name)[:200])
+    name = path.name if len(os.fsencode(path.name)) <= 200 else path.name[:50]
     draft = path.with_name(f".{name}.{os.getpid()}-{threading.get_ident()}.tmp")
     with suppress(OSError):  # a process with the same number may have been killed
         draft.unlink()

@@ -27,9 +27,9 @@ class ConceptMonitor(HookBase):
       at least once in it. The others are not supervised, but the token metrics count them. Look
       here first if S_C stays high.
     * ``sgr/token_similarity``, every 20 iterations: mean cosine between the tokens of an image
-      behind the transformer or graph. At 1 they are all the same, and there is no reasoning: look
-      here first if SGR brings nothing. It costs a pass of the transformer or graph. Compiled
-      modules (MODEL.COMPILE) do not log it.
+      behind the transformer or graph, in the main process. At 1 they are all the same, and there is
+      no reasoning: look here first if SGR brings nothing. It costs a pass of the transformer or
+      graph. Compiled modules (MODEL.COMPILE) do not log it.
 
     Concepts of several reasoning modules count as concepts of one.
 
@@ -72,11 +72,14 @@ class ConceptMonitor(HookBase):
         if not mixer.training or (step % _PERIOD and step != self.trainer.max_iter):
             return
         mixer.eval()  # with dropout, equal tokens differ
-        refined = mixer(*inputs)
-        mixer.train()
+        try:
+            refined = mixer(*inputs).float()
+        finally:
+            mixer.train()
         batch, count, channels = refined.shape
         ones = refined.new_ones
-        cosines = pairwise_cosine(refined, ones(batch, channels), ones(batch, count, 1))
+        with torch.autocast(refined.device.type, enabled=False):
+            cosines = pairwise_cosine(refined, ones(batch, channels), ones(batch, count, 1))
         self._similarities.append(cosines.mean().to("cpu", non_blocking=True))
 
     def after_step(self):

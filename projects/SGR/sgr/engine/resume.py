@@ -62,6 +62,9 @@ def check_optimizer_state(
         counts = [sum(len(group["params"]) for group in each) for each in (saved, groups)]
         problem = f"its optimizer has {counts[0]} parameters, and this training {counts[1]}"
         keys = "what decides which parameters are trained, such as MODEL.BACKBONE.FREEZE_AT"
+        if counts[0] == counts[1]:
+            problem = "its optimizer has the parameters in other groups"
+            keys = "SOLVER.TOKEN_MIXER_MULTIPLIER, BIAS_LR_FACTOR and WEIGHT_DECAY_BIAS"
     else:
         return
     raise ValueError(

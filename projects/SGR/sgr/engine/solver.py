@@ -55,6 +55,9 @@ def parameter_groups(cfg, model: nn.Module) -> list[dict]:
         if hasattr(module, "no_weight_decay"):
             names = module.no_weight_decay()
             embeddings |= {id(p) for name, p in module.named_parameters() if name in names}
+    # Where biases are set as weights are, attention's in_proj_bias stays among the weights, so that
+    # trainings of earlier versions can be resumed.
+    are_biases_apart = cfg.SOLVER.BIAS_LR_FACTOR != 1 or cfg.SOLVER.WEIGHT_DECAY_BIAS is not None
     groups: dict[tuple[str, str], list[nn.Parameter]] = defaultdict(list)
     seen: set[int] = set()
     for module in model.modules():
@@ -65,6 +68,8 @@ def parameter_groups(cfg, model: nn.Module) -> list[dict]:
             place = "backbone" if id(parameter) in slow else "head and reasoning"
             place = "token mixers" if id(parameter) in mixers else place
             kind = "embeddings" if id(parameter) in embeddings else _kind(module, name, parameter)
+            if kind == "weights" and name.endswith("bias") and are_biases_apart:
+                kind = "biases"
             groups[place, kind].append(parameter)
 
     rates = {
@@ -100,7 +105,7 @@ def _kind(module: nn.Module, name: str, parameter: nn.Parameter) -> str:
         return "norms"
     if isinstance(module, nn.Embedding):
         return "embeddings"
-    return "biases" if name.endswith("bias") else "weights"  # such as in_proj_bias
+    return "biases" if name == "bias" else "weights"
 
 
 def _table(groups: list[dict]) -> str:

@@ -86,7 +86,7 @@ def write_explorer(
 
     Raises:
         ValueError: there is no image, a name comes twice, a model has another number of classes
-            than the dataset, or ``folder`` holds something else.
+            than the dataset, or ``folder`` holds something else, or one of the images.
     """
     start = time.perf_counter()
     folder = Path(folder)
@@ -109,8 +109,9 @@ def write_explorer(
                 "compare models of the same classes"
             )
     check_folder(folder)
+    resolved = folder.resolve()
     for record in records:
-        if folder.resolve() in Path(record["file_name"]).resolve().parents:
+        if resolved in Path(record["file_name"]).resolve().parents:
             raise ValueError(f"{record['file_name']} lies in {folder}, which would be replaced")
     _clear(folder)
     report = ExplorerReport()

@@ -104,12 +104,12 @@ def add_annotations(name: str, folders: Folders, records: list[dict]) -> None:
     # With the name, Detectron2 numbers the categories from 0, and sets them in the metadata.
     of_file: dict[str, dict] = {}
     for record in load_coco_json(str(folders.instances_json), str(folders.image_dir), name):
-        known = of_file.setdefault(os.path.normpath(record["file_name"]), record)
+        known = of_file.setdefault(_normal(record["file_name"]), record)
         if known is not record:  # files that were merged may list an image several times
             known["annotations"] += record["annotations"]
     listed = 0
     for record in records:
-        annotated = of_file.get(os.path.normpath(record["file_name"]))
+        annotated = of_file.get(_normal(record["file_name"]))
         record["annotations"] = []
         if annotated is not None:
             listed += 1
@@ -123,6 +123,11 @@ def add_annotations(name: str, folders: Folders, records: list[dict]) -> None:
             f"{folders.instances_json} lists none of the {len(records)} images of {name}: a "
             f"file_name in it is {theirs}, but an image of the dataset is {ours}"
         )
+
+
+def _normal(path: str) -> str:
+    """A path in its shortest form, with accents in one of the ways in which they are stored."""
+    return unicodedata.normalize("NFC", os.path.normpath(path))
 
 
 def _read_list(file: Path) -> set[str]:

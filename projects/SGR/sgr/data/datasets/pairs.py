@@ -107,14 +107,15 @@ def _by_stem(
 ) -> dict[str, Path]:
     """The files of a folder by their stems, without ``ending``."""
     files: dict[str, Path] = {}
+    ending = unicodedata.normalize("NFC", ending)
     for path in visible_files(folder) if subfolders else sorted(folder.iterdir()):
         if path.suffix.lower() not in suffixes or path.name.startswith("."):
             continue
-        if not path.stem.endswith(ending) or path in leave_out:
-            continue
-        stem = path.relative_to(folder).with_suffix("").as_posix().removesuffix(ending)
         # macOS and others store an accent in different ways, and a dataset may have both.
-        stem = unicodedata.normalize("NFC", stem)
+        stem = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+        if not stem.endswith(ending) or path in leave_out:
+            continue
+        stem = stem.removesuffix(ending)
         if stem in files:
             raise ValueError(f"{path} and {files[stem]} have the same stem")
         files[stem] = path
