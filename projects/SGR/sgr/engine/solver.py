@@ -67,9 +67,8 @@ def parameter_groups(cfg, model: nn.Module) -> list[dict]:
             seen.add(id(parameter))
             place = "backbone" if id(parameter) in slow else "head and reasoning"
             place = "token mixers" if id(parameter) in mixers else place
-            kind = "embeddings" if id(parameter) in embeddings else _kind(module, name, parameter)
-            if kind == "weights" and name.endswith("bias") and are_biases_apart:
-                kind = "biases"
+            kind = _kind(module, name, parameter, are_biases_apart)
+            kind = "embeddings" if id(parameter) in embeddings else kind
             groups[place, kind].append(parameter)
 
     rates = {
@@ -97,7 +96,7 @@ def parameter_groups(cfg, model: nn.Module) -> list[dict]:
     return result
 
 
-def _kind(module: nn.Module, name: str, parameter: nn.Parameter) -> str:
+def _kind(module: nn.Module, name: str, parameter: nn.Parameter, are_biases_apart: bool) -> str:
     if isinstance(module, NORMS):
         return "norms"
     # Such as RMSNorm and timm's norms.
@@ -105,7 +104,8 @@ def _kind(module: nn.Module, name: str, parameter: nn.Parameter) -> str:
         return "norms"
     if isinstance(module, nn.Embedding):
         return "embeddings"
-    return "biases" if name == "bias" else "weights"
+    is_bias = name == "bias" or (are_biases_apart and name.endswith("bias"))
+    return "biases" if is_bias else "weights"
 
 
 def _table(groups: list[dict]) -> str:

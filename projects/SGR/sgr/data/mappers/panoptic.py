@@ -13,7 +13,7 @@ from ..truth.records import read_segments
 from ..truth.segments import segment_labels
 from .build import MAPPER_REGISTRY
 from .concept_mapper import ConceptMapper
-from .settings import IGNORE_VALUE, check_ignored, labels_of_training_data
+from .settings import check_ignored, labels_of_training_data
 from .tensors import mask_instances
 
 
@@ -61,7 +61,7 @@ class PanopticConceptMapper(ConceptMapper):
             ValueError: ``ignore_value`` is the label of a class.
         """
         super().__init__(**options)
-        check_ignored(num_classes, **{IGNORE_VALUE: ignore_value})
+        check_ignored(num_classes, ignore_value=ignore_value)
         self.num_classes = num_classes
         self.ignore_value = ignore_value
 

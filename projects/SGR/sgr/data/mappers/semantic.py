@@ -12,7 +12,7 @@ from ..augmentations.labelled_image import LabelledImage, compact
 from ..truth.records import read_label_map
 from .build import MAPPER_REGISTRY
 from .concept_mapper import ConceptMapper
-from .settings import IGNORE_VALUE, check_ignored, labels_of_training_data
+from .settings import check_ignored, labels_of_training_data
 from .tensors import mask_instances
 
 
@@ -41,7 +41,7 @@ class SemanticConceptMapper(ConceptMapper):
             ValueError: ``ignore_label`` or ``ignore_value`` is the label of a class.
         """
         super().__init__(**options)
-        check_ignored(num_classes, **{"ignore_label": ignore_label, IGNORE_VALUE: ignore_value})
+        check_ignored(num_classes, ignore_label=ignore_label, ignore_value=ignore_value)
         self.num_classes = num_classes
         self.ignore_label = ignore_label
         self.ignore_value = ignore_value

@@ -7,8 +7,8 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-# The name of the argument in messages.
-IGNORE_VALUE = "ignore_value (MODEL.SEM_SEG_HEAD.IGNORE_VALUE)"
+# Arguments that a config sets, by the keys that messages name beside them.
+_KEYS = {"ignore_value": " (MODEL.SEM_SEG_HEAD.IGNORE_VALUE)"}
 
 
 def check_for_training(mapper_class: type, is_train: bool) -> None:
@@ -35,8 +35,8 @@ def check_ignored(num_classes: int, **values: int) -> None:
     for name, value in values.items():
         if 0 <= value < num_classes:
             raise ValueError(
-                f"{name} is {value}, which is one of the {num_classes} classes; it must be "
-                f"negative or at least {num_classes}"
+                f"{name}{_KEYS.get(name, '')} is {value}, which is one of the {num_classes} "
+                f"classes; it must be negative or at least {num_classes}"
             )
 
 

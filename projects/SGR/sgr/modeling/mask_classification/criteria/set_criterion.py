@@ -107,6 +107,7 @@ class SetCriterion(nn.Module):
         indices = self._to_device(matches, targets, device)
         labels = torch.cat([target["labels"] for target in targets])
         masks = [target["masks"].bool() for target in targets]
+        # At least one for each process, as in the public MaskFormer.
         num_masks = mean_over_workers(len(labels), device).clamp_min(1)
 
         matched = self._matched_masks(outputs.get("mask_features"), layers, indices, counts)
