@@ -127,8 +127,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--metrics",
         nargs="+",
         metavar="NAME",
-        help="columns of the table, by their names in metrics.json; those that no run has are left "
-        f"out (default: {' '.join(METRICS)})",
+        help="columns of the table, by their names in metrics.json, also of the training's last "
+        "iteration (sgr/token_similarity); those that no run has are left out "
+        f"(default: {' '.join(METRICS)})",
     )
     add("--baseline", metavar="NAME", help="the config that the others are compared with")
     add("--report-only", action="store_true", help="write the results of the finished runs")

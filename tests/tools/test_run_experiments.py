@@ -573,14 +573,14 @@ def test_progress_of_all_runs(tool, tmp_path, capsys, monkeypatch):
 # Results
 
 
-def test_only_the_last_evaluation_counts(tool, tmp_path):
+def test_only_the_last_evaluation_and_iteration_count(tool, tmp_path):
     lines = [
-        {"iteration": 19, MIOU: 70.0, "bbox/AP": 3.0},
+        {"iteration": 19, MIOU: 70.0, "bbox/AP": 3.0, "total_loss": 9.0, "sgr/past": 1.0},
         {"iteration": 39, "total_loss": 1.0},
         {"iteration": 40, MIOU: 60.0, S_C: float("nan")},
     ]
     (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    assert tool.results.final_evaluation(tmp_path) == {MIOU: 60.0}
+    assert tool.results.final_values(tmp_path) == {MIOU: 60.0, "total_loss": 1.0}
 
 
 def test_mean_and_spread_over_the_seeds(tool):
@@ -626,6 +626,12 @@ def test_of_an_unknown_metric_none_is_the_best(tool):
     outcomes = [tool.results.Outcome(name, 0, "finished", {"x/new": 1.0}) for name in "ab"]
     table = tool.results.format_table(tool.results.summarize(outcomes), ["x/new"])
     assert cells_of(table) == [["config", "seeds", "new"], ["a", "1", "1.0"], ["b", "1", "1.0"]]
+
+
+def test_a_cosine_is_not_in_percent(tool):
+    outcomes = [tool.results.Outcome("a", 0, "finished", {"sgr/token_similarity": 0.9876})]
+    table = tool.results.format_table(tool.results.summarize(outcomes), ["sgr/token_similarity"])
+    assert cells_of(table)[1] == ["a", "1", "0.988"]
 
 
 def test_token_metrics_are_explained_where_there_are_any(tool, tmp_path):

@@ -30,7 +30,7 @@ class Outcome:
     Attributes:
         name, seed: of the run.
         status: see :func:`.runs.status`.
-        values: metric -> value of the last evaluation; empty if the run has not finished.
+        values: metric -> value at the end; empty if the run has not finished.
     """
 
     name: str
@@ -59,22 +59,22 @@ def collect(runs: Sequence[Run]) -> list[Outcome]:
     outcomes = []
     for run in runs:
         state = status(run)
-        values = final_evaluation(run.folder) if state == "finished" else {}
+        values = final_values(run.folder) if state == "finished" else {}
         outcomes.append(Outcome(run.name, run.seed, state, values))
     return outcomes
 
 
-def final_evaluation(folder: Path) -> dict[str, float]:
-    """The finite values of the last evaluation of a finished training.
+def final_values(folder: Path) -> dict[str, float]:
+    """The finite values of the last iteration and the last evaluation of a finished training.
 
-    This evaluation has a line of its own in metrics.json, after that of the last iteration.
+    The evaluation has a line of its own in metrics.json, with a number that is one higher.
     """
     series = read_metrics(folder)
     last = max((iterations[-1] for iterations, _ in series.values()), default=None)
     return {
         metric: float(values[-1])
         for metric, (iterations, values) in series.items()
-        if iterations[-1] == last and math.isfinite(values[-1])
+        if iterations[-1] >= last - 1 and math.isfinite(values[-1])
     }
 
 
@@ -137,8 +137,9 @@ def _describe_seeds(statuses: Counter[str]) -> str:
 
 def _column(values: Sequence[Sequence[float]], metric: str, finished: Sequence[int]) -> list[str]:
     """The cells of a metric, one per config; the best mean is bold where several have one."""
-    # Tokens are measured in nats and shares, everything else in percent.
-    digits = 3 if metric.rpartition("/")[2][:2] in ("S_", "D_", "sh") else 1
+    # Tokens are measured in nats and shares, other evaluations in percent.
+    family, _, name = metric.rpartition("/")
+    digits = 3 if family == "sgr" or name[:2] in ("S_", "D_", "sh") else 1
     means = [f"{mean(of_config):.{digits}f}" if of_config else "" for of_config in values]
     # Rounded, because two that read the same are equally good.
     shown = [float(text) for text in means if text]
