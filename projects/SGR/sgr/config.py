@@ -60,7 +60,7 @@ def _add_reasoning(cfg: CN) -> None:
                 "DIM_FEEDFORWARD": 2048,
                 "DROPOUT": 0.1,
                 # Eq. 3: the "sum" over the cells, as in the paper, or the "mean" (sum divided by
-                # the region's mass). On plain Shapes, both give the same results (docs/results.md).
+                # the region's mass). On Shapes, both give the same results (docs/ablations.md).
                 "TOKEN_POOLING": "sum",
                 # Whether a layer norm gives all tokens one scale before the reasoning. Without it,
                 # as in the paper, the first attention goes to the largest regions nearly alone.
@@ -93,7 +93,7 @@ def _add_reasoning(cfg: CN) -> None:
                     # most NUM_CONCEPTS.
                     "MAX_ACTIVE": 64,
                     # How the regions of a component unite: "sum" (Eq. 6) or "noisy_or", which is a
-                    # probability. On Shapes, both give the same results (docs/results.md).
+                    # probability. On Shapes, both give the same results (docs/ablations.md).
                     "UNION": "noisy_or",
                 },
             },
