@@ -103,9 +103,9 @@ def _add_reasoning(cfg: CN) -> None:
 
 def _add_speed(cfg: CN) -> None:
     # Convolutions on maps in the order N, H, W, C in memory. On a CPU, depthwise ones are faster in
-    # it in float32 on large batches, and slower in bfloat16 (docs/benchmarks.md). PyTorch's
-    # batch norms are less exact in it there: a step's gradient of EfficientNet-Lite0 is off by 0.8 %
-    # of its norm in float32, and by 0.03 % in the other order.
+    # it in float32 on large batches, and slower in bfloat16 (docs/benchmarks.md). PyTorch's batch
+    # norms are less exact in it there: a step's gradient of EfficientNet-Lite0 is off by 0.8 % of
+    # its norm in float32, and by 0.03 % in the other order.
     _set_defaults(cfg.MODEL, {"CHANNELS_LAST": False})
     # Whether torch.compile makes kernels of backbone, pixel decoder and reasoning modules in the
     # first iterations of a training. Evaluations, predictions and exports run without.
