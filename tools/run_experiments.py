@@ -10,7 +10,7 @@ keeps what it prints. If a run fails, the others go on. The same command again g
 interrupted, tries failed runs once more and does not repeat finished runs. It is an error if a
 folder holds a training with another config. After each run, and with --report-only, it writes
 
-    results.md     one row for each config: mean ± standard deviation of the last evaluation
+    results.md     one row for each config: mean ± standard deviation at the end of training
     results.csv    one row for each run
     results.png    a dot for each run, their mean and standard deviation
 

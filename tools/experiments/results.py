@@ -19,7 +19,7 @@ from sgr.visualization.metric_names import TOKEN_METRICS
 from .runs import Run, status
 
 CAPTION = """\
-The last evaluation of each run: mean ± standard deviation (with N - 1) over the seeds that have
+The end of each run: mean ± standard deviation (with N - 1) over the seeds that have
 finished. Bold: the best mean. ↑ higher is better, ↓ lower is better."""
 
 
@@ -65,9 +65,10 @@ def collect(runs: Sequence[Run]) -> list[Outcome]:
 
 
 def final_values(folder: Path) -> dict[str, float]:
-    """The finite values of the last iteration and the last evaluation of a finished training.
+    """The finite values at the end of a finished training.
 
-    The evaluation has a line of its own in metrics.json, with a number that is one higher.
+    They are those of the last evaluation, and of the last iteration (losses smoothed, as in the
+    log). The evaluation has a line of its own in metrics.json, with a number that is one higher.
     """
     series = read_metrics(folder)
     last = max((iterations[-1] for iterations, _ in series.values()), default=None)
@@ -137,9 +138,9 @@ def _describe_seeds(statuses: Counter[str]) -> str:
 
 def _column(values: Sequence[Sequence[float]], metric: str, finished: Sequence[int]) -> list[str]:
     """The cells of a metric, one per config; the best mean is bold where several have one."""
-    # Tokens are measured in nats and shares, other evaluations in percent.
+    # Tokens are measured in nats and shares, other evaluations in percent. Losses have no family.
     family, _, name = metric.rpartition("/")
-    digits = 3 if family == "sgr" or name[:2] in ("S_", "D_", "sh") else 1
+    digits = 3 if family in ("", "sgr") or name[:2] in ("S_", "D_", "sh") else 1
     means = [f"{mean(of_config):.{digits}f}" if of_config else "" for of_config in values]
     # Rounded, because two that read the same are equally good.
     shown = [float(text) for text in means if text]
