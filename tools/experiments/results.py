@@ -19,7 +19,7 @@ from sgr.visualization.metric_names import TOKEN_METRICS
 from .runs import Run, status
 
 CAPTION = """\
-The end of each run: mean ± standard deviation (with N - 1) over the seeds that have
+Values at the end of the runs: mean ± standard deviation (with N - 1) over the seeds that have
 finished. Bold: the best mean. ↑ higher is better, ↓ lower is better."""
 
 
