@@ -13,7 +13,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sgr.modeling.per_pixel.head import PerPixelHead, check_no_reasoning, conv_norm_relu
+from sgr.modeling.per_pixel.head import PerPixelHead, conv_norm_relu
 from sgr.modeling.per_pixel.losses import resize
 
 # What the names of a public file begin with.
@@ -97,7 +97,6 @@ class AnySizeDeepLabV3PlusHead(PerPixelHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        check_no_reasoning(cfg, cls.__name__)
         head = cfg.MODEL.SEM_SEG_HEAD
         return {
             **super().from_config(cfg, input_shape),

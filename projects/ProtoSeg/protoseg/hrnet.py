@@ -12,7 +12,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, SEM_SEG_HEADS_REGISTRY, Backb
 from torch import Tensor, nn
 
 from sgr.modeling.backbone import build_timm_backbone
-from sgr.modeling.per_pixel.head import PerPixelHead, check_no_reasoning, conv_norm_relu
+from sgr.modeling.per_pixel.head import PerPixelHead, conv_norm_relu
 from sgr.modeling.per_pixel.losses import resize
 
 PUBLIC = "cls_head."  # what only the names of a public file begin with
@@ -63,7 +63,6 @@ class ConcatHead(PerPixelHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        check_no_reasoning(cfg, cls.__name__)
         return {
             **super().from_config(cfg, input_shape),
             "conv_dim": cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM,

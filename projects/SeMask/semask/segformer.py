@@ -11,7 +11,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
-from sgr.modeling.per_pixel.head import PerPixelHead, check_no_reasoning, conv_norm_relu
+from sgr.modeling.per_pixel.head import PerPixelHead, conv_norm_relu
 from sgr.modeling.per_pixel.losses import resize
 
 
@@ -45,7 +45,6 @@ class SegFormerHead(PerPixelHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        check_no_reasoning(cfg, cls.__name__)
         return {
             **super().from_config(cfg, input_shape),
             "conv_dim": cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM,

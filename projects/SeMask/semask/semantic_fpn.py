@@ -13,7 +13,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sgr.modeling.per_pixel.head import PerPixelHead, check_no_reasoning, conv_norm_relu
+from sgr.modeling.per_pixel.head import PerPixelHead, conv_norm_relu
 from sgr.modeling.per_pixel.losses import PIXEL_LOSS_REGISTRY, PixelLoss, resize
 
 from .semantic_decoder import cross_entropy
@@ -62,7 +62,6 @@ class SemanticFPNHead(PerPixelHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        check_no_reasoning(cfg, cls.__name__)
         return {
             **super().from_config(cfg, input_shape),
             "conv_dim": cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM,

@@ -147,7 +147,9 @@ class TestMistakes:
     @pytest.mark.parametrize("head_class", [AnySizeDeepLabV3Head, UperNetHead])
     def test_reasoning_in_a_head_that_has_none(self, head_class, input_shape, cfg):
         cfg.MODEL.SEM_SEG_HEAD.REASONING = True
-        with pytest.raises(ValueError, match=f"only FCNHead knows; with {head_class.__name__}"):
+        with pytest.raises(
+            ValueError, match=f"{head_class.__name__} has no reasoning module inside"
+        ):
             head_class(cfg, input_shape)
 
     def test_reasoning_of_other_channels(self, input_shape):

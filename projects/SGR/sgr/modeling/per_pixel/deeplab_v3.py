@@ -11,7 +11,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor
 from torch.nn import functional as F
 
-from .head import PerPixelHead, check_no_reasoning, only_shape
+from .head import PerPixelHead, only_shape
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -72,7 +72,6 @@ class AnySizeDeepLabV3Head(PerPixelHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        check_no_reasoning(cfg, cls.__name__)
         head = cfg.MODEL.SEM_SEG_HEAD
         return {
             **super().from_config(cfg, input_shape),

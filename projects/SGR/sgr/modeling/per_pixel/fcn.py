@@ -23,6 +23,8 @@ class FCNHead(PerPixelHead):
     say that the module is behind it.
     """
 
+    takes_reasoning = True
+
     @configurable
     def __init__(
         self,

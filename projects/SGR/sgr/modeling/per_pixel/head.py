@@ -36,7 +36,10 @@ class PerPixelHead(nn.Module):
         in_features: names of the input features, from the finest to the coarsest.
         common_stride: pixels per cell of the logits.
         ignore_value: the label of pixels without loss.
+        takes_reasoning: whether MODEL.SEM_SEG_HEAD.REASONING may be True.
     """
+
+    takes_reasoning = False
 
     def __init__(
         self,
@@ -104,6 +107,11 @@ class PerPixelHead(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         head, key = cfg.MODEL.SEM_SEG_HEAD, "MODEL.SEM_SEG_HEAD"
+        if head.REASONING and not cls.takes_reasoning:
+            raise ValueError(
+                f"{key}.REASONING is True, but {cls.__name__} has no reasoning module inside; put "
+                "it on the backbone (MODEL.BACKBONE.NAME: build_sgr_backbone)"
+            )
         classifier = find_registered(
             PIXEL_CLASSIFIER_REGISTRY, head.CLASSIFIER_NAME, f"{key}.CLASSIFIER_NAME"
         )
@@ -165,15 +173,6 @@ class PerPixelHead(nn.Module):
             for name, loss in self.loss(logits, targets, self.aux_stride).items():
                 losses[f"{name}_aux"] = self.aux_loss_weight * loss
         return None, losses
-
-
-def check_no_reasoning(cfg: CfgNode, head: str) -> None:
-    """Raise a ValueError if the config asks for reasoning inside a head that has none."""
-    if cfg.MODEL.SEM_SEG_HEAD.REASONING:
-        raise ValueError(
-            f"MODEL.SEM_SEG_HEAD.REASONING is True, which only FCNHead knows; with {head}, put the "
-            "reasoning module on the backbone (MODEL.BACKBONE.NAME: build_sgr_backbone)"
-        )
 
 
 def only_shape(input_shape: dict[str, ShapeSpec], in_features: Sequence[str]) -> ShapeSpec:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layers.checks import check_at_least_one
-from .head import PerPixelHead, check_no_reasoning, conv_norm_relu
+from .head import PerPixelHead, conv_norm_relu
 from .losses import resize
 
 
@@ -94,7 +94,6 @@ class UperNetHead(PerPixelHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        check_no_reasoning(cfg, cls.__name__)
         return {
             **super().from_config(cfg, input_shape),
             "conv_dim": cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM,
