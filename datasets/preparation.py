@@ -33,6 +33,7 @@ from sgr.data.truth.image_files import (
     read_labels,
     size_fault,
 )
+from sgr.engine.setup import at_least
 
 # The label of ignored pixels in all label maps that are made.
 IGNORED = 255
@@ -370,7 +371,7 @@ def main(
     )
     parser.add_argument(
         "--workers",
-        type=_positive,
+        type=at_least(1),
         default=available_cores(),
         help="images to work on at a time; default: the cores, here %(default)s",
     )
@@ -434,10 +435,3 @@ def _prepare_all(
         print(f"there is nothing to prepare under {options.root}", file=sys.stderr)
         return 1
     return 0
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
-    return value

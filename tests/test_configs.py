@@ -8,6 +8,7 @@ import pytest
 from detectron2.modeling import build_model
 
 from sgr.engine import argument_parser, load_config, setup_config
+from sgr.engine.config_check import flat
 from sgr.modeling.reasoning import GloRe, ReasoningModule, SemanticGlobalReasoning
 
 # Not by detectron2.model_zoo, whose official version needs pkg_resources, which setuptools dropped.
@@ -23,14 +24,6 @@ ABLATIONS = sorted(CONFIGS.glob("*/ablations/*.yaml"))
 
 def name(path):
     return str(path.relative_to(CONFIGS).with_suffix(""))
-
-
-def flat(node, prefix=""):
-    for key, value in node.items():
-        if hasattr(value, "items"):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=name)

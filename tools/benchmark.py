@@ -76,6 +76,8 @@ from benchmarks import (  # noqa: E402
 )
 from benchmarks.measure import Row  # noqa: E402
 
+from sgr.engine.setup import at_least
+
 # Module and default number of timed runs.
 COMMANDS = {
     "module": (module, 7),
@@ -279,15 +281,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _add_option(command: argparse.ArgumentParser, name: str, **settings: Any) -> None:
     """An option of positive numbers, where no other type is given, or a switch."""
     if "action" not in settings:
-        settings.setdefault("type", _positive)
+        settings.setdefault("type", at_least(1))
     command.add_argument(name, **settings)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be positive, got {value}")
-    return value
 
 
 def _cells(row: Row, versions: Sequence[str]) -> dict[str, str]:

@@ -19,7 +19,6 @@ wrong command line, and 130 after Ctrl-C, which prints the results until then.
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 import sys
 import tempfile
@@ -29,13 +28,13 @@ from pathlib import Path
 
 import yaml
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from PIL import Image
 
 import sgr  # noqa: F401 (registers)
 from sgr.data.datasets.missing import IncompleteDataset
 from sgr.data.faults import Fault, FaultKind, list_faults
-from sgr.data.loading import load_dataset
+from sgr.data.loading import check_registered, load_dataset
 from sgr.data.threads import available_cores
 from sgr.dataset_check import (
     Report,
@@ -51,7 +50,7 @@ from sgr.dataset_check import (
 )
 from sgr.engine import load_config
 from sgr.engine.console import show_any_name
-from sgr.engine.setup import add_mixins_flag
+from sgr.engine.setup import add_mixins_flag, at_least
 from sgr.evaluation.json_file import write_json
 from sgr.visualization import draw_contact_sheet
 
@@ -78,11 +77,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add_mixins_flag(parser)
     parser.add_argument("--allow-unsafe-yaml", action="store_true", help="as in train_net.py")
     parser.add_argument(
-        "--limit", type=_at_least(1), metavar="N", help="check N images, spread over the dataset"
+        "--limit", type=at_least(1), metavar="N", help="check N images, spread over the dataset"
     )
     parser.add_argument(
         "--workers",
-        type=_at_least(1),
+        type=at_least(1),
         default=available_cores(),
         metavar="N",
         help="images to work on at a time; default: the cores, here %(default)s",
@@ -102,7 +101,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--num-samples",
-        type=_at_least(0),
+        type=at_least(0),
         default=12,
         metavar="N",
         help="images on the contact sheet; 0 for none; default: %(default)s",
@@ -116,16 +115,6 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     if len(args.opts) % 2:
         parser.error(f"the config is changed by pairs of KEY VALUE, got {' '.join(args.opts)}")
     return args
-
-
-def _at_least(least: int):
-    def number(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"must be at least {least}, not {value}")
-        return value
-
-    return number
 
 
 def config_and_names(args: argparse.Namespace) -> tuple[CfgNode, list[str]]:
@@ -142,16 +131,8 @@ def config_and_names(args: argparse.Namespace) -> tuple[CfgNode, list[str]]:
         raise ValueError(
             "name a dataset, or give a --config-file with DATASETS.TRAIN or DATASETS.TEST"
         )
-    known = DatasetCatalog.list()
     for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=4)
-            guess = f"; do you mean {' or '.join(close)}?" if close else "."
-            raise ValueError(
-                f"there is no dataset {name!r}{guess} Datasets of your own become known by a YAML "
-                "file, DATASETS.FILES \"['FILE.yaml']\" at the end of the command line; "
-                "datasets/README.md says how, and has the names of the others"
-            )
+        check_registered(name, "the dataset to check is")
     if args.json and args.json.is_dir():
         raise IsADirectoryError(f"--json {args.json} is a folder, not a file")
     for folder in ([args.output] if args.num_samples else []) + (

@@ -28,7 +28,7 @@ from torch import nn
 from tqdm import tqdm
 
 from sgr.engine import Trainer
-from sgr.engine.setup import add_mixins_flag, add_safety_flags
+from sgr.engine.setup import add_mixins_flag, add_safety_flags, at_least
 from sgr.load import load_model
 
 
@@ -127,15 +127,16 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="checkpoints of this config; another flag goes before KEY VALUE",
     )
     add("--losses", default="loss_concept", metavar="NAME", help="how their names begin")
-    add("--depth", type=int, default=2, help="elements of a parameter's name that make its part")
-    add("--batches", type=int, default=8, help="of SOLVER.IMS_PER_BATCH images each")
+    add(
+        "--depth",
+        type=at_least(1),
+        default=2,
+        help="elements of a parameter's name that make its part",
+    )
+    add("--batches", type=at_least(1), default=8, help="of SOLVER.IMS_PER_BATCH images each")
     add_safety_flags(parser)
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes of the config")
-    args = parser.parse_args(arguments)
-    for name in ("depth", "batches"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} must be at least 1")
-    return args
+    return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -46,7 +46,8 @@ from tqdm import tqdm
 from sgr.dataset_check import spread
 from sgr.engine.console import show_any_name
 from sgr.engine.launch import place_of, process_group
-from sgr.explorer import check_folder, load_explorer_model, model_name, write_explorer
+from sgr.engine.setup import at_least
+from sgr.explorer import ExplorerModel, check_folder, model_name, write_explorer
 from sgr.inference import (
     IMAGE_SUFFIXES,
     PICTURE_SUFFIXES,
@@ -68,7 +69,7 @@ from sgr.inference import (
     work_behind,
     write_picture,
 )
-from sgr.load import add_model_arguments
+from sgr.load import add_model_arguments, load_model
 from sgr.predict import RUN_ERRORS, Predictor, batches, predict_each
 
 READ_VIDEOS = (*VIDEO_SUFFIXES, ".m4v", ".mov", ".mpeg", ".mpg", ".webm", ".wmv")
@@ -101,7 +102,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="instances with a lower score are not shown (default: 0.5)",
     )
     parser.add_argument(
-        "--regions", type=int, default=0, metavar="N", help="concept regions to draw beside"
+        "--regions", type=at_least(0), default=0, metavar="N", help="concept regions to draw beside"
     )
     parser.add_argument(
         "--explorer",
@@ -111,7 +112,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--batch-size",
-        type=int,
+        type=at_least(1),
         default=1,
         metavar="N",
         help="images that the model gets at a time; they are padded to the largest (default: 1, as "
@@ -133,10 +134,6 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     args.opts += args.more_opts
     if not 0 <= args.confidence_threshold <= 1:
         parser.error("--confidence-threshold must be in [0, 1]")
-    if args.regions < 0:
-        parser.error("--regions must be at least 0")
-    if args.batch_size < 1:
-        parser.error("--batch-size must be at least 1")
     if args.resume and not args.input:
         parser.error("--resume is for images; a video is predicted from its start")
     if args.explorer and not args.input:
@@ -342,16 +339,16 @@ def run_on_video(predictor: Predictor, file: Path, result: Path, args: argparse.
 
 def explore(args: argparse.Namespace, files: list[Path]) -> None:
     """Write the explorer of the images that could be predicted."""
-    model = load_explorer_model(
-        model_name(args.config_file),
+    model, cfg = load_model(
         [args.config_file, *args.mixins],
         args.weights,
         *args.opts,
         allow_pickle=args.allow_pickle,
         allow_unsafe_yaml=args.allow_unsafe_yaml,
     )
+    named = ExplorerModel(model_name(args.config_file), model, cfg)
     records = [{"file_name": str(files[index])} for index in spread(200, len(files))]
-    report = write_explorer(args.explorer, [model], records)
+    report = write_explorer(args.explorer, [named], records)
     print(f"{report}: open {args.explorer / 'index.html'} in a browser")
 
 

@@ -30,6 +30,7 @@ from PIL import Image
 from sgr.data.faults import list_values
 from sgr.data.loading import check_registered, load_dataset
 from sgr.dataset_check import spread
+from sgr.engine.setup import at_least
 from sgr.evaluation.token_metrics import label_histograms
 from sgr.explorer import ExplorerModel, add_models_arguments, load_models
 from sgr.inference import output_files
@@ -64,14 +65,15 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="numbers of images in the dataset, from 0 (default: three, spread over it)",
     )
     parser.add_argument(
-        "--num-regions", type=int, default=3, metavar="N", help="regions of a model (default: 3)"
+        "--num-regions",
+        type=at_least(1),
+        default=3,
+        metavar="N",
+        help="regions of a model (default: 3)",
     )
     parser.add_argument("--output", type=Path, default=Path("figures"), metavar="DIR")
     add_models_arguments(parser)
-    args = parser.parse_args(arguments)
-    if args.num_regions < 1:
-        parser.error("--num-regions must be at least 1")
-    return args
+    return parser.parse_args(arguments)
 
 
 class Images:

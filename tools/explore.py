@@ -23,6 +23,7 @@ from detectron2.utils.logger import setup_logger
 
 from sgr.dataset_check import spread
 from sgr.engine.console import show_any_name
+from sgr.engine.setup import at_least
 from sgr.explorer import (
     MIN_SIDE,
     ExplorerModel,
@@ -57,24 +58,20 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--num-images",
-        type=int,
+        type=at_least(1),
         default=200,
         metavar="N",
         help="images, spread over the input (default: 200)",
     )
     parser.add_argument(
         "--max-side",
-        type=int,
+        type=at_least(MIN_SIDE),
         default=512,
         metavar="PIXELS",
         help="the longer side of images in the explorer (default: 512)",
     )
     add_models_arguments(parser)
     args = parser.parse_args(arguments)
-    if args.num_images < 1:
-        parser.error("--num-images must be at least 1")
-    if args.max_side < MIN_SIDE:
-        parser.error(f"--max-side must be at least {MIN_SIDE}")
     for name in filter(looks_like_key, args.input):
         parser.error(f"{name} looks like a key of the config; put another option before it")
     try:  # before the models are loaded

@@ -32,6 +32,7 @@ from torch.nn import functional as F
 from sgr.data.truth.image_files import read_image
 from sgr.dataset_check import spread
 from sgr.engine import Trainer
+from sgr.engine.setup import at_least
 from sgr.evaluation import MeanIoUEvaluator
 from sgr.export import export_onnx, export_program, quantize_onnx
 from sgr.inference import IMAGE_SUFFIXES, find_files, refuse_overwriting
@@ -49,13 +50,20 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         description="Export a model's semantic segmentation, and compare the file with the model."
     )
     parser.add_argument(
-        "--size", type=int, nargs=2, required=True, metavar=("H", "W"), help="of images, in pixels"
+        "--size",
+        type=at_least(1),
+        nargs=2,
+        required=True,
+        metavar=("H", "W"),
+        help="of images, in pixels",
     )
     parser.add_argument("--format", choices=("pt2", "onnx"), required=True)
     parser.add_argument("--output", type=Path, required=True, metavar="FILE")
     parser.add_argument("--labels", action="store_true", help="put out classes instead of scores")
     parser.add_argument("--uint8", action="store_true", help="take uint8 images instead of float32")
-    parser.add_argument("--batch", type=int, metavar="B", help="images in a batch; default: any")
+    parser.add_argument(
+        "--batch", type=at_least(1), metavar="B", help="images in a batch; default: any"
+    )
     parser.add_argument(
         "--int8",
         metavar="PATH",
@@ -69,10 +77,6 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.output.is_dir():
         parser.error(f"--output {args.output} is a folder; name a file in it")
-    if min(args.size) < 1:
-        parser.error("--size must be positive")
-    if args.batch is not None and args.batch < 1:
-        parser.error("--batch must be at least 1")
     if (args.int8 or args.evaluate) and args.batch not in (None, 1):
         parser.error(f"--int8 and --evaluate take image by image: not --batch {args.batch}")
     if args.int8 and args.format != "onnx":

@@ -26,6 +26,7 @@ from fuzzing.cases import KINDS, Case, run_case
 from fuzzing.workers import run_cases
 
 from sgr.data.threads import available_cores
+from sgr.engine.setup import at_least
 from sgr.evaluation.json_file import write_json
 
 _NUMBERS = {"coco": 2000, "yaml": 1500, "config": 1000}
@@ -44,7 +45,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--case", nargs=2, metavar=("KIND", "NUMBER"), help="run only this one, in this process"
     )
     parser.add_argument(
-        "--jobs", type=int, default=available_cores(), metavar="N", help="cases at a time"
+        "--jobs", type=at_least(1), default=available_cores(), metavar="N", help="cases at a time"
     )
     parser.add_argument("--seconds", type=float, default=30, help="limit of a case; %(default)s")
     parser.add_argument(
@@ -59,8 +60,6 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--case needs the --seed of its run")
     if args.case and (args.case[0] not in KINDS or not args.case[1].isdigit()):
         parser.error(f"--case is one of {', '.join(KINDS)} and a number, not {args.case}")
-    if args.jobs < 1:
-        parser.error("--jobs must be at least 1")
     return args
 
 

@@ -28,6 +28,7 @@ from pathlib import Path
 from PIL import Image
 
 from sgr.data.datasets.missing import datasets_root
+from sgr.engine.setup import at_least
 from sgr.visualization import draw_training_curves, higher_is_better, read_metrics
 from sgr.visualization.metric_names import TOKEN_METRICS
 
@@ -49,13 +50,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--config-file", type=Path, default=ROOT / "configs/shapes/maskformer_R50_sgr.yaml"
     )
     parser.add_argument("--output", type=Path, default=Path("output/demo"), metavar="DIR")
-    parser.add_argument("--num-images", type=int, default=6, help="scenes to draw")
+    parser.add_argument("--num-images", type=at_least(1), default=6, help="scenes to draw")
     parser.add_argument("--resume", action="store_true", help="go on after an interruption")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
-    args = parser.parse_args(arguments)
-    if args.num_images < 1:  # an error now, not after the training
-        parser.error("--num-images must be at least 1")
-    return args
+    return parser.parse_args(arguments)
 
 
 def run(title: str, script: str, *arguments: object) -> None:

@@ -57,7 +57,7 @@ from pathlib import Path
 
 import torch
 
-from sgr.engine.setup import add_safety_flags
+from sgr.engine.setup import add_safety_flags, at_least
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # also when loaded from elsewhere
 from experiments.bootstrap import check_baseline, compare_to_baseline  # noqa: E402
@@ -109,16 +109,16 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME=FILE",
         help="the file that the runs of a config start from; {seed} stands for the seed",
     )
-    add("--jobs", type=_positive, default=1, metavar="N", help="runs at a time (default: 1)")
+    add("--jobs", type=at_least(1), default=1, metavar="N", help="runs at a time (default: 1)")
     add(
         "--threads",
-        type=_positive,
+        type=at_least(1),
         metavar="N",
         help="CPU threads of a run (default: PyTorch's number divided by the jobs)",
     )
     add(
         "--num-gpus",
-        type=_positive,
+        type=at_least(1),
         default=1,
         metavar="N",
         help="GPUs of a run; jobs use different ones if there are enough (default: 1)",
@@ -255,13 +255,6 @@ def report(runs: Sequence[Run], args: argparse.Namespace) -> None:
     absent = set(args.metrics or ()) - set(measured(outcomes, args.metrics or ()))
     if absent:
         print(f"No run that has finished has {', '.join(sorted(absent))}")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be positive, got {value}")
-    return value
 
 
 if __name__ == "__main__":

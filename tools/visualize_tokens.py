@@ -21,11 +21,12 @@ from PIL import Image
 
 from sgr.data.loading import check_registered, load_dataset
 from sgr.dataset_check import spread
-from sgr.explorer import load_explorer_model
+from sgr.engine.setup import at_least
+from sgr.explorer import ExplorerModel
 from sgr.inference import output_files
 from sgr.inspection.image import Inspector
 from sgr.inspection.pictures import draw_inspected, draw_inspected_tokens
-from sgr.load import add_model_arguments
+from sgr.load import add_model_arguments, load_model
 from sgr.visualization import class_colors
 
 
@@ -34,28 +35,30 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         description="Draw a model's concept regions and the histograms of its tokens."
     )
     parser.add_argument("--dataset", metavar="NAME", help="default: the first of DATASETS.TEST")
-    parser.add_argument("--num-images", type=int, default=8, help="images, spread over the dataset")
-    parser.add_argument("--num-regions", type=int, default=8, help="concept regions in a panel")
-    parser.add_argument("--num-tokens", type=int, default=3, help="tokens with histograms")
+    parser.add_argument(
+        "--num-images", type=at_least(1), default=8, help="images, spread over the dataset"
+    )
+    parser.add_argument(
+        "--num-regions", type=at_least(1), default=8, help="concept regions in a panel"
+    )
+    parser.add_argument("--num-tokens", type=at_least(1), default=3, help="tokens with histograms")
     parser.add_argument("--output", type=Path, default=Path("pictures"), metavar="DIR")
     add_model_arguments(parser)
-    args = parser.parse_args(arguments)
-    for name in ("num_images", "num_regions", "num_tokens"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
-    return args
+    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
     setup_logger(name="sgr")
-    loaded = load_explorer_model(  # with its tokens, if it has some
+    loaded = ExplorerModel(  # with its tokens, if it has some
         "model",
-        [args.config_file, *args.mixins],
-        args.weights,
-        *args.opts,
-        allow_pickle=args.allow_pickle,
-        allow_unsafe_yaml=args.allow_unsafe_yaml,
+        *load_model(
+            [args.config_file, *args.mixins],
+            args.weights,
+            *args.opts,
+            allow_pickle=args.allow_pickle,
+            allow_unsafe_yaml=args.allow_unsafe_yaml,
+        ),
     )
     model, cfg = loaded.model, loaded.cfg
     dataset = args.dataset or next(iter(cfg.DATASETS.TEST), None)

@@ -310,7 +310,7 @@ def test_peak_memory_is_that_of_the_run(tool):
         ("coco-ap", ["--device", "cuda"], "invalid choice: 'cuda'"),
         ("input-path", ["--dataset", "nowhere"], "no dataset nowhere is registered"),
         ("token-metrics", ["--strides", "4"], "have 1 and 2 values"),
-        ("token-metrics", ["--threads", "0"], "must be positive, got 0"),
+        ("token-metrics", ["--threads", "0"], "must be at least 1, not 0"),
     ],
 )
 def test_options_that_make_no_sense(tool, capsys, command, options, message):

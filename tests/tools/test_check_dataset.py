@@ -359,9 +359,10 @@ def test_wrong_command_lines(run, capsys):
         return capsys.readouterr().err
 
     message = error("shapes_sem_seg_trian")
-    assert "no dataset 'shapes_sem_seg_trian'; do you mean shapes_sem_seg_train" in message
+    assert "is 'shapes_sem_seg_trian', and no dataset is registered" in message
+    assert "did you mean 'shapes_sem_seg_train'" in message
     assert "DATASETS.FILES" in message
-    assert "no dataset 'qqq'. Datasets of your own" in error("qqq")
+    assert "under this name. A dataset of your own" in error("qqq")
     assert "name a dataset, or give a --config-file" in error()
     assert "pairs of KEY VALUE, got MODEL.DEVICE" in error("coco_2017_val", "MODEL.DEVICE")
     assert "no config file 'none.yaml'" in error("--config-file", "none.yaml")

@@ -404,8 +404,8 @@ def test_the_threshold_saves_work_but_options_come_last(tool, models, photos, tm
             "MODEL.WEIGHTS looks like a key of the config; put --opts before it",
         ),
         (["--confidence-threshold", "1.5"], "--confidence-threshold must be in"),
-        (["--batch-size", "0"], "--batch-size must be at least 1"),
-        (["--regions", "-1"], "--regions must be at least 0"),
+        (["--batch-size", "0"], "--batch-size: must be at least 1, not 0"),
+        (["--regions", "-1"], "--regions: must be at least 0, not -1"),
         (["--explorer", "{photos}"], "photos holds something else than an explorer"),
         (
             ["--input", "{photos}", "--output", "new/pictures", "--explorer", "new"],

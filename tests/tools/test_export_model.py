@@ -116,9 +116,9 @@ def test_random_weights_are_not_exported_unasked(main, tmp_path):
 @pytest.mark.parametrize(
     "more, message",
     [
-        (["--size", "0", "70"], "--size must be positive"),
+        (["--size", "0", "70"], "--size: must be at least 1, not 0"),
         (["--output", "."], "--output . is a folder"),
-        (["--batch", "0"], "--batch must be at least 1"),
+        (["--batch", "0"], "--batch: must be at least 1, not 0"),
         (["--int8", "photos"], "--int8 is for --format onnx"),
         (["--format", "onnx", "--int8", "nowhere"], "--int8 nowhere: "),
         (["--evaluate", "--batch", "2"], "not --batch 2"),

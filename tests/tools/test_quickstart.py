@@ -103,4 +103,4 @@ def test_a_wrong_number_of_images_is_found_before_the_training(capsys):
     tool = runpy.run_path(str(CHECKOUT / "tools" / "quickstart.py"))
     with pytest.raises(SystemExit, match="2"):
         tool["parse_args"](["--num-images", "0"])
-    assert "--num-images must be at least 1" in capsys.readouterr().err
+    assert "--num-images: must be at least 1" in capsys.readouterr().err

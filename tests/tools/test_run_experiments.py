@@ -248,7 +248,7 @@ def test_weights_are_wanted_only_by_runs_that_start(
         (["--weights", "a=x.pth", "a=y.pth"], "'a' has two files: x.pth and y.pth"),
         (["--weights", "a=s{seed}.pth"], r"no weights 's\d\.pth' for 'a'"),
         (["--weights", "a=x.pth", "--", "MODEL.WEIGHTS", "y.pth"], "contradict each other"),
-        (["--jobs", "0"], "must be positive, got 0"),
+        (["--jobs", "0"], "must be at least 1, not 0"),
         (["--", "SEED", "1"], "SEED belongs to each run; use --output and --seeds"),
         (
             ["--", "SOLVER.MAX_ITERS", "1"],

@@ -162,4 +162,4 @@ def test_numbers_below_one_are_refused(capsys):
     parse_args = runpy.run_path(str(TOOL))["parse_args"]
     with pytest.raises(SystemExit):
         parse_args(["--config-file", "x.yaml", "--num-images", "0"])
-    assert "--num-images must be at least 1" in capsys.readouterr().err
+    assert "--num-images: must be at least 1" in capsys.readouterr().err

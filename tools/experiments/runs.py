@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +21,7 @@ import yaml
 from sgr.checkpoints.model_folder import WEIGHTS, digest
 from sgr.data.files import draft_of
 from sgr.engine import load_config
+from sgr.engine.config_check import flat
 from sgr.engine.setup import local_config
 from sgr.visualization.curves import metrics_entry
 
@@ -189,7 +190,8 @@ def plan_runs(
     for seed in seeds:
         for name, cfg in loaded.items():
             start = None
-            settings = {**dict(_flatten(cfg)), "SEED": repr(seed)}
+            settings = {key: repr(value) for key, value in flat(cfg) if key not in OWN_KEYS}
+            settings["SEED"] = repr(seed)
             if name in weights:
                 start = Path(weights[name].replace("{seed}", str(seed)))
                 settings.update(_describe_weights(start))
@@ -230,14 +232,6 @@ def _describe_weights(file: Path) -> dict[str, str]:
 def _file_of_weights(path: Path) -> Path:
     """The file that has the weights: in a model folder, or the path itself."""
     return path / WEIGHTS if path.is_dir() else path
-
-
-def _flatten(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        elif prefix + key not in OWN_KEYS:
-            yield prefix + key, repr(value)
 
 
 def status(run: Run) -> str:

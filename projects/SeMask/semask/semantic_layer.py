@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from sgr.modeling.backbone.swin_layers import pad_to_multiple, partition, unite
 from sgr.modeling.layers.checks import check_at_least_one, check_num_classes
 from sgr.modeling.layers.exporting import is_exporting
-from sgr.modeling.layers.precision import at_least_float32
+from sgr.modeling.layers.precision import at_least_float32, float32_or_wider
 from sgr.modeling.reasoning import ConceptRegions
 
 # The most attention scores that exist at once, 64 MiB in float32. More are computed in parts.
@@ -104,7 +104,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, max_scores: int = MAX_SCOR
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     with torch.autocast(query.device.type, enabled=False):
-        dtype = torch.promote_types(query.dtype, torch.float32)
+        dtype = float32_or_wider(query.dtype)
         weights = (query.to(dtype) @ key.to(dtype).transpose(-1, -2)).softmax(dim=-1)
         return weights.to(value.dtype) @ value
 

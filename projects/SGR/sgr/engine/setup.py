@@ -52,6 +52,18 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """The ``type`` of an argument that is an integer of at least this size."""
+
+    def integer(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, not {value}")
+        return value
+
+    return integer
+
+
 def add_mixins_flag(parser: argparse.ArgumentParser) -> None:
     """Add ``--with FILE``, which may be given several times; the files are in ``mixins``."""
     parser.add_argument(

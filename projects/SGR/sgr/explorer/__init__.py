@@ -4,11 +4,5 @@
 as it is shipped (docs/explorer.md).
 """
 
-from .models import (
-    ExplorerModel,
-    add_models_arguments,
-    load_explorer_model,
-    load_models,
-    model_name,
-)
+from .models import ExplorerModel, add_models_arguments, load_models, model_name
 from .writer import MIN_SIDE, ExplorerReport, check_folder, explore_dataset, write_explorer

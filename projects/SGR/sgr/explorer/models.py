@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
-from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data.catalog import Metadata
@@ -48,25 +45,6 @@ class ExplorerModel:
     def metadata(self) -> Metadata:
         """Names and colours of the model's classes: of its folder, or of its first test set."""
         return model_metadata(self.model, self.cfg)
-
-
-def load_explorer_model(
-    name: str,
-    config: str | PathLike | Sequence[str] | CfgNode,
-    weights: str | PathLike | None = None,
-    *options: Any,
-    allow_pickle: bool = False,
-    allow_unsafe_yaml: bool = False,
-) -> ExplorerModel:
-    """Load a model; arguments and errors are those of :func:`sgr.load_model`."""
-    model, cfg = load_model(
-        config,
-        weights,
-        *options,
-        allow_pickle=allow_pickle,
-        allow_unsafe_yaml=allow_unsafe_yaml,
-    )
-    return ExplorerModel(name, model, cfg)
 
 
 def add_models_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,11 +102,14 @@ def load_models(args: argparse.Namespace) -> list[ExplorerModel]:
         raise ValueError(f"the models need different names, not {', '.join(names)}; see --name")
     first = (name, [args.config_file, *args.mixins], args.weights)
     return [
-        load_explorer_model(
-            *named,
-            *args.opts,
-            allow_pickle=args.allow_pickle,
-            allow_unsafe_yaml=args.allow_unsafe_yaml,
+        ExplorerModel(
+            name,
+            *load_model(
+                *named,
+                *args.opts,
+                allow_pickle=args.allow_pickle,
+                allow_unsafe_yaml=args.allow_unsafe_yaml,
+            ),
         )
-        for named in (first, *args.models)
+        for name, *named in (first, *args.models)
     ]

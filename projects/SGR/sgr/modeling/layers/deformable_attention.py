@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .checks import check_at_least_one, check_heads
 from .deformable_sampling import Shapes, multi_scale_deformable_attention, sizes_of
+from .precision import float32_or_wider
 
 
 class DeformableAttention(nn.Module):
@@ -87,7 +88,7 @@ class DeformableAttention(nn.Module):
             query = query.to(self.sampling_offsets.weight.dtype)
             offsets = self.sampling_offsets(query).unflatten(-1, (*per_point, 2))
             weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1))
-            dtype = torch.promote_types(query.dtype, torch.float32)
+            dtype = float32_or_wider(query.dtype)
             # PyTorch's softmax on CPUs is ten times as slow along rows of so few numbers.
             weights = weights.movedim(-1, 0).contiguous().softmax(0, dtype=dtype).movedim(0, -1)
             weights = weights.unflatten(-1, per_point[1:])

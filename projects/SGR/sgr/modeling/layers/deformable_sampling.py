@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .exporting import is_exporting
+from .precision import float32_or_wider
 
 Shapes = Sequence[tuple[int, int]]
 
@@ -198,7 +199,7 @@ def _weighted_sums(table: Tensor, index: Tensor, weights: Tensor, offsets=None) 
 def _read_points(value: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
     """Compute :func:`multi_scale_deformable_attention` without gradients."""
     canvas = _Canvas.of(shapes)
-    dtype = torch.promote_types(value.dtype, torch.float32)
+    dtype = float32_or_wider(value.dtype)
     table = _paint(value, shapes, canvas, dtype)
     cell, x, y = _locate(locations, shapes, canvas, dtype)
     shares = _shares(weights.to(dtype).reshape(cell.shape), x, y)
@@ -227,7 +228,7 @@ class _ReadPoints(torch.autograd.Function):
         value, locations, weights = ctx.saved_tensors
         for_value, for_locations, for_weights, _ = ctx.needs_input_grad
         canvas = _Canvas.of(ctx.shapes)
-        dtype = torch.promote_types(value.dtype, torch.float32)
+        dtype = float32_or_wider(value.dtype)
         points = _locate(locations, ctx.shapes, canvas, dtype)
         flat_weights = weights.to(dtype).reshape(points.cell.shape)
         # D numbers for each row of the points.
@@ -312,7 +313,7 @@ def _read_by_grid_sample(
     value: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes
 ) -> Tensor:
     """Compute :func:`multi_scale_deformable_attention` level by level with operators of ONNX."""
-    dtype = torch.promote_types(value.dtype, torch.float32)
+    dtype = float32_or_wider(value.dtype)
     cells = value.to(dtype).split([height * width for height, width in shapes], dim=1)
     grids = (2 * locations.to(dtype) - 1).transpose(1, 2).flatten(0, 1).unbind(dim=2)
     weights = weights.to(dtype).transpose(1, 2).flatten(0, 1)[:, None].unbind(dim=3)

@@ -59,6 +59,14 @@ class Strips:
             rows=lambda start, stop: self.rows(start, stop)[channels],
         )
 
+    def argmax(self) -> Tensor:
+        """(H, W) int32: the channel of the largest value, without a full-size copy of the map."""
+        result = torch.empty(self.shape[1:], dtype=torch.int32, device=self.device)
+        for rows, strip in self:
+            # On a CPU this is more than twice as fast as argmax.
+            result[rows] = strip.max(0).indices
+        return result
+
     def crop(self, height: int, width: int) -> Strips:
         """Take the upper left part."""
         return replace(

@@ -60,11 +60,7 @@ def semantic_inference(
     if size is not None:
         scores = scores.resize(*size)
     if labels:
-        result = torch.empty(scores.shape[1:], dtype=torch.int32, device=prob.device)
-        for rows, strip in scores:
-            # On a CPU this is more than twice as fast as argmax.
-            result[rows] = strip.max(0).indices
-        return result
+        return scores.argmax()
     result = prob.new_empty(scores.shape)
     for rows, strip in scores:
         result[:, rows] = strip

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layers.checks import check_at_least_one
-from ..layers.precision import at_least_float32
+from ..layers.precision import at_least_float32, float32_or_wider
 from .build import REASONING_REGISTRY, ReasoningModule, batch_norm_of_update
 from .concept_regions import ConceptRegions
 from .position_encoding import sine_encoding
@@ -218,5 +218,5 @@ class SemanticGlobalReasoning(ReasoningModule):
 
 
 def _count_from_one(length: int, like: Tensor) -> Tensor:
-    dtype = torch.promote_types(like.dtype, torch.float32)
+    dtype = float32_or_wider(like.dtype)
     return torch.arange(1, length + 1, device=like.device, dtype=dtype)

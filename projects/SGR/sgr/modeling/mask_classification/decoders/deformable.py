@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from ...layers.checks import check_at_least_one, check_heads
 from ...layers.conv import conv_norm
 from ...layers.deformable_attention import DeformableAttention
+from ...layers.precision import float32_or_wider
 from ...layers.transformer import xavier_init
 from ..position_embedding import SinePositionEmbedding
 from .base import MULTI_SCALE, PixelDecoderOutput, PyramidDecoder
@@ -295,7 +296,7 @@ def _to_tokens(maps: list[Tensor]) -> Tensor:
 def _cell_centers(x: Tensor) -> Tensor:
     """Give (h * w, 2) x and y of the cells, relative to the map's size, in float32 or better."""
     height, width = x.shape[-2:]
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    dtype = float32_or_wider(x.dtype)
     rows = (torch.arange(height, dtype=dtype, device=x.device) + 0.5) / height
     columns = (torch.arange(width, dtype=dtype, device=x.device) + 0.5) / width
     centers = (columns.expand(height, width), rows[:, None].expand(height, width))
