@@ -294,7 +294,9 @@ class PrototypeClassifier(nn.Module):
         def compare(embedded: Tensor, part: Tensor, first: int) -> tuple[Tensor, ...]:
             cosines = (embedded @ part.flatten(0, 1).mT).unflatten(2, part.shape[:2])
             best, nearest = cosines.max(dim=3)
-            total = (cosines / self.temperature).flatten(2).logsumexp(dim=2)
+            # A division by 1, the default, would copy all cosines.
+            scaled = cosines if self.temperature == 1 else cosines / self.temperature
+            total = scaled.flatten(2).logsumexp(dim=2)
             places = (labels - first).clamp(0, len(part) - 1)
             index = places[..., None, None].expand(-1, -1, 1, cosines.shape[3])
             own = cosines.detach().gather(2, index)[:, :, 0]
@@ -342,7 +344,7 @@ class PrototypeClassifier(nn.Module):
         """Move the prototypes towards the cells that are theirs and classified right.
 
         Returns:
-            The number of labelled cells, averaged over the workers, at least 1.
+            The number of labelled cells, averaged over the workers; 1 where there are none.
         """
         count = self.prototypes.shape[0] * self.prototypes.shape[1]
         index = (labels * self.prototypes.shape[1] + moving).where(right, count).flatten(1)
@@ -363,7 +365,8 @@ class PrototypeClassifier(nn.Module):
         has_cells = sums.abs().amax(dim=2, keepdim=True) > 0
         moved = moved.where(has_cells & (numbers[1] == 0), start)
         self.prototypes.copy_(moved)
-        return (numbers[0] / comm.get_world_size()).clamp_min(1)
+        number = numbers[0] / comm.get_world_size()
+        return number.where(number > 0, 1)
 
 
 def gumbel_noise(like: Tensor) -> Tensor:

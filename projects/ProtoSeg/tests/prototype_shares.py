@@ -28,8 +28,8 @@ def train(model, forward, batches):
     for features, labels in batches:
         model.zero_grad()
         prediction = forward(features, labels)
-        # The mean over cells of all processes, if shares have as many labelled cells each.
-        task = F.cross_entropy(prediction.logits, labels, ignore_index=255)
-        (task + 100 * sum(prediction.losses.values())).backward()
+        # Its mean over processes is that of the whole batch, however many cells are labelled.
+        task = F.cross_entropy(prediction.logits, labels, ignore_index=255, reduction="sum")
+        (task / labels.numel() + 100 * sum(prediction.losses.values())).backward()
         prototypes.append(model.prototypes.clone())
     return {name: each.grad for name, each in model.named_parameters()}, prototypes

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -122,6 +124,14 @@ def test_noise_moves_other_prototypes_as_the_public_code(
 
 
 # By hand, and properties.
+
+
+def test_noise_has_the_standard_gumbel_distribution():
+    """P(x <= t) = exp(-exp(-t))."""
+    noise = classifier.gumbel_noise(torch.empty(100_000))
+    for t in (-1.0, 0.0, 1.0, 3.0):
+        share = (noise <= t).float().mean().item()
+        assert share == pytest.approx(math.exp(-math.exp(-t)), abs=0.01)
 
 
 def test_losses_and_moves_by_hand(features, labels):

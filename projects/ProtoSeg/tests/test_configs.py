@@ -29,6 +29,12 @@ def test_file_can_be_read(path):
         assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER) == (batch, 1000 * thousands)
         assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == int(path.parent.name.rpartition("-")[2])
         assert cfg.MODEL.PROTOSEG.NUM_PROTOTYPES == 10
+        solver = cfg.SOLVER  # of the public configs; with Swin, of the paper
+        found = solver.OPTIMIZER, solver.BASE_LR, solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_NORM
+        if "swin" in path.name:
+            assert found == ("ADAMW", 6e-5, 0.01, 0.0)
+        else:
+            assert found == ("SGD", 0.01, 5e-4, 5e-4) and solver.WARMUP_ITERS == 0
 
 
 @pytest.mark.parametrize("path", BUILT, ids=name)
