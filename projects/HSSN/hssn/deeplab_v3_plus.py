@@ -13,7 +13,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sgr.modeling.per_pixel.head import PerPixelHead, conv_norm_relu
+from sgr.modeling.per_pixel.head import PerPixelHead, check_batch_statistics, conv_norm_relu
 from sgr.modeling.per_pixel.losses import resize
 
 # What the names of a public file begin with.
@@ -108,7 +108,10 @@ class AnySizeDeepLabV3PlusHead(PerPixelHead):
 
     def decode(self, features: dict[str, Tensor]) -> Tensor:
         fine, coarse = (features[name] for name in self.in_features)
-        pooled = self.image_pool(coarse).expand(-1, -1, *coarse.shape[-2:])
+        pool, project = self.image_pool
+        pooled = pool(coarse)
+        check_batch_statistics(pooled, project.norm)
+        pooled = project(pooled).expand(-1, -1, *coarse.shape[-2:])
         branches = [pooled, *(branch(coarse) for branch in self.aspp_modules)]
         fine = self.c1_bottleneck(fine)
         coarse = resize(self.bottleneck(torch.cat(branches, dim=1)), fine.shape[-2:])

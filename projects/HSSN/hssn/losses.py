@@ -45,7 +45,7 @@ def node_losses(
     for level, node in zip(reversed(levels), reversed(nodes)):
         own = level.gather(1, node)
         lowest = own if lowest is None or not obeys else torch.minimum(own, lowest)
-        sums.insert(0, _positive(lowest, focal).squeeze(1))
+        sums.insert(0, _penalty(-lowest, focal).squeeze(1))
     highest = levels[0]
     for number, (level, node) in enumerate(zip(levels, nodes)):
         if number and obeys:
@@ -54,14 +54,14 @@ def node_losses(
         elif number:
             highest = level
         others = highest.scatter(1, node, _CERTAINLY_NOT)
-        sums[number] = sums[number] + _positive(-others, focal).sum(dim=1)
+        sums[number] = sums[number] + _penalty(others, focal).sum(dim=1)
     return sums
 
 
-def _positive(logits: Tensor, gamma: float) -> Tensor:
-    """``-(1 - p)^gamma log p`` of p = sigmoid(logits)."""
-    loss = F.softplus(-logits)
-    return loss * torch.exp(-gamma * F.softplus(logits)) if gamma else loss
+def _penalty(wrong: Tensor, gamma: float) -> Tensor:
+    """``-p^gamma log(1 - p)`` of p = sigmoid(wrong), the probability of the wrong answer."""
+    loss = F.softplus(wrong)
+    return loss * torch.exp(-gamma * F.softplus(-wrong)) if gamma else loss
 
 
 def level_cross_entropies(
@@ -78,8 +78,8 @@ def level_cross_entropies(
     return [
         F.cross_entropy(
             level,
-            groups[classes].where(is_labelled, ignore_value),
-            ignore_index=ignore_value,
+            groups[classes].where(is_labelled, -1),
+            ignore_index=-1,
             reduction="sum",
         )
         for level, groups in zip(index.split(logits), index.groups)

@@ -33,11 +33,13 @@ class NodeIndex(nn.Module):
         self.register_buffer("groups", torch.from_numpy(tree.groups), persistent=False)
         ancestors = torch.tensor(tree.ancestors)
         self.register_buffer("ancestors", ancestors, persistent=False)
-        # For each level but the lowest, the children of all of its nodes one after the other.
+        # For each level but the lowest, the children of all of its nodes one after the other. None
+        # where they are in this order already, as in Cityscapes: logits need no copy then.
         self._numbers_of_children = []
         for level, parents in enumerate(tree.parents, 1):
             order = torch.from_numpy(parents).argsort(stable=True)
-            self.register_buffer(f"children{level}", order, persistent=False)
+            in_order = bool((parents[1:] >= parents[:-1]).all())
+            self.register_buffer(f"children{level}", None if in_order else order, persistent=False)
             numbers = torch.bincount(torch.from_numpy(parents), minlength=tree.sizes[level])
             self._numbers_of_children.append(numbers.tolist())
 
@@ -56,8 +58,10 @@ class NodeIndex(nn.Module):
         Args:
             level: at least 1.
         """
-        ordered = lower.index_select(1, self.get_buffer(f"children{level}"))
-        return ordered.split(self._numbers_of_children[level - 1], dim=1)
+        order = getattr(self, f"children{level}")
+        if order is not None:
+            lower = lower.index_select(1, order)
+        return lower.split(self._numbers_of_children[level - 1], dim=1)
 
     def path_scores(self, logits: Tensor, kind: str = "logits") -> Tensor:
         """Sum what the nodes on the path of each class have.

@@ -87,7 +87,9 @@ class V1dResNet(FreezableBackbone):
             stride *= step
             width = 64 * 2**number
             shortcut = nn.Sequential(
-                nn.AvgPool2d(step, step, ceil_mode=True, count_include_pad=False),
+                nn.AvgPool2d(step, step, ceil_mode=True, count_include_pad=False)
+                if step > 1
+                else nn.Identity(),
                 nn.Conv2d(channels, 4 * width, 1, bias=False),
                 norm_layer(4 * width),
             )

@@ -27,6 +27,11 @@ def test_file_can_be_read(path):
         assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER) == (batch, 1000 * thousands)
         assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == int(path.parent.name.rpartition("-")[2])
         assert cfg.MODEL.SGR.BACKBONE_NAME == cfg.MODEL.BACKBONE.NAME
+        solver = cfg.SOLVER  # of the public config
+        assert (solver.OPTIMIZER, solver.BASE_LR, solver.WEIGHT_DECAY) == ("SGD", 0.01, 5e-5)
+        # The rate ends at 5e-5, and nothing warms it up.
+        assert (solver.POLY_LR_CONSTANT_ENDING, solver.WARMUP_ITERS) == (0.005, 0)
+        assert solver.WEIGHT_DECAY_NORM == solver.WEIGHT_DECAY
 
 
 TRAINED = [path for path in PATHS if path.parent.name not in ("mixins", "models")]

@@ -179,6 +179,8 @@ def test_training_step():
     _, losses = head(features, torch.randint(3, (2, 64, 64)))
     losses["loss_sem_seg"].backward()
     assert all(each.grad is not None for each in head.parameters())
+    with pytest.raises(ValueError, match="one value per channel for a batch of one image"):
+        head({name: each[:1] for name, each in features.items()}, torch.randint(3, (1, 64, 64)))
 
 
 def test_mistakes():

@@ -93,9 +93,7 @@ def test_properties(three_levels):
         best = three_levels.children_of(level, obedient[:, -three_levels.tree.sizes[level - 1] :])
         highest = torch.stack([each.amax(1) for each in best], dim=1)
         obedient = torch.cat([obedient, highest], dim=1)
-    torch.testing.assert_close(
-        total(obedient, "tree_min")[labels == 0], total(obedient, "bce")[labels == 0]
-    )
+    torch.testing.assert_close(total(obedient, "tree_min"), total(obedient, "bce"))
 
 
 def test_order_of_the_classes_plays_no_role(three_levels):
@@ -154,11 +152,29 @@ def test_cross_entropy_of_levels(three_levels):
         F.cross_entropy(pixels[:, 10:], parents[1][labels[is_labelled]], reduction="sum"),
     ]
     torch.testing.assert_close(level_cross_entropies(logits, labels, three_levels), expected)
+    # A number that is a superclass, too, can stand for ignored pixels.
+    labels = labels.where(is_labelled, 1)
+    sums = level_cross_entropies(logits, labels, three_levels, ignore_value=1)
+    kept = labels != 1
+    pixels = logits.permute(0, 2, 3, 1)[kept]
+    wanted = F.cross_entropy(pixels[:, 7:10], parents[0][labels[kept]], reduction="sum")
+    torch.testing.assert_close(sums[1], wanted)
 
 
 def losses_of(tree, logits, labels, **options):
     criterion = TreeLoss(tree.num_classes, tree=tree, **options)
     return criterion(logits, labels, 1, features=logits)
+
+
+def test_losses_are_exact_under_autocast(example):
+    """Logits in bfloat16 are brought to float32, and so is all that follows."""
+    logits, labels = 8 * torch.randn(2, 6, 8, 9), torch.randint(3, (2, 8, 9))
+    half = logits.bfloat16()
+    expected = losses_of(example.tree, half.float(), labels, rmi_weight=1.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = losses_of(example.tree, half, labels, rmi_weight=1.0)
+    assert all(each.dtype == torch.float32 for each in found.values())
+    torch.testing.assert_close(found, expected, atol=0, rtol=0)
 
 
 def test_public_two_levels(reference, tree_of):

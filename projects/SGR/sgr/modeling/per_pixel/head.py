@@ -8,7 +8,8 @@ from typing import Any
 
 import fvcore.nn.weight_init as weight_init
 from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec
+from detectron2.layers import NaiveSyncBatchNorm, ShapeSpec
+from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -184,6 +185,22 @@ def only_shape(input_shape: dict[str, ShapeSpec], in_features: Sequence[str]) ->
             f"{list(in_features)}"
         )
     return input_shape[in_features[0]]
+
+
+def check_batch_statistics(pooled: Tensor, norm: nn.Module | None) -> None:
+    """Raise a ValueError if there is one value per channel, which has no variance."""
+    if not (isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training):
+        return
+    synchronised = isinstance(norm, (nn.SyncBatchNorm, NaiveSyncBatchNorm))
+    if synchronised and comm.get_world_size() > 1:
+        return
+    if pooled.shape[0] * pooled.shape[2] * pooled.shape[3] == 1:
+        raise ValueError(
+            "pooling to 1 x 1 leaves one value per channel for a batch of one image, and "
+            "batch norm cannot train on it: use at least two images per worker "
+            "(SOLVER.IMS_PER_BATCH), several workers with the norm SyncBN, or, from 64 channels "
+            "on, the norm GN (norm, MODEL.SEM_SEG_HEAD.NORM)"
+        )
 
 
 def _check_features(argument: str, names: Sequence[str], input_shape: dict[str, ShapeSpec]) -> None:

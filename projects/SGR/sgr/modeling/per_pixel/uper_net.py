@@ -7,14 +7,13 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import NaiveSyncBatchNorm, ShapeSpec
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
-from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layers.checks import check_at_least_one
-from .head import PerPixelHead, conv_norm_relu
+from .head import PerPixelHead, check_batch_statistics, conv_norm_relu
 from .losses import resize
 
 
@@ -49,7 +48,7 @@ class PyramidPooling(nn.Module):
         levels = [x]
         for scale, projection in zip(self.scales, self.projections):
             pooled = F.adaptive_avg_pool2d(x, scale)
-            _check_batch_statistics(pooled, projection.norm)
+            check_batch_statistics(pooled, projection.norm)
             levels.append(resize(projection(pooled), x.shape[-2:]))
         return self.bottleneck(torch.cat(levels, dim=1))
 
@@ -111,19 +110,3 @@ class UperNetHead(PerPixelHead):
         # The finest level comes first. The others are resized to it.
         size = levels[0].shape[-2:]
         return self.fuse(torch.cat([resize(level, size) for level in levels], dim=1))
-
-
-def _check_batch_statistics(pooled: Tensor, norm: nn.Module | None) -> None:
-    """Raise a ValueError if there is one value per channel, which has no variance."""
-    if not (isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training):
-        return
-    synchronised = isinstance(norm, (nn.SyncBatchNorm, NaiveSyncBatchNorm))
-    if synchronised and comm.get_world_size() > 1:
-        return
-    if pooled.shape[0] * pooled.shape[2] * pooled.shape[3] == 1:
-        raise ValueError(
-            "pyramid pooling to 1 x 1 leaves one value per channel for a batch of one image, and "
-            "batch norm cannot train on it: use at least two images per worker "
-            "(SOLVER.IMS_PER_BATCH), several workers with the norm SyncBN, or, from 64 channels "
-            "on, the norm GN (norm, MODEL.SEM_SEG_HEAD.NORM)"
-        )
