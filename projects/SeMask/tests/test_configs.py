@@ -38,6 +38,34 @@ def test_file_can_be_read(path):
         assert cfg.MODEL.SGR.BACKBONE_NAME == cfg.MODEL.BACKBONE.NAME
 
 
+# Of the public configs: rate, weight decay, the backbone's share of the rate, power of the
+# polynomial, iterations of the warm-up and the share of the rate that it starts from.
+SOLVERS = {
+    "fpn": (1e-4, 1e-4, 1.0, 1.0, 1500, 1e-6),
+    "fpn on Cityscapes": (1e-3, 0.05, 1.0, 1.0, 1500, 1e-5),
+    "segformer": (6e-4, 0.01, 0.1, 1.0, 1500, 1e-6),  # 6e-5, and ten times as much for the head
+    "maskformer": (6e-5, 0.01, 1.0, 0.9, 1500, 1e-6),
+    "mask2former": (1e-4, 0.05, 0.1, 0.9, 0, 1.0),
+}
+
+
+@pytest.mark.parametrize("path", SCHEDULED, ids=name)
+def test_solver_is_that_of_the_public_configs(path):
+    solver = load_config(str(path)).SOLVER
+    if "_fpn_" in path.name:
+        expected = SOLVERS["fpn on Cityscapes" if "cityscapes" in str(path) else "fpn"]
+        if "cityscapes" in str(path) and "_base_" in path.name:
+            expected = (*expected[:-1], 1e-6)
+    else:
+        kind = path.name.split("_")[-3]
+        expected = SOLVERS[kind.replace("msfapn", "mask2former").replace("fapn", "mask2former")]
+    assert (
+        *(solver.BASE_LR, solver.WEIGHT_DECAY, solver.BACKBONE_MULTIPLIER),
+        *(solver.POLY_LR_POWER, solver.WARMUP_ITERS, solver.WARMUP_FACTOR),
+    ) == expected
+    assert solver.OPTIMIZER == "ADAMW" and solver.WEIGHT_DECAY_NORM == 0
+
+
 @pytest.mark.parametrize("path", SEMASK, ids=name)
 def test_windows_are_those_of_the_released_models(path):
     cfg = load_config(str(path))

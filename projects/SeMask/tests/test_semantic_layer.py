@@ -148,6 +148,22 @@ def test_scores_are_exact_under_autocast():
     torch.testing.assert_close(features, exact[1], atol=0.05, rtol=0.02)
 
 
+def test_dropout_and_start():
+    """A tenth of the attention's result is dropped, as it is scaled; the cells are not."""
+    block = SemanticAttention(64, 6)
+    for linear in (block.mlp_cls_q, block.mlp_cls_k, block.mlp_v, block.mlp_res):
+        assert linear.weight.std().item() == pytest.approx(0.02, rel=0.15)
+        assert linear.weight.abs().max() < 0.1 and linear.bias.abs().max() == 0
+    torch.nn.init.constant_(block.gamma, 3.0)
+    cells = torch.randn(1, 1, 300, 64)
+    with torch.no_grad():
+        kept = block.eval()(cells)[1] - cells
+        found = block.train()(cells)[1] - cells
+    is_dropped = found == 0
+    assert is_dropped.float().mean().item() == pytest.approx(0.1, abs=0.01)
+    torch.testing.assert_close(found, (kept / 0.9).where(~is_dropped, 0.0), atol=1e-6, rtol=1e-4)
+
+
 def test_start_can_learn():
     """The scale has a gradient at once, what it scales in the second step."""
     layer = SemanticLayer(8, 5, window_size=2)
