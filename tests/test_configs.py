@@ -144,6 +144,25 @@ def test_mixin_on_the_command_line(tmp_path):
         load_config([str(path), "nowhere.yaml"])
 
 
+def test_mixin_wraps_the_backbone_that_it_finds(tmp_path):
+    """Of configs that do not name it for SGR; a file that does so wins, and so does an option."""
+    own = tmp_path / "own.yaml"
+    own.write_text("MODEL: {BACKBONE: {NAME: build_resnet_deeplab_backbone}}\nVERSION: 2\n")
+    mixin, key = MIXINS / "sgr.yaml", "MODEL.SGR.BACKBONE_NAME"
+    named = tmp_path / "named.yaml"
+    named.write_text(f"_BASE_: {mixin}\nMODEL: {{SGR: {{BACKBONE_NAME: build_swin_backbone}}}}\n")
+    for files, opts, expected in (
+        ([own, mixin], [], "build_resnet_deeplab_backbone"),
+        ([own, mixin, mixin], [], "build_resnet_deeplab_backbone"),
+        ([mixin], [], "build_resnet_backbone"),
+        ([own, named], [], "build_swin_backbone"),
+        ([own, mixin], [key, "build_swin_backbone"], "build_swin_backbone"),
+        ([CONFIGS / "shapes/mask_rcnn_R50_sgr.yaml", mixin], [], "build_resnet_backbone"),
+    ):
+        model = load_config(files, opts).MODEL
+        assert (model.BACKBONE.NAME, model.SGR.BACKBONE_NAME) == ("build_sgr_backbone", expected)
+
+
 def test_bases_in_a_circle_are_named(tmp_path):
     for file, base in (("a", "b"), ("b", "a")):
         (tmp_path / f"{file}.yaml").write_text(f"_BASE_: ['{base}.yaml']\n")

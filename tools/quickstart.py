@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     config = ["--config-file", args.config_file]
     with nullcontext() if args.resume else set_aside(train / "metrics.json"):
         run(
-            "Training (six minutes on two cores; the log shows the time left as eta)",
+            "Training (seven minutes or so on two cores; the log shows the time left as eta)",
             "train_net.py",
             *config,
             *(["--resume"] if args.resume else []),

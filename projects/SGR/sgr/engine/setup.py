@@ -179,7 +179,12 @@ def _merge(cfg: CfgNode, files: Iterable[str], opts: list[str], allow_unsafe: bo
     for file in files:
         folder = folder_with(file)
         if folder is None:
+            plain, wrapped = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.SGR.BACKBONE_NAME
             _merge_file(cfg, file, allow_unsafe)
+            # A mixin that adds SGR and names no backbone wraps the one that it finds.
+            adds_sgr = cfg.MODEL.BACKBONE.NAME == "build_sgr_backbone" and "_sgr_" not in plain
+            if adds_sgr and cfg.MODEL.SGR.BACKBONE_NAME == wrapped:
+                cfg.MODEL.SGR.BACKBONE_NAME = plain
             continue
         defaults = cfg.clone()
         _merge_file(cfg, file, allow_unsafe=False)  # a packaged config has no tags

@@ -42,7 +42,7 @@ def register_sem_seg(
 
     Args:
         name: for DATASETS.TRAIN and DATASETS.TEST.
-        image_dir: folder of images (PNG, JPEG, BMP, TIFF, WebP), possibly with subfolders.
+        image_dir: folder of images (PNG, JPEG, BMP, TIFF, WebP...), possibly with subfolders.
         label_dir: folder of PNG files, one for each image.
         classes: names of the labels 0, 1, 2...: a list, or a text file with one per line; or their
             number, at least 2. None takes all labels up to the largest one that occurs. Then the
