@@ -112,6 +112,8 @@ def load_config(
 
     Args:
         config_file: a YAML file, or several of which the later ones override the earlier ones.
+            One that sets MODEL.BACKBONE.NAME to "build_sgr_backbone", as mixins/sgr.yaml, puts SGR
+            on the backbone of the earlier ones, unless it sets MODEL.SGR.BACKBONE_NAME.
             The ``_BASE_`` of a file is one file or a list, relative to the file; ``configs/...``
             is one of this package's where there is no such file. "" stands for no file. A model
             folder stands for its config, with its weights as MODEL.WEIGHTS, no DATASETS.FILES and
