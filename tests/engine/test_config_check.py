@@ -42,6 +42,8 @@ FAULTS = {
     "INPUT.MIN_SCALE 3.0": "INPUT.MIN_SCALE is 3.0; it must be at most MAX_SCALE 2.0",
     "INPUT.COMPONENTS.KERNEL_SIZE 2": "KERNEL_SIZE is 2; it must be odd and at least 1",
     "MODEL.MASK_FORMER.DEC_LAYERS 2147483648": "DEC_LAYERS is 2147483648; it must be at most 1000",
+    "TEST.BEST_METRIC mIuO": "BEST_METRIC is 'mIuO'; it must be the name of a metric",
+    "TEST.BEST_METRIC tokens/S_C": "EVAL_PERIOD is 0; with TEST.BEST_METRIC 'tokens/S_C'",
     "SOLVER.REFERENCE_WORLD_SIZE 5": "REFERENCE_WORLD_SIZE is 5; it must divide IMS_PER_BATCH 4",
     "SOLVER.IMS_PER_BATCH 0": "SOLVER.IMS_PER_BATCH is 0; it must be at least 1",
     "SOLVER.MAX_ITER 0": "SOLVER.MAX_ITER is 0; it must be at least 1",

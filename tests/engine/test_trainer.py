@@ -23,7 +23,7 @@ from sgr.engine import (
     setup_config,
     train_or_evaluate,
 )
-from sgr.engine.hooks import ConceptMonitor, ForgivingWriter
+from sgr.engine.hooks import BestCheckpoint, ConceptMonitor, ForgivingWriter
 from sgr.engine.pictures import TrainingPictures, put_evaluation_pictures
 from sgr.modeling.supervision.criterion import ConceptLosses
 from tiny_model import CONFIG, tiny_config, tiny_options
@@ -51,7 +51,8 @@ def trained(tiny_shapes_root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DETECTRON2_DATASETS", str(tiny_shapes_root))
-        trainer = train(tiny_config(folder, TEST__EVAL_PERIOD=6, TEST__PICTURES=2))
+        options = {"TEST__EVAL_PERIOD": 6, "TEST__BEST_METRIC": "sem_seg/mIoU"}
+        trainer = train(tiny_config(folder, TEST__PICTURES=2, **options))
     return folder, trainer._last_eval_results
 
 
@@ -61,6 +62,14 @@ class TestTraining:
         names = {path.name for path in folder.iterdir()}
         assert {"metrics.json", "model_final.pth", "last_checkpoint", "inference"} <= names
         assert any(name.startswith("events.out.tfevents") for name in names)
+
+    def test_leaves_the_best_model(self, trained):
+        """Which knows its value: a resumed training compares with it."""
+        folder, results = trained
+        best = torch.load(folder / "model_best.pth", weights_only=True)
+        assert best["trainer"]["hooks"]["BestCheckpoint"] == {"best": results["sem_seg"]["mIoU"]}
+        last = weights(folder)
+        assert all(torch.equal(value, last[name]) for name, value in best["model"].items())
 
     def test_reports_segmentation_and_tokens(self, trained):
         _, results = trained
@@ -522,6 +531,38 @@ def test_concepts_of_two_modules_are_counted_apart():
         step(2, [1, 0], [0, 0, 0])
         step(3, [0, 1], [0, 0, 0])
         assert storage.latest()["sgr/concepts_matched_per_epoch"][0] == pytest.approx(2 / 5)
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "saved"),
+    [
+        ("sem_seg/mIoU", [np.nan, 40.0, 40.0, 39.0, 41.0], [3, 9]),
+        ("tokens/S_C", [0.8, 0.9, 0.8, np.nan, 0.5], [1, 9]),
+    ],
+)
+def test_the_best_evaluation_is_kept(metric, values, saved, caplog):
+    """Evaluations are after iterations 1, 3, 5, 7 and, in the end, 9; it is resumed after 5."""
+    found = []
+
+    class Checkpointer:
+        def save(self, name, iteration):
+            found.append((name, iteration))
+
+    def go_on(hook, iterations):
+        hook.trainer = SimpleNamespace(max_iter=10, checkpointer=Checkpointer())
+        for hook.trainer.iter in iterations:
+            task, name = metric.split("/")
+            value = values[hook.trainer.iter // 2]
+            hook.trainer._last_eval_results = {task: {name: value, "images": 5}}
+            hook.after_step()
+        hook.after_train()
+
+    first, second = BestCheckpoint(2, metric), BestCheckpoint(2, metric)
+    go_on(first, range(6))
+    second.load_state_dict(first.state_dict())
+    go_on(second, range(6, 10))
+    assert found == [("model_best", iteration) for iteration in saved]
+    assert f"TEST.BEST_METRIC is {metric!r}, which this evaluation does not have" in caplog.text
 
 
 def test_refined_tokens_are_compared():

@@ -358,6 +358,9 @@ def _add_test(cfg: CN) -> None:
             # At each evaluation of a training, this many images of each test set are drawn for
             # TensorBoard: labels, prediction, errors and the most used regions. 0 draws none.
             "PICTURES": 2,
+            # A metric in metrics.json, such as "sem_seg/mIoU": each evaluation of a training that
+            # is better than all before leaves its weights in model_best.pth. "" keeps none.
+            "BEST_METRIC": "",
             # Names in EVALUATOR_REGISTRY of sgr.evaluation.build: evaluators that are added to
             # those of the dataset.
             "EVALUATORS": [],

@@ -29,6 +29,7 @@ from ..modeling.reasoning import REASONING_REGISTRY
 from ..modeling.reasoning.sgr import TOKEN_POOLINGS
 from ..modeling.supervision.criterion import UNIONS
 from ..modeling.supervision.side_criteria import SIDE_CRITERION_REGISTRY
+from ..visualization.metric_names import higher_is_better
 
 _TYPES: dict[type, str] = {
     bool: "True or False",
@@ -443,6 +444,17 @@ def _faults_of_several(cfg: CfgNode) -> Iterator[str]:
         yield (
             f"SOLVER.REFERENCE_WORLD_SIZE is {solver.REFERENCE_WORLD_SIZE}; it must divide "
             f"IMS_PER_BATCH {solver.IMS_PER_BATCH}, or be 0 for no scaling"
+        )
+    best = cfg.TEST.BEST_METRIC
+    if best and higher_is_better(best) is None:
+        yield (
+            f"TEST.BEST_METRIC is {best!r}; it must be the name of a metric in metrics.json, such "
+            "as 'sem_seg/mIoU' or 'tokens/S_C'"
+        )
+    if best and not cfg.TEST.EVAL_PERIOD:
+        yield (
+            f"TEST.EVAL_PERIOD is 0; with TEST.BEST_METRIC {best!r} it must be at least 1, so that "
+            "there are evaluations to compare"
         )
     if aug.ENABLED:
         if not len(aug.SCALES) and not len(aug.MIN_SIZES):

@@ -1,13 +1,15 @@
-"""Hooks and writers of a training: the use of concepts and tokens, and metrics."""
+"""Hooks and writers of a training: the use of concepts and tokens, the best model, and metrics."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from detectron2.engine import HookBase
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import nn
@@ -15,6 +17,7 @@ from torch import nn
 from ..modeling.reasoning import SemanticGlobalReasoning
 from ..modeling.supervision import ConceptCriterion, ConceptLosses
 from ..modeling.supervision.losses import pairwise_cosine
+from ..visualization.metric_names import higher_is_better
 
 _PERIOD = 20  # iterations, as between two lines of Detectron2's log
 
@@ -109,6 +112,56 @@ class ConceptMonitor(HookBase):
     def after_train(self):
         for handle in self._handles:
             handle.remove()
+
+
+class BestCheckpoint(HookBase):
+    """Save ``model_best.pth`` after each evaluation that is better than all before.
+
+    It comes after the hook that evaluates. Unlike Detectron2's ``BestCheckpointer``, it still knows
+    the best value after --resume.
+
+    Args:
+        period: iterations between two evaluations.
+        metric: name of the metric; :func:`higher_is_better` must know it.
+    """
+
+    def __init__(self, period: int, metric: str):
+        self.period, self.metric = period, metric
+        self.best: float | None = None
+
+    def state_dict(self) -> dict[str, float | None]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state: dict[str, float | None]) -> None:
+        self.best = state["best"]
+
+    def after_step(self):
+        step = self.trainer.iter + 1
+        if step % self.period == 0 and step != self.trainer.max_iter:
+            self._compare()
+
+    def after_train(self):
+        if self.trainer.iter + 1 >= self.trainer.max_iter:
+            self._compare()
+
+    def _compare(self) -> None:
+        results = flatten_results_dict(self.trainer._last_eval_results)
+        if not results:  # they are in the main process
+            return
+        logger, value = logging.getLogger(__name__), results.get(self.metric, math.nan)
+        if not math.isfinite(value):
+            names = ", ".join(name for name, each in results.items() if math.isfinite(each))
+            logger.warning(
+                "TEST.BEST_METRIC is %r, which this evaluation does not have, so it saves no "
+                "model_best.pth. It has %s",
+                *(self.metric, names or "no metric"),
+            )
+            return
+        sign = 1 if higher_is_better(self.metric) else -1
+        if self.best is None or sign * value > sign * self.best:
+            self.best = value
+            self.trainer.checkpointer.save("model_best", iteration=self.trainer.iter)
+            logger.info("The best %s so far is %.4f: saved as model_best.pth", self.metric, value)
 
 
 class ForgivingWriter(EventWriter):

@@ -57,7 +57,7 @@ from .data_check import (
     check_training_data,
     class_names,
 )
-from .hooks import ConceptMonitor, ForgivingWriter
+from .hooks import BestCheckpoint, ConceptMonitor, ForgivingWriter
 from .lock import lock_folder
 from .pictures import TrainingPictures, put_evaluation_pictures
 from .preemption import PreemptionHook
@@ -353,6 +353,8 @@ class Trainer(DefaultTrainer):
             built.append(EvalHook(self.cfg.TEST.EVAL_PERIOD, partial(self._evaluate, plain)))
             # Before the writer, which writes the results of all.
             built += [EvalHook(0, partial(self._evaluate, other)) for other in others]
+            if self.cfg.TEST.BEST_METRIC:
+                built.append(BestCheckpoint(self.cfg.TEST.EVAL_PERIOD, self.cfg.TEST.BEST_METRIC))
         return built
 
     def build_writers(self) -> list[EventWriter]:
