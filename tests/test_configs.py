@@ -151,11 +151,14 @@ def test_mixin_wraps_the_backbone_that_it_finds(tmp_path):
     mixin, key = MIXINS / "sgr.yaml", "MODEL.SGR.BACKBONE_NAME"
     named = tmp_path / "named.yaml"
     named.write_text(f"_BASE_: {mixin}\nMODEL: {{SGR: {{BACKBONE_NAME: build_swin_backbone}}}}\n")
+    default = tmp_path / "default.yaml"
+    default.write_text(named.read_text().replace("swin", "resnet"))
     for files, opts, expected in (
         ([own, mixin], [], "build_resnet_deeplab_backbone"),
         ([own, mixin, mixin], [], "build_resnet_deeplab_backbone"),
         ([mixin], [], "build_resnet_backbone"),
         ([own, named], [], "build_swin_backbone"),
+        ([own, default], [], "build_resnet_backbone"),
         ([own, mixin], [key, "build_swin_backbone"], "build_swin_backbone"),
         ([CONFIGS / "shapes/mask_rcnn_R50_sgr.yaml", mixin], [], "build_resnet_backbone"),
     ):

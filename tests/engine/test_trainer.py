@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,8 @@ import yaml
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from detectron2.engine import TrainerBase
+from detectron2.engine.hooks import EvalHook
 from detectron2.utils.events import EventStorage, EventWriter
 
 from sgr.checkpoints.checkpointer import SafeCheckpointer
@@ -64,12 +67,16 @@ class TestTraining:
         assert any(name.startswith("events.out.tfevents") for name in names)
 
     def test_leaves_the_best_model(self, trained):
-        """Which knows its value: a resumed training compares with it."""
+        """Without the rest of a checkpoint: no resumed training goes on from it."""
         folder, results = trained
         best = torch.load(folder / "model_best.pth", weights_only=True)
-        assert best["trainer"]["hooks"]["BestCheckpoint"] == {"best": results["sem_seg"]["mIoU"]}
         last = weights(folder)
-        assert all(torch.equal(value, last[name]) for name, value in best["model"].items())
+        assert all(torch.equal(value, last[name]) for name, value in best.pop("model").items())
+        value = results["sem_seg"]["mIoU"]
+        assert best == {"iteration": 5, "best": {"metric": "sem_seg/mIoU", "best": value}}
+        checkpointer = SafeCheckpointer(torch.nn.Linear(1, 1), str(folder))
+        assert (folder / "last_checkpoint").read_text() == "model_final.pth"
+        assert not any("best" in path for path in checkpointer._checkpoints())
 
     def test_reports_segmentation_and_tokens(self, trained):
         _, results = trained
@@ -544,24 +551,38 @@ def test_the_best_evaluation_is_kept(metric, values, saved, caplog):
     """Evaluations are after iterations 1, 3, 5, 7 and, in the end, 9; it is resumed after 5."""
     found = []
 
-    class Checkpointer:
-        def save(self, name, iteration):
-            found.append((name, iteration))
+    class Toy(TrainerBase):
+        _last_eval_results = {}
+        checkpointer = SimpleNamespace(
+            save_best=lambda iteration, best: found.append((iteration, best["best"]))
+        )
 
-    def go_on(hook, iterations):
-        hook.trainer = SimpleNamespace(max_iter=10, checkpointer=Checkpointer())
-        for hook.trainer.iter in iterations:
+        def run_step(self):
+            if self.iter == self.fails_at:
+                raise KeyboardInterrupt
+
+        def evaluate(self):
             task, name = metric.split("/")
-            value = values[hook.trainer.iter // 2]
-            hook.trainer._last_eval_results = {task: {name: value, "images": 5}}
-            hook.after_step()
-        hook.after_train()
+            value = np.float64(values[min(self.iter, 9) // 2])
+            self._last_eval_results = {task: {name: value, "images": 5}}
 
-    first, second = BestCheckpoint(2, metric), BestCheckpoint(2, metric)
-    go_on(first, range(6))
-    second.load_state_dict(first.state_dict())
-    go_on(second, range(6, 10))
-    assert found == [("model_best", iteration) for iteration in saved]
+    def go_on(start, fails_at, state=None):
+        trainer, hook = Toy(), BestCheckpoint(2, metric)
+        trainer.fails_at = fails_at
+        trainer.register_hooks([EvalHook(2, trainer.evaluate), hook])
+        if state:
+            trainer.load_state_dict(state)
+        with nullcontext() if fails_at is None else pytest.raises(KeyboardInterrupt):
+            trainer.train(start, 10)
+        return trainer.state_dict()
+
+    state = go_on(0, fails_at=6)
+    go_on(6, fails_at=None, state=state)
+    assert [iteration for iteration, _ in found] == saved
+    assert all(type(value) is float for _, value in found)
+    other = BestCheckpoint(2, "bbox/AP")  # whose values are others
+    other.load_state_dict(state["hooks"]["BestCheckpoint"])
+    assert other.best is None
     assert f"TEST.BEST_METRIC is {metric!r}, which this evaluation does not have" in caplog.text
 
 

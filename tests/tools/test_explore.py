@@ -78,7 +78,7 @@ def test_a_folder_with_something_else(tmp_path, capsys):
     "arguments, message",
     [
         (["--input", "a.jpg", "INPUT.MIN_SIZE_TEST", "32"], "INPUT.MIN_SIZE_TEST looks like a key"),
-        (["--max-side", "16"], "--max-side must be at least 32"),
+        (["--max-side", "16"], "--max-side: must be at least 32"),
     ],
 )
 def test_mistakes_are_told(arguments, message, tmp_path, capsys):

@@ -21,6 +21,8 @@ from .model_folder import backbone_view, folder_content, folder_with, weights_of
 from .report import report_differences
 from .torchvision_resnet import as_backbone_file
 
+_BEST = "model_best"  # the name that Detectron2 gives
+
 
 def read_checkpoint(path: str, *, allow_pickle: bool = False) -> dict[str, Any]:
     """Read a checkpoint to the CPU.
@@ -85,16 +87,30 @@ class SafeCheckpointer(DetectionCheckpointer):
         Raises:
             OSError: if the file cannot be written; earlier checkpoints stay as they are.
         """
+        self._save(name, self.checkpointables, kwargs, can_resume=True)
+
+    def save_best(self, **kwargs: Any) -> None:
+        """Save the model alone as ``model_best.pth``, from which ``--resume`` never goes on.
+
+        Raises:
+            OSError: if the file cannot be written; an earlier one stays as it is.
+        """
+        self._save(_BEST, {}, kwargs, can_resume=False)
+
+    def _save(
+        self, name: str, parts: Mapping[str, Any], more: Mapping[str, Any], *, can_resume: bool
+    ) -> None:
         if not self.save_dir or not self.save_to_disk:
             return
-        data = {key: part.state_dict() for key, part in self.checkpointables.items()}
-        data = {"model": self.model.state_dict(), **data, **kwargs}
+        data = {key: part.state_dict() for key, part in parts.items()}
+        data = {"model": self.model.state_dict(), **data, **more}
         path = os.path.join(self.save_dir, f"{name}.pth")
         logging.getLogger(__name__).info("Saving checkpoint to %s", path)
         try:
             with draft_of(path, sync=True) as draft:
                 torch.save(data, draft)
-            self.tag_last_checkpoint(os.path.basename(path))
+            if can_resume:
+                self.tag_last_checkpoint(os.path.basename(path))
         except (OSError, RuntimeError) as error:  # PyTorch raises a RuntimeError on a full disk
             raise OSError(
                 f"the checkpoint {path} cannot be written ({error}); earlier ones are intact: free "
@@ -113,7 +129,8 @@ class SafeCheckpointer(DetectionCheckpointer):
     def _checkpoints(self) -> list[str]:
         """Paths of what --resume may go on from: the one that was written last, then older ones."""
         folder = Path(self.save_dir)
-        paths = sorted(folder.glob("model_*.pth"), key=lambda path: -path.stat().st_mtime)
+        paths = [path for path in folder.glob("model_*.pth") if path.stem != _BEST]
+        paths.sort(key=lambda path: -path.stat().st_mtime)
         tag = folder / "last_checkpoint"
         if tag.is_file():
             name = tag.read_text().strip()

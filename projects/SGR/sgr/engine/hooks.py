@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,7 +119,7 @@ class BestCheckpoint(HookBase):
     """Save ``model_best.pth`` after each evaluation that is better than all before.
 
     It comes after the hook that evaluates. Unlike Detectron2's ``BestCheckpointer``, it still knows
-    the best value after --resume.
+    the best value after --resume, and its file is not one to go on from.
 
     Args:
         period: iterations between two evaluations.
@@ -129,26 +130,28 @@ class BestCheckpoint(HookBase):
         self.period, self.metric = period, metric
         self.best: float | None = None
 
-    def state_dict(self) -> dict[str, float | None]:
-        return {"best": self.best}
+    def state_dict(self) -> dict[str, Any]:
+        return {"metric": self.metric, "best": self.best}
 
-    def load_state_dict(self, state: dict[str, float | None]) -> None:
-        self.best = state["best"]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["metric"] == self.metric:  # values of another one say nothing
+            self.best = state["best"]
 
     def after_step(self):
         step = self.trainer.iter + 1
         if step % self.period == 0 and step != self.trainer.max_iter:
-            self._compare()
+            self._compare(step)
 
     def after_train(self):
+        # As Detectron2's EvalHook: not after an error.
         if self.trainer.iter + 1 >= self.trainer.max_iter:
-            self._compare()
+            self._compare(self.trainer.max_iter)
 
-    def _compare(self) -> None:
+    def _compare(self, step: int) -> None:
         results = flatten_results_dict(self.trainer._last_eval_results)
         if not results:  # they are in the main process
             return
-        logger, value = logging.getLogger(__name__), results.get(self.metric, math.nan)
+        logger, value = logging.getLogger(__name__), float(results.get(self.metric, math.nan))
         if not math.isfinite(value):
             names = ", ".join(name for name, each in results.items() if math.isfinite(each))
             logger.warning(
@@ -160,7 +163,7 @@ class BestCheckpoint(HookBase):
         sign = 1 if higher_is_better(self.metric) else -1
         if self.best is None or sign * value > sign * self.best:
             self.best = value
-            self.trainer.checkpointer.save("model_best", iteration=self.trainer.iter)
+            self.trainer.checkpointer.save_best(iteration=step - 1, best=self.state_dict())
             logger.info("The best %s so far is %.4f: saved as model_best.pth", self.metric, value)
 
 

@@ -181,11 +181,11 @@ def _merge(cfg: CfgNode, files: Iterable[str], opts: list[str], allow_unsafe: bo
     for file in files:
         folder = folder_with(file)
         if folder is None:
-            plain, wrapped = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.SGR.BACKBONE_NAME
-            _merge_file(cfg, file, allow_unsafe)
+            plain = cfg.MODEL.BACKBONE.NAME
+            content = dict(flat(_merge_file(cfg, file, allow_unsafe)))
             # A mixin that adds SGR and names no backbone wraps the one that it finds.
-            adds_sgr = cfg.MODEL.BACKBONE.NAME == "build_sgr_backbone" and "_sgr_" not in plain
-            if adds_sgr and cfg.MODEL.SGR.BACKBONE_NAME == wrapped:
+            adds_sgr = content.get("MODEL.BACKBONE.NAME") == "build_sgr_backbone"
+            if adds_sgr and "_sgr_" not in plain and "MODEL.SGR.BACKBONE_NAME" not in content:
                 cfg.MODEL.SGR.BACKBONE_NAME = plain
             continue
         defaults = cfg.clone()
@@ -268,8 +268,12 @@ class _LocalFiles(CfgNode):
         return open(filename, encoding="utf-8")
 
 
-def _merge_file(cfg: CfgNode, file: str, allow_unsafe: bool) -> None:
-    """Merge a YAML file, and the files that it names as its ``_BASE_``, into ``cfg``."""
+def _merge_file(cfg: CfgNode, file: str, allow_unsafe: bool) -> dict[str, Any]:
+    """Merge a YAML file, and the files that it names as its ``_BASE_``, into ``cfg``.
+
+    Returns:
+        The content of all of them.
+    """
     _check_file(file)
     try:
         reader = _AnyFiles if allow_unsafe else _LocalFiles
@@ -293,6 +297,7 @@ def _merge_file(cfg: CfgNode, file: str, allow_unsafe: bool) -> None:
             if fault:
                 raise ValueError(f"{file!r} or a base of it: {fault}") from error
         raise ValueError(f"{file!r} cannot be merged: {error}") from error
+    return content
 
 
 def _packaged_base(file: str) -> str:

@@ -9,15 +9,17 @@ from detectron2.layers import Conv2d
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
+from ..reasoning import ConceptRegions
+
 PIXEL_CLASSIFIER_REGISTRY = Registry("PIXEL_CLASSIFIER")
 PIXEL_CLASSIFIER_REGISTRY.__doc__ = """
 Classifiers of per-pixel heads, chosen by ``cfg.MODEL.SEM_SEG_HEAD.CLASSIFIER_NAME``. A registered
 class is called as ``(cfg, in_channels, num_outputs, stride=...)``, where ``stride`` is that of the
 features in pixels. Its modules have the interface of :class:`LinearClassifier`. A classifier that
-assigns cells to prototypes can offer them as regions: it has a method
-``concept_regions(prediction)``, see :func:`sgr.record_concepts`. One that learns from the levels of
-a tree of classes has an attribute ``levels``. If the loss has levels, the head sets it to theirs,
-and labels are those of ``PixelLoss.level_labels``.
+assigns cells to prototypes can offer them as regions: it gives ``regions`` in its prediction and
+has a method ``concept_regions(prediction)``, see :func:`sgr.record_concepts`. One that learns from
+the levels of a tree of classes has an attribute ``levels``. If the loss has levels, the head sets
+it to theirs, and labels are those of ``PixelLoss.level_labels``.
 """
 
 
@@ -28,10 +30,12 @@ class PixelPrediction(NamedTuple):
         logits: (B, num_outputs, h, w).
         losses: in training, losses of the classifier's own. They are weighted already, and their
             names start with "loss_".
+        regions: regions that the classifier has formed, or None.
     """
 
     logits: Tensor
     losses: dict[str, Tensor] = {}
+    regions: ConceptRegions | None = None
 
 
 @PIXEL_CLASSIFIER_REGISTRY.register()

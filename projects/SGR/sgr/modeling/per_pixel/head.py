@@ -111,7 +111,7 @@ class PerPixelHead(nn.Module):
         if head.REASONING and not cls.takes_reasoning:
             raise ValueError(
                 f"{key}.REASONING is True, but {cls.__name__} has no reasoning module inside; put "
-                "it on the backbone (MODEL.BACKBONE.NAME: build_sgr_backbone)"
+                "it on the backbone (--with configs/mixins/sgr.yaml)"
             )
         classifier = find_registered(
             PIXEL_CLASSIFIER_REGISTRY, head.CLASSIFIER_NAME, f"{key}.CLASSIFIER_NAME"
