@@ -73,7 +73,7 @@ class TestTraining:
         last = weights(folder)
         assert all(torch.equal(value, last[name]) for name, value in best.pop("model").items())
         value = results["sem_seg"]["mIoU"]
-        assert best == {"iteration": 5, "best": {"metric": "sem_seg/mIoU", "best": value}}
+        assert best == {"iteration": 5, "best": {"metric": "sem_seg/mIoU", "value": value}}
         checkpointer = SafeCheckpointer(torch.nn.Linear(1, 1), str(folder))
         assert (folder / "last_checkpoint").read_text() == "model_final.pth"
         assert not any("best" in path for path in checkpointer._checkpoints())
@@ -547,15 +547,18 @@ def test_concepts_of_two_modules_are_counted_apart():
         ("tokens/S_C", [0.8, 0.9, 0.8, np.nan, 0.5], [1, 9]),
     ],
 )
-def test_the_best_evaluation_is_kept(metric, values, saved, caplog):
+def test_the_best_evaluation_is_kept(metric, values, saved, tmp_path, caplog):
     """Evaluations are after iterations 1, 3, 5, 7 and, in the end, 9; it is resumed after 5."""
     found = []
 
+    class Checkpointer(SafeCheckpointer):
+        def save_best(self, iteration, best):
+            found.append((iteration, best["value"]))
+            super().save_best(iteration=iteration, best=best)
+
     class Toy(TrainerBase):
         _last_eval_results = {}
-        checkpointer = SimpleNamespace(
-            save_best=lambda iteration, best: found.append((iteration, best["best"]))
-        )
+        checkpointer = Checkpointer(torch.nn.Linear(1, 1), str(tmp_path))
 
         def run_step(self):
             if self.iter == self.fails_at:
@@ -566,23 +569,21 @@ def test_the_best_evaluation_is_kept(metric, values, saved, caplog):
             value = np.float64(values[min(self.iter, 9) // 2])
             self._last_eval_results = {task: {name: value, "images": 5}}
 
-    def go_on(start, fails_at, state=None):
+    def go_on(start, fails_at, metric=metric):
         trainer, hook = Toy(), BestCheckpoint(2, metric)
         trainer.fails_at = fails_at
         trainer.register_hooks([EvalHook(2, trainer.evaluate), hook])
-        if state:
-            trainer.load_state_dict(state)
         with nullcontext() if fails_at is None else pytest.raises(KeyboardInterrupt):
             trainer.train(start, 10)
-        return trainer.state_dict()
+        return hook.best
 
-    state = go_on(0, fails_at=6)
-    go_on(6, fails_at=None, state=state)
+    go_on(0, fails_at=6)
+    go_on(6, fails_at=None)
     assert [iteration for iteration, _ in found] == saved
     assert all(type(value) is float for _, value in found)
-    other = BestCheckpoint(2, "bbox/AP")  # whose values are others
-    other.load_state_dict(state["hooks"]["BestCheckpoint"])
-    assert other.best is None
+    assert go_on(9, fails_at=9) == found[-1][1]
+    assert go_on(9, fails_at=9, metric="bbox/AP") is None  # values of another metric say nothing
+    assert go_on(0, fails_at=0) is None  # a new training
     assert f"TEST.BEST_METRIC is {metric!r}, which this evaluation does not have" in caplog.text
 
 

@@ -21,7 +21,7 @@ from .model_folder import backbone_view, folder_content, folder_with, weights_of
 from .report import report_differences
 from .torchvision_resnet import as_backbone_file
 
-_BEST = "model_best"  # the name that Detectron2 gives
+BEST = "model_best"  # the name that Detectron2 gives
 
 
 def read_checkpoint(path: str, *, allow_pickle: bool = False) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         Raises:
             OSError: if the file cannot be written; an earlier one stays as it is.
         """
-        self._save(_BEST, {}, kwargs, can_resume=False)
+        self._save(BEST, {}, kwargs, can_resume=False)
 
     def _save(
         self, name: str, parts: Mapping[str, Any], more: Mapping[str, Any], *, can_resume: bool
@@ -129,7 +129,7 @@ class SafeCheckpointer(DetectionCheckpointer):
     def _checkpoints(self) -> list[str]:
         """Paths of what --resume may go on from: the one that was written last, then older ones."""
         folder = Path(self.save_dir)
-        paths = [path for path in folder.glob("model_*.pth") if path.stem != _BEST]
+        paths = [path for path in folder.glob("model_*.pth") if path.stem != BEST]
         paths.sort(key=lambda path: -path.stat().st_mtime)
         tag = folder / "last_checkpoint"
         if tag.is_file():

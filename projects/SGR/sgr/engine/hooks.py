@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import nn
 
+from ..checkpoints.checkpointer import BEST, read_checkpoint
 from ..modeling.reasoning import SemanticGlobalReasoning
 from ..modeling.supervision import ConceptCriterion, ConceptLosses
 from ..modeling.supervision.losses import pairwise_cosine
@@ -118,8 +119,8 @@ class ConceptMonitor(HookBase):
 class BestCheckpoint(HookBase):
     """Save ``model_best.pth`` after each evaluation that is better than all before.
 
-    It comes after the hook that evaluates. Unlike Detectron2's ``BestCheckpointer``, it still knows
-    the best value after --resume, and its file is not one to go on from.
+    It comes after the hook that evaluates. Unlike Detectron2's ``BestCheckpointer``, a resumed
+    training compares with the value in the file, and the file is not one to go on from.
 
     Args:
         period: iterations between two evaluations.
@@ -130,12 +131,13 @@ class BestCheckpoint(HookBase):
         self.period, self.metric = period, metric
         self.best: float | None = None
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"metric": self.metric, "best": self.best}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["metric"] == self.metric:  # values of another one say nothing
-            self.best = state["best"]
+    def before_train(self):
+        # Not from the checkpoint: it is written before the evaluation of its iteration.
+        file = os.path.join(self.trainer.checkpointer.save_dir, f"{BEST}.pth")
+        if self.trainer.start_iter > 0 and comm.is_main_process() and os.path.isfile(file):
+            kept = read_checkpoint(file).get("best", {})
+            if kept.get("metric") == self.metric:  # values of another one say nothing
+                self.best = kept["value"]
 
     def after_step(self):
         step = self.trainer.iter + 1
@@ -163,7 +165,8 @@ class BestCheckpoint(HookBase):
         sign = 1 if higher_is_better(self.metric) else -1
         if self.best is None or sign * value > sign * self.best:
             self.best = value
-            self.trainer.checkpointer.save_best(iteration=step - 1, best=self.state_dict())
+            best = {"metric": self.metric, "value": value}
+            self.trainer.checkpointer.save_best(iteration=step - 1, best=best)
             logger.info("The best %s so far is %.4f: saved as model_best.pth", self.metric, value)
 
 
