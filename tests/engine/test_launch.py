@@ -79,7 +79,7 @@ def test_no_thread_outlives_the_process_group(tmp_path, end):
     before = threads()
     with end(), process_group(Place(0, 1, 0, 1, f"file://{tmp_path}/store"), backend="gloo"):
         comm._get_global_gloo_group()  # comm.gather keeps it for its next call
-        assert threads() > before
+        assert threads() - before  # of which some may end just now
         if end is not nullcontext:
             raise SystemExit(PREEMPTED)
     assert threads() <= before
